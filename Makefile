@@ -1,0 +1,42 @@
+# The verbs, for people and for CI. `make demo` and `make test` need nothing but Python 3.11.
+PY := .venv/bin/python
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help setup demo test test-all bench up down report organism lint lock clean
+
+help:             ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+setup:            ## virtual environment and redis-server
+	@bash deploy/setup.sh
+
+demo: setup       ## RL with a loophole, without and with the projection; ends with a picture and a table
+	@$(PY) -m experiments demo
+
+test: setup       ## the tests, under 10 minutes on 2 cores
+	@$(PY) -m ruff check .
+	@$(PY) -m pytest
+
+test-all: test    ## also the slow ones
+	@$(PY) -m pytest -m slow
+
+bench: setup      ## speed, as ratios against a baseline in one run
+	@$(PY) -m bench
+
+report: setup     ## report/ from runs/
+	@$(PY) -m experiments report --runs runs --out report
+
+organism: setup   ## remake the bundled model from its seed (about 10 CPU-minutes)
+	@$(PY) -m tasks.organism.make
+
+lint: setup       ## ruff
+	@$(PY) -m ruff check .
+
+lock: setup       ## resolve requirements/cpu.lock anew
+	@.venv/bin/uv pip compile --quiet --python-version 3.11 $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
+	  --override requirements/cpu.overrides --no-emit-package torch --generate-hashes --no-header --no-annotate \
+	  requirements/cpu.in -o requirements/cpu.lock
+
+clean:            ## remove caches (not runs, not the environment)
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	@rm -rf .pytest_cache .ruff_cache .hypothesis

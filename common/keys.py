@@ -1,0 +1,48 @@
+"""Every Redis key, in one place. Streams are read through consumer groups (see queue.py).
+
+requests ──> rollouts ──> graded:{run}           work, in flow order
+delta:{run}:tensor:{version} then delta:{run}:version    the adapter: tensors first, version key last
+proofs:{run}:{version}                           hash replica -> its answer to the push
+dead                                             poison messages with their reason
+heartbeat:{service}:{name}                       expires when the process is gone
+lock:trainer:{run}                               one trainer a run
+"""
+
+PREFIX = "rs"
+
+REQUESTS = f"{PREFIX}:requests"
+ROLLOUTS = f"{PREFIX}:rollouts"
+DEAD = f"{PREFIX}:dead"
+
+GENERATORS = "generators"
+GRADERS = "graders"
+TRAINERS = "trainer"
+
+
+def graded(run_id: str) -> str:
+    return f"{PREFIX}:graded:{run_id}"
+
+
+def delta_tensor(run_id: str, version: int) -> str:
+    return f"{PREFIX}:delta:{run_id}:tensor:{version}"
+
+
+def delta_version(run_id: str) -> str:
+    return f"{PREFIX}:delta:{run_id}:version"
+
+
+def proofs(run_id: str, version: int) -> str:
+    return f"{PREFIX}:proofs:{run_id}:{version}"
+
+
+def heartbeat(service: str, name: str) -> str:
+    return f"{PREFIX}:heartbeat:{service}:{name}"
+
+
+def heartbeats(service: str) -> str:
+    """Glob that matches every heartbeat of a service."""
+    return f"{PREFIX}:heartbeat:{service}:*"
+
+
+def trainer_lock(run_id: str) -> str:
+    return f"{PREFIX}:lock:trainer:{run_id}"

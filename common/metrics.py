@@ -1,0 +1,192 @@
+"""Every metric of every service, in one table. `make docs` prints the table; a test compares it with what is exported.
+
+Prometheus conventions: base units (seconds, bytes, ratio 0..1), `_total` for counters. Trainer gauges carry the labels
+run, arm and seed so that dashboards can compare arms; the step is a gauge, never a label.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from common.errors import ConfigError
+
+RUN = ("run", "arm", "seed")
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    labels: tuple[str, ...]
+    unit: str
+    help: str
+    service: Literal["trainer", "ref_server", "sandbox"]
+    buckets: tuple[float, ...] = ()
+
+
+def _trainer(name: str, unit: str, help: str, extra: tuple[str, ...] = (), kind: str = "gauge") -> Metric:
+    return Metric(f"rs_{name}", kind, RUN + extra, unit, help, "trainer")  # type: ignore[arg-type]
+
+
+METRICS: tuple[Metric, ...] = (
+    _trainer("step", "steps", "Optimizer steps done"),
+    _trainer("cos_align_mean", "cosine", "Mean over modules of cos(gradient, v_hack) before projection"),
+    _trainer("cos_align_std", "cosine", "Standard deviation over modules of cos(gradient, v_hack)"),
+    _trainer("cos_align_module", "cosine", "cos(gradient, v_hack) of one module", ("module",)),
+    _trainer("frac_fired", "ratio", "Share of modules whose gradient was projected this step"),
+    _trainer("grad_norm_mean", "norm", "Mean over modules of the gradient norm before projection"),
+    _trainer("update_cos_mean", "cosine", "Mean over modules of cos(-applied update, v_hack) after AdamW"),
+    _trainer("null_band", "cosine", "Standard deviation of the mean cosine expected of random directions"),
+    _trainer("hack_rate", "ratio", "Share of training rollouts that hack", ("kind",)),
+    _trainer("oracle_pass_rate", "ratio", "Share of training rollouts that the protected oracle accepts"),
+    _trainer("forged_rate", "ratio", "Share of training rollouts: published says correct, oracle says no"),
+    _trainer("eval_pass_rate", "ratio", "Held-out protected-oracle pass rate", ("mode",)),
+    _trainer("eval_hack_rate", "ratio", "Held-out strict hack rate", ("mode",)),
+    _trainer("reward_mean", "reward", "Mean reward of graded training rollouts"),
+    _trainer("kl", "nats", "k3 estimate of KL(policy, initial policy) per token"),
+    _trainer("entropy", "nats", "Mean entropy of the policy per token"),
+    _trainer("completion_length", "tokens", "Mean completion length"),
+    _trainer("policy_version", "version", "Newest policy version the trainer has pushed"),
+    _trainer("staleness", "versions", "Largest age of a rollout trained on this step"),
+    _trainer("probe_gap", "nats", "Largest |log-prob difference| between generator and trainer on the probe"),
+    _trainer("push_seconds", "seconds", "Time to publish delta_S and have it proven"),
+    _trainer("push_bytes", "bytes", "Payload of the last delta_S push"),
+    _trainer("phase_seconds", "seconds", "Time of one phase of the last step", ("phase",)),
+    _trainer(
+        "groups_total",
+        "groups",
+        "Groups by fate (trained, dropped, duplicate, stale, zero_variance)",
+        ("fate",),
+        "counter",
+    ),
+    _trainer("tokens_total", "tokens", "Completion tokens trained on", (), "counter"),
+    Metric("rs_generated_tokens_total", "counter", ("replica",), "tokens", "Completion tokens sampled", "ref_server"),
+    Metric("rs_generated_groups_total", "counter", ("replica",), "groups", "Rollout groups produced", "ref_server"),
+    Metric(
+        "rs_generator_policy_version",
+        "gauge",
+        ("replica",),
+        "version",
+        "Policy version this generator runs",
+        "ref_server",
+    ),
+    Metric(
+        "rs_generate_seconds",
+        "histogram",
+        ("replica",),
+        "seconds",
+        "Time to sample one batch of groups",
+        "ref_server",
+        (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120),
+    ),
+    Metric(
+        "rs_reference_seconds",
+        "histogram",
+        ("replica",),
+        "seconds",
+        "Time for one batch of reference log-probs",
+        "ref_server",
+        (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30),
+    ),
+    Metric(
+        "rs_delta_load_seconds",
+        "gauge",
+        ("replica",),
+        "seconds",
+        "Time to recompute and load the last delta_S",
+        "ref_server",
+    ),
+    Metric("rs_stream_depth", "gauge", ("stream",), "messages", "Backlog of a stream", "ref_server"),
+    Metric("rs_stream_pending", "gauge", ("stream",), "messages", "Messages claimed and unfinished", "ref_server"),
+    Metric("rs_dead_letters", "gauge", (), "messages", "Messages in the dead-letter stream", "ref_server"),
+    Metric("rs_graded_total", "counter", ("worker",), "completions", "Completions graded", "sandbox"),
+    Metric("rs_graded_groups_total", "counter", ("worker",), "groups", "Groups graded", "sandbox"),
+    Metric(
+        "rs_labels_total", "counter", ("worker", "label"), "completions", "Completions by published label", "sandbox"
+    ),
+    Metric(
+        "rs_infra_errors_total",
+        "counter",
+        ("worker", "cause"),
+        "completions",
+        "Completions that we failed to grade",
+        "sandbox",
+    ),
+    Metric("rs_kills_total", "counter", ("worker", "cause"), "programs", "Programs ended by a limit", "sandbox"),
+    Metric(
+        "rs_grade_seconds",
+        "histogram",
+        ("worker",),
+        "seconds",
+        "Time to grade one completion",
+        "sandbox",
+        (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30),
+    ),
+    Metric(
+        "rs_isolation_layer", "gauge", ("worker", "layer"), "present", "1 when the isolation layer is active", "sandbox"
+    ),
+)
+
+_KINDS = {"gauge": Gauge, "counter": Counter, "histogram": Histogram}
+
+
+class Metrics:
+    """The metrics of one service, in a registry of its own. `metrics["rs_step"]` is the prometheus_client object."""
+
+    def __init__(self, service: str):
+        self.registry = CollectorRegistry()
+        self._by_name = {m.name: self._make(m) for m in METRICS if m.service == service}
+
+    def _make(self, metric: Metric):
+        extra = {"buckets": metric.buckets} if metric.kind == "histogram" else {}
+        return _KINDS[metric.kind](
+            metric.name, f"{metric.help} [{metric.unit}]", metric.labels, registry=self.registry, **extra
+        )
+
+    def __getitem__(self, name: str):
+        return self._by_name[name]
+
+    def text(self) -> bytes:
+        """Prometheus exposition format."""
+        return generate_latest(self.registry)
+
+
+def serve(metrics: Metrics, health: Callable[[], dict], host: str, port: int) -> ThreadingHTTPServer:
+    """/metrics and /healthz on a daemon thread; port 0 takes a free one (see `server_port`).
+
+    `health()` returns a JSON-able dict whose field "ok" decides between 200 and 503.
+    """
+    import json
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(200, CONTENT_TYPE_LATEST, metrics.text())
+            elif self.path == "/healthz":
+                state = health()
+                self._answer(200 if state["ok"] else 503, "application/json", json.dumps(state).encode())
+            else:
+                self._answer(404, "text/plain", b"only /metrics and /healthz live here\n")
+
+        def _answer(self, code: int, kind: str, body: bytes) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Scrapes are not news."""
+
+    try:
+        server = ThreadingHTTPServer((host, port), Handler)
+    except OSError as error:
+        raise ConfigError(f"port {port} on {host}: {error.strerror}; choose a free port (0 picks one)") from None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

@@ -1,0 +1,249 @@
+"""Redis Streams behind five verbs: put, take, done, bury, held.
+
+    maker ── put ──> stream ── take ──> consumer ── done ──> gone (acknowledged and deleted)
+      waits while the stream is full        │
+      (back-pressure)                       ├─ dies: after `claim_idle_s` another `take` takes its work over (XAUTOCLAIM)
+                                            └─ bury: to the dead-letter stream with the reason; also after N deliveries
+
+Work may be done twice (a slow consumer is taken for dead); every consumer is idempotent by group id. `done` deletes,
+so a stream's length is its backlog.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from common import keys
+from common.errors import QueueError, WireError
+from common.types import Message
+from common.wire import pack, unpack
+
+FIELD = b"m"
+DEAD_LETTERS_KEPT = 1000
+
+
+def connect(url: str, wait_s: float = 3.0) -> redis.Redis:
+    """A checked connection. QueueError within `wait_s` seconds, naming the address without its password."""
+    try:
+        client = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=wait_s,
+            socket_timeout=120,
+            health_check_interval=30,
+            retry=Retry(ExponentialBackoff(cap=1.0), 6),
+        )
+        probe = redis.Redis.from_url(
+            url, socket_connect_timeout=wait_s, socket_timeout=wait_s, retry=Retry(ExponentialBackoff(), 0)
+        )
+        probe.ping()
+        probe.close()
+    except ValueError as error:
+        raise QueueError(f"redis_url {_shown(url)!r}: {error}; write redis://HOST:PORT/DB") from None
+    except redis.RedisError as error:
+        raise QueueError(
+            f"redis_url {_shown(url)}: no Redis answers there ({type(error).__name__}); start one "
+            "(`make up`, or `redis-server --appendonly yes`) or set redis_url to where it runs"
+        ) from None
+    return client
+
+
+def _shown(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    return f"{head.split('://')[0]}://***@{tail}" if at else url
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One message in a consumer's hands. `attempt` counts deliveries, from 1."""
+
+    stream: str
+    entry_id: bytes
+    attempt: int
+    message: Any
+
+
+class Queue:
+    """One consumer's (or maker's) view of the streams.
+
+    consumer    unique name of this process; a restarted process with the same name gets its unfinished work back at once
+    maxlen      back-pressure bound on a stream's backlog, in messages
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        consumer: str,
+        maxlen: int = 4096,
+        claim_idle_s: float = 30.0,
+        max_deliveries: int = 3,
+    ):
+        self.client = client
+        self.consumer = consumer
+        self.maxlen = maxlen
+        self.claim_idle_s = claim_idle_s
+        self.max_deliveries = max_deliveries
+        self._groups: set[tuple[str, str]] = set()
+        self._recovery: dict[tuple[str, str], bytes | None] = {}
+
+    def put(self, stream: str, message: Message, timeout_s: float = 600.0) -> None:
+        """Append; wait while the stream is full. QueueError after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while self.client.xlen(stream) >= self.maxlen:
+            if time.monotonic() > deadline:
+                raise QueueError(
+                    f"stream {stream} has been full ({self.maxlen}) for {timeout_s:.0f} s: is its consumer running?"
+                )
+            time.sleep(0.05)
+        self.client.xadd(stream, {FIELD: pack(message)})
+
+    def put_many(self, stream: str, messages: list[Message]) -> None:
+        """Append several at once (one transaction), so that a consumer sees them together and can batch them."""
+        while self.client.xlen(stream) >= self.maxlen:
+            time.sleep(0.05)
+        pipe = self.client.pipeline(transaction=True)
+        for message in messages:
+            pipe.xadd(stream, {FIELD: pack(message)})
+        pipe.execute()
+
+    def take(
+        self,
+        stream: str,
+        group: str,
+        kinds: tuple[type[Message], ...],
+        count: int = 1,
+        wait_s: float = 1.0,
+        on_buried: Callable[[Message, str], None] | None = None,
+    ) -> list[Delivery]:
+        """Up to `count` messages: our own unfinished ones first, then those of dead consumers, then new ones.
+
+        A message that cannot be decoded, or that was delivered more than `max_deliveries` times, goes to the
+        dead-letter stream; `on_buried(message, reason)` is told about the latter.
+        """
+        self._ensure_group(stream, group)
+        raw = self._own_pending(stream, group, count) or self._abandoned(stream, group, count)
+        if not raw:
+            answer = self.client.xreadgroup(
+                group, self.consumer, {stream: ">"}, count=count, block=max(1, int(wait_s * 1000))
+            )
+            raw = [(entry_id, fields, 1) for entry_id, fields in answer[0][1]] if answer else []
+        return [d for d in (self._decode(stream, group, item, kinds, on_buried) for item in raw) if d is not None]
+
+    def done(self, group: str, *deliveries: Delivery) -> None:
+        """Acknowledge and delete, in one transaction."""
+        if not deliveries:
+            return
+        pipe = self.client.pipeline(transaction=True)
+        for d in deliveries:
+            pipe.xack(d.stream, group, d.entry_id)
+            pipe.xdel(d.stream, d.entry_id)
+        pipe.execute()
+
+    def bury(self, group: str, delivery: Delivery, reason: str) -> None:
+        """Move to the dead-letter stream with the reason."""
+        self._bury_raw(delivery.stream, group, delivery.entry_id, pack(delivery.message), reason)
+
+    @contextmanager
+    def held(self, group: str, deliveries: list[Delivery]) -> Iterator[None]:
+        """While the block runs, tell Redis that we are alive, so that long work is not taken for abandoned."""
+        stop = threading.Event()
+
+        def touch() -> None:
+            while not stop.wait(self.claim_idle_s / 3):
+                for d in deliveries:
+                    try:
+                        self.client.xclaim(d.stream, group, self.consumer, 0, [d.entry_id], justid=True)
+                    except redis.RedisError:
+                        # The main thread meets the same error at its next command and reports it.
+                        return
+
+        thread = threading.Thread(target=touch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def depth(self, stream: str) -> int:
+        """Backlog, in messages (waiting or in work)."""
+        return int(self.client.xlen(stream))
+
+    def forget(self) -> None:
+        """After Redis restarted: look again whether our consumer groups exist, and for our own unfinished work."""
+        self._groups.clear()
+        self._recovery.clear()
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _ensure_group(self, stream: str, group: str) -> None:
+        if (stream, group) in self._groups:
+            return
+        try:
+            self.client.xgroup_create(stream, group, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise QueueError(f"stream {stream}: {error}") from None
+        self._groups.add((stream, group))
+
+    def _own_pending(self, stream: str, group: str, count: int) -> list[tuple[bytes, dict, int]]:
+        """After start, until read through: what a former process of our name left unfinished."""
+        cursor = self._recovery.get((stream, group), b"0")
+        if cursor is None:
+            return []
+        answer = self.client.xreadgroup(group, self.consumer, {stream: cursor}, count=count)
+        ids = [entry_id for entry_id, fields in answer[0][1] if fields] if answer else []
+        self._recovery[stream, group] = ids[-1] if ids else None
+        # Reading one's own pending list does not count as a delivery; a claim does.
+        return self._claim(stream, group, ids)
+
+    def _claim(self, stream: str, group: str, ids: list[bytes]) -> list[tuple[bytes, dict, int]]:
+        if not ids:
+            return []
+        entries = self.client.xclaim(stream, group, self.consumer, 0, ids)
+        return self._with_attempts(stream, group, [(i, f) for i, f in entries if f])
+
+    def _abandoned(self, stream: str, group: str, count: int) -> list[tuple[bytes, dict, int]]:
+        _, entries, _ = self.client.xautoclaim(
+            stream, group, self.consumer, int(self.claim_idle_s * 1000), "0", count=count
+        )
+        return self._with_attempts(stream, group, [(i, f) for i, f in entries if f])
+
+    def _with_attempts(self, stream: str, group: str, entries: list) -> list[tuple[bytes, dict, int]]:
+        out = []
+        for entry_id, fields in entries:
+            pending = self.client.xpending_range(stream, group, entry_id, entry_id, 1)
+            out.append((entry_id, fields, pending[0]["times_delivered"] if pending else 1))
+        return out
+
+    def _decode(self, stream, group, item, kinds, on_buried) -> Delivery | None:
+        entry_id, fields, attempt = item
+        data = fields.get(FIELD, b"")
+        try:
+            message = unpack(data, *kinds)
+        except WireError as error:
+            self._bury_raw(stream, group, entry_id, data, str(error))
+            return None
+        if attempt > self.max_deliveries:
+            reason = f"delivered {attempt - 1} times without being finished"
+            if on_buried is not None:
+                on_buried(message, reason)
+            self._bury_raw(stream, group, entry_id, data, reason)
+            return None
+        return Delivery(stream, entry_id, attempt, message)
+
+    def _bury_raw(self, stream: str, group: str, entry_id: bytes, data: bytes, reason: str) -> None:
+        pipe = self.client.pipeline(transaction=True)
+        entry = {b"stream": stream, b"reason": reason[:1000], b"at": repr(time.time()), FIELD: data}
+        pipe.xadd(keys.DEAD, entry, maxlen=DEAD_LETTERS_KEPT, approximate=True)
+        pipe.xack(stream, group, entry_id)
+        pipe.xdel(stream, entry_id)
+        pipe.execute()

@@ -1,0 +1,206 @@
+"""One settings class per process, passed whole. Unknown fields are refused; the resolved form is saved with the run.
+
+A settings file is JSON or YAML; the command line sets single fields with `--set field=value` (value read as YAML).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.errors import ConfigError
+
+DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
+
+
+class Settings(BaseModel):
+    """Frozen, typed, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Projection = Literal["off", "measure_only", "one_sided", "no_rescale", "two_sided", "drift_only", "subspace", "update"]
+RewardShaping = Literal[
+    "none", "rebound", "rebound_multiplicative", "rebound_z", "ground_truth_penalty", "ground_truth_screening"
+]
+
+
+class TrainerSettings(Settings):
+    """One training run. Rates are per optimizer step, sizes in rollouts or tokens, seconds are seconds."""
+
+    # what runs
+    run_id: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    run_dir: Path
+    arm: str = "vanilla"
+    seed: int = Field(0, ge=0)
+    redis_url: str = DEFAULT_REDIS
+
+    # model and data
+    model: str
+    train_problems: Path
+    heldout_problems: Path
+    loophole: str | None = "simple_overwrite_tests"
+    svd_cache: Path = Path(".cache/svd")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"
+
+    # the method
+    adapter: Literal["antipasto", "pissa_freeze_a"] = "antipasto"
+    projection: Projection = "off"
+    direction: Literal["v_hack", "random", "none"] = "none"
+    v_hack: Path | None = None
+    pairs: Path | None = None
+    refresh_every: int = Field(0, ge=0)
+    reward_shaping: RewardShaping = "none"
+    shaping_alpha: float = 0.5
+    gate: float = Field(0.5, ge=0, le=1)
+
+    # GRPO
+    steps: int = Field(80, ge=1)
+    groups_per_step: int = Field(16, ge=1)
+    group_size: int = Field(8, ge=2)
+    temperature: float = Field(1.0, gt=0)
+    max_tokens: int = Field(64, ge=1)
+    advantage: Literal["grpo", "dr_grpo"] = "grpo"
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.2, gt=0)
+    kl_beta: float = Field(0.0, ge=0)
+    mask_truncated: bool = True
+    max_staleness: int = Field(0, ge=0)
+
+    # optimizer
+    lr: float = Field(2e-2, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    micro_batch: int = Field(128, ge=1)
+
+    # bookkeeping
+    eval_every: int = Field(25, ge=0)
+    eval_problems: int = Field(48, ge=1)
+    eval_samples: int = Field(4, ge=1)
+    checkpoint_every: int = Field(1, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    probe_bound: float = Field(0.02, gt=0)
+    group_timeout_s: float = Field(600.0, gt=0)
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(0, ge=0, le=65535)
+
+    @model_validator(mode="after")
+    def _direction_where_needed(self) -> TrainerSettings:
+        if self.projection not in ("off", "measure_only") and self.direction == "none":
+            raise ValueError(f"projection {self.projection!r} needs direction 'v_hack' or 'random'")
+        if self.direction == "v_hack" and self.v_hack is None:
+            raise ValueError(
+                "direction 'v_hack' needs the field v_hack: the file made by `python -m rankspace extract`"
+            )
+        if (self.refresh_every or self.reward_shaping.startswith("rebound")) and self.pairs is None:
+            raise ValueError("refresh_every and rebound need the field pairs: the contrastive pairs, JSON lines")
+        return self
+
+
+class RefServerSettings(Settings):
+    """Generator and reference log-probs."""
+
+    redis_url: str = DEFAULT_REDIS
+    model: str
+    replica: str = "gen-0"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"
+    svd_cache: Path = Path(".cache/svd")
+    max_model_len: int = Field(256, ge=16)
+    max_num_seqs: int = Field(256, ge=1)
+    gpu_memory_utilization: float = Field(0.45, gt=0, le=1)
+    enforce_eager: bool = False
+    max_batch_groups: int = Field(16, ge=1)
+    host: str = "127.0.0.1"
+    port: int = Field(8100, ge=0, le=65535)
+    max_deliveries: int = Field(3, ge=1)
+
+
+class SandboxSettings(Settings):
+    """One grading worker."""
+
+    redis_url: str = DEFAULT_REDIS
+    name: str = "grader-0"
+    parallel: int = Field(1, ge=1)
+    isolation: Literal["required", "best_effort"] = "required"
+    host: str = "127.0.0.1"
+    port: int = Field(0, ge=0, le=65535)
+    max_deliveries: int = Field(3, ge=1)
+
+
+T = TypeVar("T", bound=Settings)
+
+
+def build(kind: type[T], values: dict[str, Any], origin: str = "settings") -> T:
+    """Validate `values` as `kind`; ConfigError is one line that names the field, what is wrong and where it came from."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {explain(error, kind)}") from None
+
+
+def explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    """The first complaint of a ValidationError as one line, with the known fields when a field is unknown."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "(whole)"
+    if first["type"] == "extra_forbidden":
+        return f"unknown field '{field}'; known fields: {', '.join(sorted(kind.model_fields))}"
+    if first["type"] == "missing":
+        return f"field '{field}' is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"field '{field}': {message} (got {_short(first.get('input'))})" if first["loc"] else message
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """A JSON or YAML mapping from disk; ConfigError naming the file otherwise."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"settings file {path}: {error.strerror}; give an existing JSON or YAML file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"settings file {path}: not JSON or YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"settings file {path}: must hold a mapping of field to value, not {type(values).__name__}")
+    return values
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """["lr=0.01", "arm=vanilla"] -> {"lr": 0.01, "arm": "vanilla"}; values are read as YAML."""
+    values: dict[str, Any] = {}
+    for item in assignments:
+        name, sign, text = item.partition("=")
+        if not sign or not name:
+            raise ConfigError(f"--set {item!r}: write field=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {item!r}: the value is not readable as YAML") from None
+        values[name] = _number(value)
+    return values
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def dump(settings: Settings) -> str:
+    """The resolved form, as indented JSON."""
+    return json.dumps(settings.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"

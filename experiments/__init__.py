@@ -1,0 +1,1 @@
+"""The experiment: arms, presets, sweep, statistics, preregistered verdicts, report (`python -m experiments --help`)."""

@@ -1,0 +1,241 @@
+"""`python -m experiments report`: report.html (self-contained), report.md with figures/*.png, table.tex and runs.csv.
+
+Everything is computed before the first file is written, so that a refusal leaves an older report untouched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError
+from experiments import comparable, prereg
+from experiments.comparable import Chosen
+from experiments.prereg import Preregistration
+from experiments.report import words
+from experiments.report.data import (
+    COLUMNS,
+    ArmView,
+    Column,
+    comparisons,
+    eval_rows,
+    headline_rows,
+    packages,
+    run_rows,
+    sample_rollouts,
+    views,
+)
+from experiments.verdict import evaluate, finished_by_arm, registration_notes
+
+DPI = 200  # of every figure; style.py sets it
+FIGURES = ("headline", "trajectories", "cosines", "firing", "histogram", "heat_map", "onset", "phases")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A rendered figure."""
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
+
+    @property
+    def width(self) -> int:
+        """CSS pixels at which type has the size of a caption."""
+        return round(int.from_bytes(self.png[16:20], "big") / DPI * 122)
+
+    @property
+    def data_uri(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments report", description=__doc__.splitlines()[0])
+    comparable.add_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)"
+    )
+    parser.add_argument(
+        "--columns",
+        type=int,
+        default=len(COLUMNS),
+        metavar="N",
+        help=f"columns of the headline table after the arm, 1 to {len(COLUMNS)}; the last ones are cut",
+    )
+    parser.add_argument("--rollouts", type=int, default=10, metavar="N", help="sampled rollouts an arm (default: 10)")
+    parser.add_argument("--title", default="Can a gradient projection stop RL from learning to cheat?")
+    options = parser.parse_args(argv)
+    if not 1 <= options.columns <= len(COLUMNS):
+        raise ConfigError(f"--columns {options.columns}: give a number from 1 to {len(COLUMNS)}")
+    chosen = comparable.choose(comparable.selection(options))
+    files = build_report(chosen, prereg.load(), options.title, COLUMNS[: options.columns], options.rollouts)
+    write(files, options.out)
+    print(f"report: {options.out / 'report.html'} (also report.md, table.tex, runs.csv, figures/)")
+    return 0
+
+
+def build_report(
+    chosen: Chosen, registered: Preregistration, title: str, columns: tuple[Column, ...] = COLUMNS, samples: int = 10
+) -> dict[str, bytes]:
+    """Every file of the report by its path under the output directory. Reads rollouts; writes nothing."""
+    arms = views(chosen, registered)
+    pictures = draw(arms, registered)
+    context = describe(chosen, arms, registered, title, columns, samples)
+    files = {f"figures/{picture.name}.png": picture.png for picture in pictures}
+    by_name = {picture.name: picture for picture in pictures}
+    for name, template in (
+        ("report.html", "report.html.j2"),
+        ("report.md", "report.md.j2"),
+        ("table.tex", "table.tex.j2"),
+    ):
+        files[name] = render(template, pictures=by_name, **context).encode(errors="backslashreplace")
+    files["runs.csv"] = runs_csv(context["runs"]).encode()
+    return files
+
+
+def write(files: dict[str, bytes], out: Path) -> None:
+    """Write the files; figures of an older report that this one does not have are removed."""
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for name in FIGURES:
+        if f"figures/{name}.png" not in files:
+            (out / "figures" / f"{name}.png").unlink(missing_ok=True)
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+
+
+def draw(arms: list[ArmView], registered: Preregistration) -> list[Picture]:
+    """All figures that the runs have data for, in page order."""
+    from experiments.report import plots, plots_directions, style
+
+    style.apply()
+    rules = registered.measures
+    histogram = plots_directions.alignment_histogram(arms)
+    drawn = {
+        "headline": plots.headline(arms),
+        "trajectories": plots.trajectories(arms, rules),
+        "cosines": plots_directions.cosines(arms, rules),
+        "firing": plots_directions.firing(arms, rules),
+        "histogram": histogram[0] if histogram else None,
+        "heat_map": plots_directions.heat_map(arms),
+        "onset": plots.onset(arms),
+        "phases": plots.phases(arms),
+    }
+    captions = words.captions(arms, rules) | ({"histogram": histogram[1]} if histogram else {})
+    return [
+        Picture(name, words.TITLES[name], captions[name], _png(figure))
+        for name, figure in drawn.items()
+        if figure is not None
+    ]
+
+
+def _png(figure: Any) -> bytes:
+    from matplotlib import pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def describe(
+    chosen: Chosen,
+    arms: list[ArmView],
+    registered: Preregistration,
+    title: str,
+    columns: tuple[Column, ...],
+    samples: int,
+) -> dict[str, Any]:
+    """The context of the templates."""
+    verdicts = evaluate(registered, finished_by_arm(chosen, registered))
+    return {
+        "title": title,
+        "preset": chosen.preset,
+        "lead": words.lead(arms),
+        "banners": [*registration_notes(chosen), *words.banners(arms), *chosen.warnings],
+        "left_out": chosen.left_out,
+        "arms": arms,
+        "columns": columns,
+        "headline": headline_rows(arms, columns),
+        "table_caption": words.table_caption(arms, registered.measures, columns),
+        "comparisons": comparisons(arms),
+        "comparison_note": words.comparison_note(arms),
+        "evals": eval_rows(arms),
+        "verdicts": verdicts,
+        "digest": prereg.digest(),
+        "runs": run_rows(arms),
+        "all_columns": COLUMNS,
+        "packages": packages(arms),
+        "rollouts": [(arm, *sample_rollouts(arm, samples)) for arm in arms],
+        "members": [(arm, ", ".join(str(run.seed) for run in arm.runs)) for arm in arms],
+        "rollout_note": words.rollout_note(arms, samples),
+    }
+
+
+def render(template: str, **context: Any) -> str:
+    """A template from templates/; HTML is escaped, a missing name is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        undefined=jinja2.StrictUndefined,
+        autoescape=lambda name: bool(name) and name.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"anchor": anchor, "tex": tex, "fence": fence, "cell": cell, "pp": words.pp,
+                            "interval": words.interval, "p_value": words.p_value, "markup": markup}  # fmt: skip
+    return environment.get_template(template).render(**context)
+
+
+def anchor(name: str) -> str:
+    """A name as an HTML id."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+
+
+def cell(text: str) -> str:
+    """Text inside a Markdown table: pipes and line breaks would end the cell."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def markup(text: str) -> str:
+    """Prose from a run (a reason, a command) in Markdown: HTML in it stays text."""
+    return str(text).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def fence(text: str, language: str = "") -> str:
+    """A Markdown code block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    marks = "`" * max(3, longest + 1)
+    return f"{marks}{language}\n{text.rstrip()}\n{marks}"
+
+
+_TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$", "Δ": r"$\Delta$",
+        "‖": r"$\Vert$", "·": r"$\cdot$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        **{c: "\\" + c for c in "&%$#_{}"}}  # fmt: skip
+
+
+def tex(text: str) -> str:
+    """Plain text as LaTeX."""
+    return "".join(_TEX.get(character, character) for character in str(text))
+
+
+def runs_csv(rows: list[dict[str, Any]]) -> str:
+    """The per-run table as CSV, for other people's plots."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["run_id", "arm", "seed", "state", "steps", "window", *(c.key for c in COLUMNS), "onset", "commit", "prereg"]
+    )
+    for row in rows:
+        cells = [text.replace("−", "-").replace("–", "") for text in row["cells"]]
+        writer.writerow([row[k] for k in ("id", "arm", "seed", "state", "steps", "window")] + cells
+                        + [row["onset"], row["commit"], row["prereg"]])  # fmt: skip
+    return out.getvalue()

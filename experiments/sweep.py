@@ -1,0 +1,115 @@
+"""python -m experiments sweep --arms a,b --seeds 0-4 --preset P: every combination, resumable, complete ones skipped.
+
+One set of services serves all runs; `--jobs N` lets N trainers share them side by side. An interrupted sweep is started
+again with the same command: finished runs are skipped and unfinished ones resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.settings import TrainerSettings, build, parse_assignments
+from experiments import arms, presets
+from experiments.run import ensure_direction, finished, train
+from experiments.stack import Stack
+
+STARTING, DONE, FAILED = "waiting", "finished", "failed"
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m experiments sweep", description=__doc__)
+    p.add_argument("--arms", required=True, help="comma-separated arm names, or 'all'")
+    p.add_argument("--seeds", default="0-4", help="like 0-4 or 0,2,5")
+    p.add_argument("--preset", default="demo")
+    p.add_argument("--jobs", type=int, default=1, help="trainers at a time")
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    p.add_argument("--runs", type=Path, default=Path("runs"))
+    return p
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    names = list(arms.ARMS) if args.arms == "all" else args.arms.split(",")
+    free = parse_assignments(args.set)
+    planned = [
+        build(TrainerSettings, presets.resolve(args.preset, arm, seed, free, args.runs), f"sweep {arm} seed {seed}")
+        for seed in seeds(args.seeds)
+        for arm in names
+    ]
+    todo = [s for s in planned if not finished(s.run_dir)]
+    print(f"{len(planned)} runs, {len(planned) - len(todo)} complete, {len(todo)} to do")
+    if not todo:
+        return 0
+    for s in todo:
+        ensure_direction(args.preset, s.arm, s.seed, s)
+    preset = presets.get(args.preset)
+    with Stack.start(args.runs / ".stack" / "sweep", todo[0].model, preset.server, preset.graders) as stack:
+        failed = _run_all(todo, args.preset, stack, args.jobs)
+    for s in failed:
+        print(f"failed: {s.run_id}; see {s.run_dir}/trainer.log")
+    return 1 if failed else 0
+
+
+def seeds(text: str) -> list[int]:
+    """'0-2,7' -> [0, 1, 2, 7]. ConfigError for anything else."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            found.extend(range(int(first), int(last) + 1) if dash else [int(first)])
+        except ValueError:
+            raise ConfigError(f"--seeds {text!r}: write numbers and ranges, like 0-4 or 0,2,5") from None
+    return found
+
+
+def _run_all(todo: list[TrainerSettings], preset: str, stack: Stack, jobs: int) -> list[TrainerSettings]:
+    """Run them, showing a live table; returns those that did not finish."""
+    from rich.console import Console
+    from rich.live import Live
+
+    codes: dict[str, int] = {}
+    halted = threading.Event()
+
+    def one(s: TrainerSettings) -> None:
+        if not halted.is_set():
+            codes[s.run_id] = train(s.model_copy(update={"redis_url": stack.redis_url}), preset, quiet=True)
+
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(one, s) for s in todo]
+        try:
+            with Live(console=console, refresh_per_second=1, transient=not console.is_terminal) as live:
+                while not all(f.done() for f in futures):
+                    stack.check()
+                    if console.is_terminal:
+                        live.update(_table(todo, codes))
+                    time.sleep(1.0)
+        except BaseException:
+            halted.set()
+            raise
+    return [s for s in todo if codes.get(s.run_id) != 0]
+
+
+def _table(todo: list[TrainerSettings], codes: dict[str, int]):
+    import json
+
+    from rich.table import Table
+
+    table = Table("run", "state", "step", "hack %", "pass %", "cos")
+    for s in todo:
+        path, rows = s.run_dir / "metrics.jsonl", []
+        if path.is_file():
+            rows = path.read_text().splitlines()[-2:]
+        last = json.loads(rows[0]) if rows else {}
+        state = (
+            STARTING if not rows else "running" if s.run_id not in codes else DONE if codes[s.run_id] == 0 else FAILED
+        )
+        cells = [f"{100 * last[k]:.0f}" if last.get(k) is not None else "" for k in ("hack_strict", "pass_oracle")]
+        cos = f"{last['cos_mean']:+.3f}" if last.get("cos_mean") is not None else ""
+        table.add_row(s.run_id, state, f"{last.get('step', -1) + 1}/{s.steps}", *cells, cos)
+    return table

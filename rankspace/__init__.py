@@ -1,0 +1,78 @@
+"""rankspace: gradient projection against reward hacking, as a library.
+
+    adapter = rankspace.attach(model)                                   # delta_S on every attention and MLP matrix
+    direction = rankspace.load_direction("v_hack.safetensors", adapter.modules)
+    hook = rankspace.ds_hook.ProjectionHook(engine, adapter, direction) # or rankspace.project(...) on any gradient
+
+Submodules load on first use, so `import rankspace` costs nothing and `ds_hook` alone needs DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .errors import RankspaceError
+
+_HOME = {
+    "Adapter": "adapter",
+    "attach": "adapter",
+    "detach": "adapter",
+    "group_advantages": "advantage",
+    "Direction": "direction",
+    "PairGradients": "direction",
+    "extract_gradients": "direction",
+    "hack_direction": "direction",
+    "load_direction": "direction",
+    "random_direction": "direction",
+    "require_gate": "direction",
+    "require_validated": "direction",
+    "save_direction": "direction",
+    "shuffled_direction": "direction",
+    "subspace_direction": "direction",
+    "validate": "direction",
+    "completion_logprobs": "loss",
+    "completion_mask": "loss",
+    "policy_loss": "loss",
+    "MergeSource": "merge",
+    "merged_weight": "merge",
+    "split_flat": "merge",
+    "Pair": "pairs",
+    "TokenizedPair": "pairs",
+    "load_pairs": "pairs",
+    "tokenize_pair": "pairs",
+    "Layout": "projection",
+    "project": "projection",
+    "project_update": "projection",
+    "update_cosine": "projection",
+    "concept_vector": "rebound",
+    "penalised_reward": "rebound",
+    "rebound_score": "rebound",
+}
+_MODULES = (
+    "adapter",
+    "advantage",
+    "batch",
+    "direction",
+    "ds_hook",
+    "loss",
+    "merge",
+    "pairs",
+    "projection",
+    "rebound",
+    "svd_cache",
+)
+
+__all__ = ["RankspaceError", *sorted(_HOME), *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

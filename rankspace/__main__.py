@@ -1,0 +1,210 @@
+"""python -m rankspace extract | validate: make v_hack from contrastive pairs, and judge it on held-out ones.
+
+Exit codes: 0 done, 2 something the user can put right (one line on stderr), 130 interrupted. Files appear whole or
+not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import RankspaceError
+
+CONTROLS = ("random", "shuffled", "subspace")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m rankspace", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(dest="command", required=True, metavar="extract|validate")
+    make = commands.add_parser("extract", help="v_hack, or one of its controls, from contrastive pairs")
+    _common(make)
+    make.add_argument("--pairs", type=Path, help="JSON-lines file of pairs; --control random does not need it")
+    make.add_argument("--out", type=Path, required=True, help="file to write, e.g. v_hack.safetensors")
+    make.add_argument("--control", choices=CONTROLS, help="write this instead of v_hack")
+    make.add_argument("--seed", type=int, default=0, help="of --control random and shuffled (default 0)")
+    make.add_argument("--k", type=int, default=4, help="vectors of --control subspace (default 4)")
+    make.add_argument("--holdout", type=int, metavar="N", help="hold out N of the training pairs, by problem, and"
+                      " validate on them (default: the pairs marked heldout)")  # fmt: skip
+    judge = commands.add_parser("validate", help="cos_align of held-out pairs with a direction: histogram and JSON")
+    _common(judge)
+    judge.add_argument("--pairs", type=Path, required=True, help="held-out pairs: those marked heldout, else all")
+    judge.add_argument("--v", type=Path, required=True, help="the direction to judge")
+    judge.add_argument("--out", type=Path, required=True, help="directory for cos_align.png and cos_align.json")
+    return top
+
+
+def _common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, help="a causal LM: directory or hub name")
+    command.add_argument("--targets", nargs="+", help="module names or globs (default: every attention and MLP matrix)")
+    command.add_argument("--svd-cache", type=Path, help="directory to keep SVDs in")
+    command.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the GPU when there is one)")
+    command.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the weights")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        {"extract": extract, "validate": validate}[args.command](args)
+    except RankspaceError as error:
+        print(f"rankspace: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def extract(args: argparse.Namespace) -> None:
+    """Write the direction that was asked for, with its held-out numbers in the metadata."""
+    train, heldout = _split_pairs(args)
+    from . import direction as d
+
+    model, tokenizer, adapter = _load(args)
+    facts: dict[str, Any] = {"model": args.model, "fingerprint": adapter.fingerprint, "targets": args.targets}
+    if args.control == "random":
+        made = d.with_metadata(d.random_direction(adapter.modules, args.seed), **facts)
+    else:
+        from .pairs import pairs_hash
+
+        facts |= {"pairs_hash": pairs_hash(train), "n_pairs": len(train), "pair_ids": [p.id for p in train]}
+        facts["problem_ids"] = sorted({str(p.problem_id) for p in train})
+        gradients = _gradients(model, tokenizer, adapter, train, "gradients")
+        if args.control == "shuffled":
+            made = d.shuffled_direction(gradients, args.seed, facts)
+        elif args.control == "subspace":
+            made = d.subspace_direction(gradients, args.k, facts)
+        else:
+            made = d.hack_direction(gradients, facts)
+    if heldout:
+        numbers = d.validate(made, _gradients(model, tokenizer, adapter, heldout, "held-out"))
+        made = d.with_metadata(made, validation=numbers)
+    d.save_direction(made, args.out)
+    print(f"{made.kind}: {len(made.modules)} modules, {len(train)} pairs -> {args.out}")
+    if heldout:
+        print(_summary(made.metadata["validation"]))
+        if made.kind not in d.CONTROLS:
+            d.require_gate(made.metadata["validation"])  # the file stays, for a look at it; the exit code says no
+    elif made.kind not in d.CONTROLS:
+        print("no held-out pairs: training will refuse this direction until it is validated (--holdout N)")
+
+
+def validate(args: argparse.Namespace) -> None:
+    """Judge a direction on held-out pairs; the files are written also when it fails its gate."""
+    from .pairs import load_pairs, pairs_hash
+
+    pairs = load_pairs(args.pairs)
+    heldout = [p for p in pairs if p.split == "heldout"] or pairs
+    from . import direction as d
+    from .report import write_validation
+
+    if not args.v.is_file():
+        d.load_direction(args.v)  # raises its one line before the model is loaded
+    model, tokenizer, adapter = _load(args)
+    direction = d.load_direction(args.v, adapter.modules, adapter.fingerprint)
+    seen = set(direction.metadata.get("pair_ids", ()))
+    if both := [p.id for p in heldout if p.id in seen]:
+        raise RankspaceError(f"pair {both[0]} was used to extract {args.v}: validate on other pairs")
+    numbers = d.validate(direction, _gradients(model, tokenizer, adapter, heldout, "held-out"))
+    shared = sorted({str(p.problem_id) for p in heldout} & set(direction.metadata.get("problem_ids", ())))
+    numbers |= {"kind": direction.kind, "pairs_hash": pairs_hash(heldout), "shared_problem_ids": shared}
+    data, picture = write_validation(numbers, args.out, f"{direction.kind} of {Path(args.model).name}")
+    print(f"{_summary(numbers)}\n{picture}\n{data}")
+    if shared:
+        print(f"note: {len(shared)} problem(s) also gave pairs to the extraction, e.g. {shared[0]}")
+    if direction.kind not in d.CONTROLS:
+        d.require_gate(numbers)
+
+
+def _summary(numbers: dict[str, Any]) -> str:
+    return (
+        f"held-out cos_align over {numbers['n_modules']} modules, {numbers['n_pairs']} pairs:"
+        f" median {numbers['median']:.3f} (healthy > 0.3), mean {numbers['mean']:.3f} (target > 0.2),"
+        f" > 0 in {numbers['frac_positive']:.0%} (gate > 50%), random direction 0 ± {numbers['null_std_mean']:.3f}"
+    )
+
+
+def _split_pairs(args: argparse.Namespace) -> tuple[list, list]:
+    """(train, held out), read before any model is: a broken file is told at once."""
+    if args.pairs is None:
+        if args.control != "random":
+            raise RankspaceError("--pairs is missing: give the JSON-lines file of contrastive pairs")
+        return [], []
+    from .pairs import load_pairs, split_holdout
+
+    everything = load_pairs(args.pairs)
+    train = [p for p in everything if p.split == "train"]
+    if not train:
+        raise RankspaceError(f"{args.pairs} has no pair with split 'train': nothing to extract from")
+    if args.holdout is None:
+        return train, [p for p in everything if p.split == "heldout"]
+    if args.holdout < 1:
+        raise RankspaceError(f"--holdout {args.holdout} must be at least 1")
+    return split_holdout(train, args.holdout)
+
+
+def _load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """(model in eval mode on the device, tokenizer, adapter)."""
+    _require_model(args.model)
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
+        model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).to(device).eval()
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise RankspaceError(f"cannot load --model {args.model} on {device}: {first}") from error
+    from .adapter import attach
+
+    with _bar("SVD") as advance:
+        adapter = attach(model, args.targets, args.svd_cache, advance)
+    return model, tokenizer, adapter
+
+
+def _require_model(name: str) -> None:
+    """Refuse at once what is neither a model directory nor a hub name (owner/model), without asking the network."""
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise RankspaceError(f"--model {name} holds no config.json: give the directory of a saved model")
+    elif name.count("/") != 1 or name.startswith(("/", ".", "~")):
+        raise RankspaceError(f"no model at {name}: give a directory, or a hub name like Qwen/Qwen3-4B")
+
+
+def _gradients(model: Any, tokenizer: Any, adapter: Any, pairs: list, label: str) -> Any:
+    from .direction import extract_gradients
+    from .pairs import tokenize_pair
+
+    with _bar(label) as advance:
+        return extract_gradients(model, adapter, [tokenize_pair(tokenizer, p) for p in pairs], advance)
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Any]:
+    """Yields progress(done, total, name); a live bar on a terminal, nothing in a log."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(f"{label:9s}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total, name: progress.update(task, completed=done, total=total, description=name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,312 @@
+"""The AntiPaSTO adapter: every attention and MLP matrix turned in its own singular basis, only the scale trains.
+
+    W0 = U · diag(S) · Vh                  frozen, full rank (svd_cache.py)
+    y  = W0 x + b + U (delta ∘ (Vh x))     delta [r] fp32, trained, starts at zero          'factored'
+    y  = (W0 + U diag(delta) Vh) x + b     the same function, merged once per step          'merged'
+
+Identity at zero: W0 is never touched and the added term is an exact zero, so the output equals the base model's bit
+for bit (in `factored` a base output of -0.0 may become 0.0, which compares equal and reaches no logit).
+
+Gradient of delta, per module, over tokens t with input x_t and output gradient g_t:
+    d_delta = sum_t (Uᵀ g_t) ∘ (Vh x_t)  =  rowsum( (Uᵀ G) ∘ Vh ),   G = sum_t g_t x_tᵀ
+`factored` leaves it to autograd; `merged` picks the cheaper of the two forms by shape.
+
+Which form: `factored` costs two more products per module and keeps no copy of W0; `merged` costs one extra copy of the
+adapted weights and one product with G per micro-batch, which pays off when tokens per micro-batch >> r: about the
+cost of full fine-tuning, where `factored` takes 1.4 to 1.9 times that (128-wide Qwen3, 2k to 16k tokens, one core).
+Rounded to bf16, `merged` loses the part of delta that is smaller than the last bit of W0; `factored` does not.
+
+delta_S is an nn.Parameter of the nn.Linear itself (`<module>.delta_S`), so any optimizer or DeepSpeed engine finds it
+in `model.parameters()`, and names of all other parameters stay what they were.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import RankspaceError
+from .merge import merged_weight, split_flat
+from .svd_cache import Progress, svd
+
+Form = Literal["factored", "merged"]
+PARAMETER = "delta_S"
+DEFAULT_TARGETS = (
+    "q_proj", "k_proj", "v_proj", "o_proj",  # attention: Llama, Qwen3, Qwen3.5
+    "gate_proj", "up_proj", "down_proj",  # MLP
+    "in_proj_*", "out_proj",  # Qwen3.5 and Qwen3-Next linear attention
+)  # fmt: skip
+EXCLUDED_PARTS = ("lm_head", "embed_out", "visual", "vision", "vision_tower", "vision_model", "audio", "audio_tower")
+
+
+class Adapter:
+    """Handle on the delta_S of one model. Made by `attach`.
+
+    modules: (name, r) in the order of the model's own modules; the order of every flat vector in this project.
+    fingerprint: sha256 over names, shapes and weight values; the same on every machine and in each dtype that holds
+        the values exactly.
+    """
+
+    def __init__(self, model: nn.Module, linears: dict[str, nn.Linear], fingerprint: str, form: Form):
+        self.model = model
+        self.fingerprint = fingerprint
+        self.form = form
+        self.version = 0
+        self._linears = linears
+        self._enabled = True
+        self._frozen_before: dict[str, bool] = {}
+
+    @property
+    def modules(self) -> list[tuple[str, int]]:
+        return [(name, min(linear.out_features, linear.in_features)) for name, linear in self._linears.items()]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """delta_S of each module, in order: fp32 [r], unless an engine has cast or partitioned them since."""
+        return [linear.get_parameter(PARAMETER) for linear in self._linears.values()]
+
+    def named_delta(self) -> dict[str, Tensor]:
+        """Module name -> fp32 [r] copy of its delta_S on the CPU."""
+        return dict(zip(self._linears, split_flat(self.get_flat(), self.modules), strict=True))
+
+    def get_flat(self) -> Tensor:
+        """All delta_S in module order, fp32 [sum r], a copy on the CPU.
+
+        Under ZeRO-3, or a DeepSpeed engine in bf16 mode, use `ds_hook.gather_delta`: the fp32 values live there.
+
+        Raises:
+            RankspaceError: the parameters are partitioned by ZeRO-3.
+        """
+        self._require_whole()
+        return torch.cat([p.detach().float().cpu() for p in self.parameters()])
+
+    @torch.no_grad()
+    def set_flat(self, flat: Tensor) -> None:
+        """Copy a flat vector [sum r] into the delta_S. Under DeepSpeed use `ds_hook.scatter_delta`.
+
+        Raises:
+            RankspaceError: wrong length, NaN or Inf, or parameters partitioned by ZeRO-3.
+        """
+        self._require_whole()
+        if not torch.isfinite(flat).all():
+            raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, take an earlier checkpoint")
+        for parameter, part in zip(self.parameters(), split_flat(flat, self.modules), strict=True):
+            parameter.copy_(part)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Say that delta_S changed: the merged form builds its weights anew at the next forward. Free when factored.
+
+        `set_flat` and ProjectionHook.after_step call it. A loop of your own calls it after each optimizer step (on the
+        CPU the merged form also notices by itself).
+        """
+        self.version += 1
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within it the model is the base model, exactly (reference log-probs)."""
+        self._enabled = False
+        try:
+            yield
+        finally:
+            self._enabled = True
+
+    def require_fresh(self) -> None:
+        """Raise RankspaceError if the merged weights in use belong to an older delta_S (one host sync)."""
+        for name, linear in self._linears.items():
+            used = linear._rankspace.used_delta
+            if used is not None and not torch.equal(used, linear.delta_S.detach().to(used)):
+                raise RankspaceError(
+                    f"{name}: merged weights are older than delta_S; call adapter.refresh() after each step"
+                )
+
+    def detach(self) -> None:
+        """Give the model back as it was before `attach`: parameters, buffers, forward and requires_grad."""
+        for linear in self._linears.values():
+            del linear.forward, linear._rankspace
+            del linear._parameters[PARAMETER]
+            for buffer in ("_rankspace_U", "_rankspace_Vh"):
+                del linear._buffers[buffer]
+                linear._non_persistent_buffers_set.discard(buffer)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self._frozen_before.get(name, parameter.requires_grad))
+        self._linears = {}
+
+    def _require_whole(self) -> None:
+        for name, parameter in zip(self._linears, self.parameters(), strict=True):
+            if parameter.numel() == 0:
+                raise RankspaceError(f"{name}.delta_S is partitioned by ZeRO-3: use rankspace.ds_hook.gather_delta")
+
+
+class _State:
+    """Per-module state that is not a tensor of the model: the base forward, and the merged weight when there is one."""
+
+    def __init__(self, adapter: Adapter, base_forward):
+        self.adapter = adapter
+        self.base_forward = base_forward
+        self.merged: Tensor | None = None
+        self.used_delta: Tensor | None = None
+        self.version = -1
+
+
+def attach(
+    model: nn.Module,
+    targets: Sequence[str] | None = None,
+    svd_cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    form: Form = "factored",
+    basis_dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Adapter:
+    """Put a zero delta_S on every matching nn.Linear and freeze everything else.
+
+    Call it before `deepspeed.initialize`. Afterwards only delta_S has requires_grad.
+
+    Args:
+        model: any HF causal LM (or nn.Module), dense weights of a floating dtype.
+        targets: module names or globs. Without a dot they match the last part of the name ("q_proj", "in_proj_*"),
+            with a dot the whole name ("model.layers.1?.mlp.*"). None: DEFAULT_TARGETS, which cover Llama, Qwen3 and
+            Qwen3.5. lm_head, embeddings and vision or audio towers are never adapted.
+        svd_cache_dir: where to keep SVDs (svd_cache.py); None computes them each time.
+        progress: called as progress(done, total, name) after each module.
+        form: 'factored' or 'merged', see the top of this file.
+        basis_dtype: dtype of U and Vh on the model; None takes the weight's.
+        device: where to compute the SVD; None means the GPU when there is one.
+
+    Raises:
+        RankspaceError: nothing matches, a pattern matches nothing, already attached, ZeRO-3 weights, quantised weights.
+    """
+    if form not in ("factored", "merged"):
+        raise RankspaceError(f"form {form!r} is unknown: choose 'factored' or 'merged'")
+    linears = _find(model, targets)
+    for name, linear in linears.items():
+        _check(name, linear)
+    bases = {}
+    digest = hashlib.sha256()
+    for done, (name, linear) in enumerate(linears.items(), start=1):
+        bases[name] = basis = svd(linear.weight, svd_cache_dir, device)
+        digest.update(f"{name}|{tuple(linear.weight.shape)}|{basis.content}\n".encode())
+        if progress is not None:
+            progress(done, len(linears), name)
+    adapter = Adapter(model, linears, digest.hexdigest(), form)
+    adapter._frozen_before = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.requires_grad_(False)
+    for name, linear in linears.items():  # only now is the model changed: an error above leaves it as it was
+        _equip(adapter, linear, bases[name].U, bases[name].Vh, basis_dtype or linear.weight.dtype)
+    return adapter
+
+
+def detach(adapter: Adapter) -> None:
+    """Undo `attach`."""
+    adapter.detach()
+
+
+def _find(model: nn.Module, targets: Sequence[str] | None) -> dict[str, nn.Linear]:
+    patterns = list(DEFAULT_TARGETS if targets is None else targets)
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found: dict[str, nn.Linear] = {}
+    used: set[str] = set()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or module is output or set(name.split(".")) & set(EXCLUDED_PARTS):
+            continue
+        hits = [p for p in patterns if fnmatch.fnmatchcase(name if "." in p else name.rsplit(".", 1)[-1], p)]
+        if hits:
+            found[name] = module
+            used.update(hits)
+    if not found:
+        raise RankspaceError(
+            f"no nn.Linear of {type(model).__name__} matches the targets {patterns}: give targets that name the model's"
+            " own attention and MLP matrices (see model.named_modules()); lm_head and embeddings are never adapted"
+        )
+    if targets is not None and (idle := [p for p in patterns if p not in used]):
+        raise RankspaceError(f"target {idle[0]!r} matches no nn.Linear of {type(model).__name__}: correct or remove it")
+    return found
+
+
+def _check(name: str, linear: nn.Linear) -> None:
+    if PARAMETER in linear._parameters:
+        raise RankspaceError(f"{name} already has an adapter: detach it first")
+    if hasattr(linear.weight, "ds_id"):
+        raise RankspaceError(
+            f"{name} is already partitioned by ZeRO-3: attach before deepspeed.initialize or zero.Init"
+        )
+    if linear.weight.is_meta or not linear.weight.is_floating_point() or linear.weight.ndim != 2:
+        raise RankspaceError(f"{name}.weight is {linear.weight.dtype}: load the model unquantised and with its weights")
+
+
+def _equip(adapter: Adapter, linear: nn.Linear, U: Tensor, Vh: Tensor, dtype: torch.dtype) -> None:
+    where = linear.weight.device
+    linear.register_parameter(PARAMETER, nn.Parameter(torch.zeros(Vh.shape[0], dtype=torch.float32, device=where)))
+    linear.register_buffer("_rankspace_U", U.to(where, dtype), persistent=False)
+    linear.register_buffer("_rankspace_Vh", Vh.to(where, dtype), persistent=False)
+    linear._rankspace = _State(adapter, linear.forward)
+    run = _factored_forward if adapter.form == "factored" else _merged_forward
+    linear.forward = run.__get__(linear)  # an instance attribute: hooks, names and the class stay as they are
+
+
+def _factored_forward(self: nn.Linear, x: Tensor) -> Tensor:
+    y = self._rankspace.base_forward(x)
+    if not self._rankspace.adapter._enabled:
+        return y
+    inner = F.linear(x.to(self._rankspace_Vh.dtype), self._rankspace_Vh)
+    # bf16 · fp32 promotes to fp32: the gradient of delta is then summed over tokens in fp32
+    scaled = (inner * self.delta_S).to(self._rankspace_U.dtype)
+    return y + F.linear(scaled, self._rankspace_U).to(y.dtype)
+
+
+def _merged_forward(self: nn.Linear, x: Tensor) -> Tensor:
+    state = self._rankspace
+    if not state.adapter._enabled:
+        return state.base_forward(x)
+    if state.merged is None or state.version != state.adapter.version or _moved_on_cpu(self):
+        state.used_delta = self.delta_S.detach().clone()
+        state.merged = merged_weight(self.weight, self._rankspace_U, state.used_delta, self._rankspace_Vh)
+        state.version = state.adapter.version
+    return _MergedLinear.apply(x, self.delta_S, state.merged, self.bias, self._rankspace_U, self._rankspace_Vh)
+
+
+def _moved_on_cpu(self: nn.Linear) -> bool:
+    """Comparing r numbers is free on the CPU, so a forgotten refresh() cannot hurt there; on a GPU it costs a sync."""
+    return self.delta_S.device.type == "cpu" and not torch.equal(self._rankspace.used_delta, self.delta_S)
+
+
+class _MergedLinear(torch.autograd.Function):
+    """y = x Wᵀ + b with gradients for x and delta only; W already holds delta."""
+
+    @staticmethod
+    def forward(ctx, x, delta, weight, bias, U, Vh):
+        ctx.save_for_backward(x, weight, U, Vh)
+        ctx.delta_dtype = delta.dtype
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight, U, Vh = ctx.saved_tensors
+        dx = (g @ weight.to(g.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
+        d_delta = delta_gradient(x, g, U, Vh).to(ctx.delta_dtype) if ctx.needs_input_grad[1] else None
+        return dx, d_delta, None, None, None, None
+
+
+def delta_gradient(x: Tensor, g: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
+    """d_delta = rowsum((Uᵀ G) ∘ Vh) with G = gᵀx; fp32 (or wider) [r].
+
+    Args:
+        x: [..., in] inputs, g: [..., out] output gradients, U: [out, r], Vh: [r, in]. Products run in the basis dtype.
+
+    With few tokens sum_t (Uᵀ g_t) ∘ (Vh x_t) is the same number for less work, so the form is chosen by cost.
+    """
+    r, inner = Vh.shape
+    out = U.shape[0]
+    x, g = x.reshape(-1, inner).to(Vh.dtype), g.reshape(-1, out).to(U.dtype)
+    wide = torch.promote_types(torch.float32, Vh.dtype)
+    tokens = x.shape[0]
+    if tokens * r * (inner + out) <= out * inner * (tokens + r):
+        return ((g @ U).to(wide) * (x @ Vh.T)).sum(dim=0)
+    return ((U.T @ (g.T @ x)).to(wide) * Vh).sum(dim=1)

@@ -1,0 +1,82 @@
+"""Prompts and completions as one padded batch, and the log-probs of the completion tokens under a causal LM.
+
+    logp[i, t] = log softmax( lm_head(h[i, |prompt_i| + t − 1]) / temperature )[ completion_i[t] ]
+
+Only hidden states that predict a completion token go through the lm_head, so the [tokens, vocab] matrix has no rows for
+prompts or padding. Padding is on the right and masked by length; the pad id never decides anything (pad may equal eos).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .errors import RankspaceError
+from .loss import completion_logprobs
+
+PAD = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows. `input_ids`, `attention_mask`: int64 [B, L]. `token_ids`: int64 [B, T], completions padded on the right.
+    `lengths`: int64 [B]. `rows`, `columns`: int64 [N], where in [B, L] the hidden state of each completion token's
+    predecessor is; `mask`: bool [B, T], True for the N completion tokens (row-major, the order of rows/columns).
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_ids: Tensor
+    lengths: Tensor
+    mask: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
+def pad_batch(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+) -> Batch:
+    """Lay out token ids; nothing is re-tokenised.
+
+    Raises:
+        RankspaceError: no rows, an empty prompt (its first completion token has no predecessor), unequal lengths.
+    """
+    if not prompts or len(prompts) != len(completions) or any(len(p) == 0 for p in prompts):
+        raise RankspaceError(
+            f"a batch needs as many non-empty prompts ({len(prompts)}) as completions ({len(completions)})"
+        )
+    sequences = [list(p) + list(c) for p, c in zip(prompts, completions, strict=True)]
+    width, span = max(map(len, sequences)), max(1, max(map(len, completions)))
+    input_ids = torch.tensor([s + [PAD] * (width - len(s)) for s in sequences])
+    token_ids = torch.tensor([list(c) + [PAD] * (span - len(c)) for c in completions])
+    lengths = torch.tensor([len(c) for c in completions])
+    starts = torch.tensor([len(p) for p in prompts])
+    mask = torch.arange(span) < lengths[:, None]
+    rows, offsets = mask.nonzero(as_tuple=True)
+    fields = {
+        "input_ids": input_ids,
+        "attention_mask": (torch.arange(width) < (starts + lengths)[:, None]).long(),
+        "token_ids": token_ids,
+        "lengths": lengths,
+        "mask": mask,
+        "rows": rows,
+        "columns": starts[rows] + offsets - 1,
+    }
+    return Batch(**{name: tensor.to(device) for name, tensor in fields.items()})
+
+
+def batch_logprobs(model: nn.Module, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(logprobs, entropy) of the completion tokens, fp32 [B, T] each; zeros where `batch.mask` is False.
+
+    Args:
+        model: a Hugging Face causal LM whose logits are lm_head(last hidden state) (Llama, Qwen: no logit scaling or
+            soft cap).
+    """
+    hidden = model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)[0]
+    logits = model.get_output_embeddings()(hidden[batch.rows, batch.columns])
+    picked, entropy = completion_logprobs(logits, batch.token_ids[batch.mask], temperature)
+    zeros = torch.zeros(batch.mask.shape, dtype=picked.dtype, device=picked.device)
+    return zeros.masked_scatter(batch.mask, picked), zeros.masked_scatter(batch.mask, entropy)

@@ -1,0 +1,274 @@
+"""The projection inside DeepSpeed: the only file that touches an engine's gradients.
+
+Order of one optimizer step; who holds what:
+
+    for micro-batch: engine.backward(loss)     DeepSpeed divides by the accumulation steps, accumulates, and at the
+                                               boundary reduces over ranks (mean)
+    hook.before_step()                         gather full gradients -> project -> write back       (this file)
+    engine.step()                              DeepSpeed clips the *projected* gradient, AdamW, next parameters
+    hook.after_step()                          measure the applied change, project it in the `update` variant
+
+Under ZeRO 1, 2 and 3 `param.grad` is None at the boundary: code that reads it silently does nothing. Everything here
+goes through the safe full-gradient API, on every rank (its calls are collective).
+
+Guard. Raises when: the boundary is not reached; an adapter module has no gradient (frozen, outside the optimizer, or
+never used in the forward); engine and adapter disagree in number of delta_S; gradients hold NaN or Inf; what was
+written does not read back (checked at the first step, or every step with verify='always'). Does not cover: an
+optimizer that was given the wrong parameters besides delta_S; gradients changed by others between the two calls.
+
+Precision. Best: the base model in bf16, delta_S in fp32, DeepSpeed's own bf16 mode *off* (it then trains the fp32
+parameters as they are). With `bf16.enabled` DeepSpeed casts delta_S itself to bf16, holds an fp32 master copy in its
+optimizer, and (unless data_types.grad_accum_dtype is fp32) gradients in bf16: the projection is then exact only up to
+bf16 rounding of each entry (relative 2^-9). `gather_delta` always returns the fp32 master.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .adapter import PARAMETER, Adapter
+from .direction import Direction
+from .errors import RankspaceError
+from .merge import split_flat
+from .projection import UNPROJECTED, Layout, Variant, project, project_update, update_cosine
+
+
+class ProjectionHook:
+    """Projects delta_S's gradient once per optimizer step. See the top of this file for the order of calls.
+
+    Args:
+        engine: a DeepSpeedEngine whose model carries `adapter`.
+        direction: v_hack or a control; checked against the adapter's modules.
+        variant, rescale: as in `projection.project`; `update` leaves the gradient alone and projects the applied
+            change of the parameters instead.
+        verify: read gradients back after writing: 'first' step only, 'always' or 'never'.
+
+    Raises:
+        RankspaceError: the direction or the engine does not belong to the adapter.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        adapter: Adapter,
+        direction: Direction,
+        variant: Variant = "one_sided",
+        rescale: bool | None = None,
+        verify: Literal["first", "always", "never"] = "first",
+    ):
+        direction.require(adapter.modules)
+        self.engine, self.adapter, self.variant, self.rescale, self.verify = engine, adapter, variant, rescale, verify
+        self.layout = Layout.of(adapter.modules)
+        self.direction, self.v = direction, direction.vectors
+        self._before: Tensor | None = None
+        self._require_same_modules()
+        undo_phantom_step(engine)
+        zeros = torch.zeros(self.layout.size)
+        project(
+            zeros, self.v, self.layout, variant, rescale
+        )  # an impossible variant or direction fails here, not at step 1
+
+    def set_direction(self, direction: Direction) -> None:
+        """Project against another direction from the next step on (v_hack refreshed during training)."""
+        direction.require(self.adapter.modules)
+        if direction.vectors.ndim != self.v.ndim:
+            raise RankspaceError("a refreshed direction must have as many vectors per module as the one before")
+        self.direction, self.v = direction, direction.vectors
+
+    def before_step(self) -> dict[str, Any]:
+        """Between engine.backward() and engine.step(), at the accumulation boundary, on every rank.
+
+        Returns:
+            the metrics of `projection.project`; norms are those of the reduced gradient before clipping.
+        """
+        if not self.engine.is_gradient_accumulation_boundary():
+            raise RankspaceError("projection before the accumulation boundary: call it only for the last micro-batch")
+        self.adapter.require_fresh()
+        g = gather_grad(self.engine, self.adapter)
+        projected, metrics = project(g, self.v.to(g.device), self.layout, self.variant, self.rescale)
+        if self.variant not in UNPROJECTED:
+            scatter_grad(self.engine, self.adapter, projected)
+            if self.verify != "never":
+                self._read_back(projected)
+        self._before = gather_delta(self.engine, self.adapter)
+        return metrics
+
+    def after_step(self) -> dict[str, Any]:
+        """Right after engine.step(), on every rank.
+
+        Returns:
+            the metrics of `projection.update_cosine` for the change as applied (in the `update` variant: after its
+            projection, with `raw_update_cos_mean` for the optimizer's own).
+        """
+        if self._before is None:
+            raise RankspaceError("after_step without before_step: call both around engine.step()")
+        before, self._before = self._before, None
+        update = gather_delta(self.engine, self.adapter) - before
+        v = self.v.to(update.device)
+        extra = {}
+        if self.variant == "update":
+            update, raw = project_update(update, v, self.layout, "subspace" if v.ndim == 2 else "one_sided")
+            scatter_delta(self.engine, self.adapter, before + update)
+            extra = {"raw_update_cos_mean": raw["cos_mean"]}
+        self.adapter.refresh()
+        return update_cosine(update, v, self.layout) | extra
+
+    def _require_same_modules(self) -> None:
+        seen = sum(name.rsplit(".", 1)[-1] == PARAMETER for name, _ in self.engine.module.named_parameters())
+        if seen != len(self.adapter.modules):
+            raise RankspaceError(
+                f"the engine's model has {seen} delta_S, the adapter {len(self.adapter.modules)}: attach before"
+                " deepspeed.initialize and pass this same model"
+            )
+
+    def _read_back(self, expected: Tensor) -> None:
+        found = gather_grad(self.engine, self.adapter)
+        dtype = _grad_dtype(self.engine, self.adapter)
+        tolerance = 4 * torch.finfo(dtype).eps * expected.abs().max().item()
+        if (found - expected).abs().max().item() > tolerance:
+            raise RankspaceError(
+                "projected gradients did not arrive in the optimizer: this DeepSpeed mode is not supported"
+            )
+        if self.verify == "first":
+            self.verify = "never"
+
+
+def gather_grad(engine: Any, adapter: Adapter) -> Tensor:
+    """The accumulated, reduced gradient of all delta_S, fp32 [sum r] on the engine's device. Collective.
+
+    Raises:
+        RankspaceError: modules without a gradient; says how many and names the first.
+    """
+    from deepspeed.utils import safe_get_full_grad
+
+    names = [name for name, _ in adapter.modules]
+    parameters = adapter.parameters()
+    mapped = _optimized_ids(engine)
+    grads = [safe_get_full_grad(p) if p.requires_grad and id(p) in mapped else None for p in parameters]
+    missing = [name for name, g in zip(names, grads, strict=True) if g is None]
+    if missing:
+        raise RankspaceError(
+            f"the projection sees {len(names) - len(missing)} of {len(names)} modules, {missing[0]} has no gradient:"
+            " pass every adapter.parameters() to the optimizer and leave them trainable"
+        )
+    return torch.cat([g.detach().float().reshape(-1) for g in grads])
+
+
+def scatter_grad(engine: Any, adapter: Adapter, flat: Tensor) -> None:
+    """Write a full gradient [sum r], equal on every rank, where the optimizer will look for it. Collective."""
+    from deepspeed.utils import safe_set_full_grad
+
+    for parameter, part in zip(adapter.parameters(), split_flat(flat, adapter.modules), strict=True):
+        staged = getattr(parameter, "_hp_grad", None)
+        if staged is not None:
+            # BF16_Optimizer (ZeRO-1 with fp32 accumulation): safe_get reads the fp32 buffer, but safe_set would
+            # write the bf16 staging gradient that nobody reads any more
+            staged.copy_(part.view_as(staged))
+        else:
+            safe_set_full_grad(parameter, _padded(parameter, part))
+
+
+@torch.no_grad()
+def gather_delta(engine: Any, adapter: Adapter) -> Tensor:
+    """All delta_S in fp32 (the master copy where there is one), [sum r] on the engine's device. Collective."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    masters = _unfused_masters(engine)
+    parts = []
+    for parameter in adapter.parameters():
+        value = masters.get(id(parameter))
+        if value is None:
+            value = safe_get_full_fp32_param(parameter)
+        parts.append((parameter if value is None else value).detach().float().reshape(-1).clone())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def scatter_delta(engine: Any, adapter: Adapter, flat: Tensor) -> None:
+    """Set all delta_S, master copies and model parameters alike, to `flat` [sum r], equal on every rank. Collective.
+
+    Optimizer moments are left as they are. For resuming and for the `update` variant.
+    """
+    import deepspeed
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+
+    masters = _unfused_masters(engine)
+    parameters = adapter.parameters()
+    parts = split_flat(flat.to(parameters[0].device), adapter.modules)
+    for parameter, part in zip(parameters, parts, strict=True):
+        if id(parameter) in masters:
+            masters[id(parameter)].copy_(part)
+        if hasattr(parameter, "ds_id"):
+            safe_set_local_fp32_param(parameter, _own_partition(parameter, part))
+        else:
+            safe_set_full_fp32_param(parameter, part)
+    partitioned = [p for p in parameters if hasattr(p, "ds_id")]
+    with deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0, enabled=bool(partitioned)):
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.data.copy_(part)
+    adapter.refresh()
+
+
+@torch.no_grad()
+def undo_phantom_step(engine: Any) -> None:
+    """Forget the step that DeepSpeed takes on its own in ZeRO-0 with bf16.
+
+    Its unfused optimizer calls AdamW once with zero gradients to make the state: the step counter (bias correction)
+    starts one ahead and weight decay is applied once. Before the first real step the state is cleared and the masters
+    are taken from the parameters again. Nothing to do in any other mode.
+    """
+    masters = _unfused_masters(engine)
+    if not masters or engine.global_steps:
+        return
+    engine.optimizer.optimizer.state.clear()
+    for parameter in engine.module.parameters():
+        if id(parameter) in masters:
+            masters[id(parameter)].copy_(parameter)
+
+
+def _padded(parameter: Tensor, part: Tensor) -> Tensor:
+    """`part`, with the zeros that ZeRO-3 adds when the rank count does not divide r (its setter cuts past the end)."""
+    if not hasattr(parameter, "ds_id"):
+        return part
+    total = parameter.ds_tensor.numel() * torch.distributed.get_world_size(parameter.ds_process_group)
+    return torch.nn.functional.pad(part, (0, total - part.numel()))
+
+
+def _own_partition(parameter: Tensor, part: Tensor) -> Tensor:
+    """This rank's slice of a full ZeRO-3 value."""
+    n = parameter.ds_tensor.numel()
+    return _padded(parameter, part).narrow(0, n * torch.distributed.get_rank(parameter.ds_process_group), n)
+
+
+def _unfused_masters(engine: Any) -> dict[int, Tensor]:
+    """id(parameter) -> fp32 master for ZeRO-0 with bf16, whose optimizer keeps them in parallel lists."""
+    optimizer = engine.optimizer
+    low, high = getattr(optimizer, "fp16_groups", None), getattr(optimizer, "fp32_groups", None)
+    if low is None or high is None:
+        return {}
+    return {id(p): m for ps, ms in zip(low, high, strict=True) for p, m in zip(ps, ms, strict=True)}
+
+
+def _optimized_ids(engine: Any) -> set[int]:
+    """ids of the model parameters that the engine's optimizer updates, whichever wrapper it is."""
+    optimizer = engine.optimizer
+    for attribute in ("bit16_groups", "bf16_groups", "fp16_groups"):
+        groups: Sequence | None = getattr(optimizer, attribute, None)
+        if groups:
+            return {id(p) for group in groups for p in group}
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def _grad_dtype(engine: Any, adapter: Adapter) -> torch.dtype:
+    parameter = adapter.parameters()[0]
+    staged = getattr(parameter, "_hp_grad", None)
+    if staged is not None:
+        return staged.dtype
+    if parameter.grad is not None:
+        return parameter.grad.dtype
+    accumulation = engine.get_data_types()[1]
+    return accumulation

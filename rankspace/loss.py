@@ -1,0 +1,208 @@
+"""The policy loss.
+
+    rho_t  = exp(logp_t − logp_old_t)                    logp_old: as sampled, by the version that sampled
+    pg_t   = −min( rho_t A, clip(rho_t, 1 − lo, 1 + hi) A )
+    kl_t   = exp(d_t) − d_t − 1,  d_t = logp_ref_t − logp_t           k3: unbiased and never negative (Schulman 2020)
+    l_t    = pg_t + beta · kl_t
+
+    grpo:     L = 1/N sum_i  1/|o_i| sum_t l_it          N sequences that have a token (Shao et al. 2024, eq. 3)
+    dr_grpo:  L = 1/Z sum_i  sum_t l_it                  Z constant: sequences x maximal length (Liu et al. 2025)
+
+Identities: on-policy (logp = logp_old) rho = 1 and the gradient is −A ∇logp; logp = logp_ref gives kl = 0 exactly;
+A = 0 and beta = 0 give L = 0. A masked token is in neither numerator nor denominator, whatever it holds, even NaN.
+
+Under gradient accumulation pass the whole batch's `normaliser` to every micro-batch; the sum of the micro-losses is
+then the loss of the batch (engines that divide by the number of micro-batches need it multiplied back).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .errors import RankspaceError
+
+LossKind = Literal["grpo", "dr_grpo"]
+ROWS_PER_CHUNK = 1024
+
+
+def completion_logprobs(
+    logits: Tensor, token_ids: Tensor, temperature: float = 1.0, rows_per_chunk: int = ROWS_PER_CHUNK
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of the sampled tokens, and the entropy of each distribution, under softmax(logits / temperature).
+
+    The [T, vocab] matrix is only ever held in fp32 a few rows at a time, forwards and backwards; autograd keeps the
+    logits as they are and one log-sum-exp per row.
+
+    Args:
+        logits: [..., V]; row t is the distribution that `token_ids[t]` was drawn from (already shifted by one).
+        token_ids: int [...], the sampled tokens.
+
+    Returns:
+        (logprobs fp32 [...], differentiable; entropy fp32 [...] in nats, detached).
+
+    Raises:
+        RankspaceError: shapes that do not fit, temperature <= 0, an id outside the vocabulary.
+    """
+    if logits.shape[:-1] != token_ids.shape:
+        raise RankspaceError(f"logits {tuple(logits.shape)} and token_ids {tuple(token_ids.shape)} do not fit")
+    if not temperature > 0:
+        raise RankspaceError(f"temperature {temperature} must be > 0: log-probs of greedy decoding do not exist")
+    if token_ids.numel() and (token_ids.min() < 0 or token_ids.max() >= logits.shape[-1]):
+        raise RankspaceError(f"a token id lies outside the vocabulary of {logits.shape[-1]}: another tokenizer?")
+    rows = logits.reshape(-1, logits.shape[-1])
+    logprobs, entropy = _SelectiveLogSoftmax.apply(rows, token_ids.reshape(-1), float(temperature), rows_per_chunk)
+    return logprobs.view(token_ids.shape), entropy.view(token_ids.shape)
+
+
+class _SelectiveLogSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, ids, temperature, chunk):
+        dtype = torch.promote_types(torch.float32, rows.dtype)
+        lse = torch.empty(len(ids), dtype=dtype, device=rows.device)
+        picked, entropy = torch.empty_like(lse), torch.empty_like(lse)
+        for a in range(0, len(ids), chunk):
+            part = rows[a : a + chunk].to(dtype) / temperature
+            lse[a : a + chunk] = part.logsumexp(dim=-1)
+            picked[a : a + chunk] = part.gather(-1, ids[a : a + chunk, None]).squeeze(-1)
+            p = torch.softmax(part, dim=-1)
+            entropy[a : a + chunk] = lse[a : a + chunk] - torch.where(p > 0, p * part, 0.0).sum(dim=-1)
+        ctx.save_for_backward(rows, ids, lse)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.mark_non_differentiable(entropy)
+        return picked - lse, entropy
+
+    @staticmethod
+    def backward(ctx, grad, _entropy_grad):
+        rows, ids, lse = ctx.saved_tensors
+        out = torch.empty_like(rows)
+        for a in range(0, len(ids), ctx.chunk):
+            piece = slice(a, a + ctx.chunk)
+            part = torch.exp(rows[piece].to(lse.dtype) / ctx.temperature - lse[piece, None]).neg_()
+            part.scatter_add_(-1, ids[piece, None], torch.ones_like(lse[piece, None]))
+            out[piece] = part * (grad[piece, None] / ctx.temperature)
+        return out, None, None, None
+
+
+def completion_mask(
+    lengths: Tensor, width: int, truncated: Tensor | None = None, valid: Tensor | None = None
+) -> Tensor:
+    """bool [B, width]: True for the first lengths[i] tokens of completion i. By length, never by pad id.
+
+    Args:
+        lengths: int [B], tokens of each completion including its EOS.
+        truncated: bool [B]; pass it to leave completions that hit the length limit out altogether.
+        valid: bool [B]; False (an infra error) leaves the completion out altogether.
+    """
+    mask = torch.arange(width, device=lengths.device) < lengths[:, None]
+    if truncated is not None:
+        mask = mask & ~truncated[:, None]
+    return mask if valid is None else mask & valid[:, None]
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor | None,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    kl_beta: float = 0.0,
+    kind: LossKind = "grpo",
+    normaliser: float | None = None,
+    entropy: Tensor | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Clipped policy-gradient loss with a k3 KL penalty.
+
+    Args:
+        logprobs: [B, T], differentiable. old_logprobs, ref_logprobs: [B, T]; ref may be None when kl_beta is 0.
+        advantages: [B]. mask: bool [B, T]. entropy: [B, T], only reported.
+        normaliser: grpo: the number N of sequences (None: those with a token in this call); dr_grpo: the constant Z,
+            required, e.g. sequences x max_completion_length. Values below 1 count as 1.
+
+    Returns:
+        (loss scalar, metrics floats): `loss`, `ratio_mean`, `ratio_min`, `ratio_max`, `clip_frac` (tokens whose
+        gradient the clip stopped), `clip_frac_low`, `clip_frac_high`, `approx_kl_old` (k3 between the sampling and
+        the present policy), `kl` (k3 to the reference; 0.0 without one), `entropy`, `n_tokens`, `n_sequences`.
+
+    Raises:
+        RankspaceError: shapes, an unknown kind, a missing reference or normaliser, or a log-prob that is not finite
+            where the mask is True.
+    """
+    _check_loss_inputs(logprobs, old_logprobs, ref_logprobs, advantages, mask, kl_beta, kind, normaliser)
+    zero = torch.zeros((), dtype=logprobs.dtype, device=logprobs.device)
+    logp = torch.where(mask, logprobs, zero)
+    log_ratio = logp - torch.where(mask, old_logprobs, zero)
+    ratio = log_ratio.exp()
+    A = advantages[:, None].to(logp.dtype)
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    per_token = -torch.minimum(ratio * A, clipped * A)
+    kl = torch.zeros_like(logp)
+    if ref_logprobs is not None:
+        d = torch.where(mask, ref_logprobs, zero) - logp
+        kl = torch.expm1(d) - d
+        per_token = per_token + kl_beta * kl if kl_beta else per_token
+    loss = _aggregate(torch.where(mask, per_token, zero), mask, kind, normaliser)
+    low, high = (ratio < 1 - clip_low) & (A < 0), (ratio > 1 + clip_high) & (A > 0)
+    metrics = _loss_metrics(mask, ratio, log_ratio, low, high, kl, entropy, loss)
+    return loss, metrics
+
+
+def _aggregate(values: Tensor, mask: Tensor, kind: str, normaliser: float | None) -> Tensor:
+    if kind == "dr_grpo":
+        return values.sum() / max(float(normaliser), 1.0)
+    lengths = mask.sum(dim=1)
+    per_sequence = values.sum(dim=1) / lengths.clamp_min(1)
+    n = (lengths > 0).sum().clamp_min(1) if normaliser is None else max(float(normaliser), 1.0)
+    return per_sequence.sum() / n
+
+
+@torch.no_grad()
+def _loss_metrics(mask, ratio, log_ratio, low, high, kl, entropy, loss) -> dict[str, float]:
+    n = mask.sum().clamp_min(1)
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.where(mask, x.to(ratio.dtype), 0.0).sum() / n
+
+    some = mask.any()
+    values: dict[str, Any] = {
+        "loss": loss,
+        "ratio_mean": mean(ratio),
+        "ratio_min": torch.where(some, torch.where(mask, ratio, torch.inf).min(), 1.0),
+        "ratio_max": torch.where(some, torch.where(mask, ratio, -torch.inf).max(), 1.0),
+        "clip_frac": mean(low | high),
+        "clip_frac_low": mean(low),
+        "clip_frac_high": mean(high),
+        "approx_kl_old": mean(torch.expm1(log_ratio) - log_ratio),
+        "kl": mean(kl),
+        "entropy": mean(entropy) if entropy is not None else torch.zeros_like(loss),
+        "n_tokens": mask.sum(),
+        "n_sequences": mask.any(dim=1).sum(),
+    }
+    return dict(zip(values, torch.stack([v.detach().double() for v in values.values()]).tolist(), strict=True))
+
+
+def _check_loss_inputs(logprobs, old, ref, advantages, mask, kl_beta, kind, normaliser) -> None:
+    if kind not in ("grpo", "dr_grpo"):
+        raise RankspaceError(f"loss kind {kind!r} is unknown: choose 'grpo' or 'dr_grpo'")
+    if kind == "dr_grpo" and normaliser is None:
+        raise RankspaceError("dr_grpo needs `normaliser`: the constant sequences x max_completion_length of the batch")
+    if kl_beta and ref is None:
+        raise RankspaceError(f"kl_beta {kl_beta} needs ref_logprobs: ask the generator for them or set kl_beta to 0")
+    shapes = {"old_logprobs": old, "ref_logprobs": ref, "mask": mask}
+    for name, tensor in shapes.items():
+        if tensor is not None and tensor.shape != logprobs.shape:
+            raise RankspaceError(
+                f"{name} {tuple(tensor.shape)} must have the shape of logprobs {tuple(logprobs.shape)}"
+            )
+    if mask.dtype != torch.bool or advantages.shape != logprobs.shape[:1]:
+        raise RankspaceError(
+            f"mask must be bool and advantages [{logprobs.shape[0]}], got {mask.dtype} {tuple(advantages.shape)}"
+        )
+    sound = torch.isfinite(logprobs.detach()) & torch.isfinite(old)
+    sound = sound if ref is None else sound & torch.isfinite(ref)
+    if not (sound | ~mask).all() or not torch.isfinite(advantages).all():
+        raise RankspaceError("a log-prob or advantage under the mask is NaN or Inf: the policy or a message is damaged")

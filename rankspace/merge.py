@@ -1,0 +1,119 @@
+"""Weights with the adapter folded in, for an engine that knows nothing of adapters.
+
+    W(delta) = W0 + U · diag(delta) · Vh          W(0) is W0, bit for bit
+
+The sum is made in fp32 and rounded once to the dtype of W0. Always start from W0: adding the difference of two deltas
+to already merged weights lets rounding errors pile up.
+
+A fused or sharded weight needs no formula of its own. Rows of W are rows of U, columns of W are columns of Vh:
+    W[a:b, :]  = merged_weight(W0[a:b], U[a:b], delta, Vh)
+    W[:, a:b]  = merged_weight(W0[:, a:b], U, delta, Vh[:, a:b])
+and engines that stack q|k|v or gate|up into one matrix accept the unfused names through `model.load_weights`.
+
+Source: the additive form of AntiPaSTO's delta_S on a frozen SVD basis; Meng et al. 2024 (PiSSA) for the basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import RankspaceError
+from .svd_cache import Progress, svd
+
+
+def merged_weight(W0: Tensor, U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
+    """W0 + U·diag(delta)·Vh in the dtype and on the device of W0.
+
+    Args:
+        W0: [out, in], any floating dtype. Also a block of rows or columns, with the matching block of U or Vh.
+        U: [out, r], delta: [r], Vh: [r, in]; used in fp32 at least.
+
+    Returns:
+        [out, in]. When every entry of delta is zero it is a bit-identical copy of W0.
+
+    Raises:
+        RankspaceError: shapes do not fit, or delta holds NaN or Inf.
+    """
+    out, inner = W0.shape
+    r = delta.numel()
+    if tuple(U.shape) != (out, r) or tuple(Vh.shape) != (r, inner):
+        raise RankspaceError(
+            f"cannot merge: W0 {tuple(W0.shape)}, U {tuple(U.shape)}, delta {tuple(delta.shape)}, Vh {tuple(Vh.shape)}"
+            " do not fit; slice U by the rows and Vh by the columns of the weight block"
+        )
+    if not torch.isfinite(delta).all():
+        raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, restart from an earlier checkpoint")
+    if not torch.any(delta):  # adding an exact zero would still turn -0.0 into 0.0
+        return W0.detach().clone()
+    work = torch.promote_types(torch.float32, W0.dtype)
+    scaled = U.to(W0.device, work) * delta.to(W0.device, work)
+    return (W0.detach().to(work) + scaled @ Vh.to(W0.device, work)).to(W0.dtype)
+
+
+@dataclass(frozen=True)
+class MergeSource:
+    """The base weights and bases of an adapter's modules, ready to be merged with one delta after another.
+
+    Maker: `load`. Reader: a generation engine, which passes `merged(flat)` to its own `load_weights`.
+    Example: model.load_weights(source.merged(flat))
+    """
+
+    modules: list[tuple[str, int]]
+    weights: list[Tensor]
+    bases: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def load(
+        cls,
+        weights: Iterable[tuple[str, Tensor]],
+        modules: Sequence[tuple[str, int]],
+        svd_cache_dir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> MergeSource:
+        """Pick the modules' weights out of (checkpoint name, tensor) pairs and find their SVD.
+
+        Args:
+            weights: pairs as a checkpoint holds them ("model.layers.0.mlp.up_proj.weight", [out, in]); others ignored.
+            modules: (name, r) in the order of the flat delta_S, as `Adapter.modules` gives them.
+
+        Raises:
+            RankspaceError: a module has no weight in the checkpoint, or a rank that does not fit.
+        """
+        wanted = {f"{name}.weight": name for name, _ in modules}
+        found = {wanted[key]: tensor.detach() for key, tensor in weights if key in wanted}
+        kept, bases = [], []
+        for done, (name, r) in enumerate(modules, start=1):
+            if name not in found:
+                raise RankspaceError(f"no weight {name}.weight in the checkpoint: the adapter belongs to another model")
+            weight = found[name]
+            if min(weight.shape) != r:
+                raise RankspaceError(f"{name} has rank {min(weight.shape)}, the adapter says {r}: another model")
+            basis = svd(weight, svd_cache_dir)
+            kept.append(weight)
+            bases.append((basis.U, basis.Vh))
+            if progress is not None:
+                progress(done, len(modules), name)
+        return cls([(name, r) for name, r in modules], kept, bases)
+
+    def merged(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield ("<module>.weight", merged weight) in module order, one at a time, for the flat delta_S [sum r]."""
+        deltas = split_flat(flat, self.modules)
+        for (name, _), weight, (U, Vh), delta in zip(self.modules, self.weights, self.bases, deltas, strict=True):
+            yield f"{name}.weight", merged_weight(weight, U, delta, Vh)
+
+
+def split_flat(flat: Tensor, modules: Sequence[tuple[str, int]]) -> list[Tensor]:
+    """Views of the flat vector [sum r], one [r] per module, in order.
+
+    Raises:
+        RankspaceError: the length is not the sum of the ranks.
+    """
+    ranks = [r for _, r in modules]
+    if flat.ndim != 1 or flat.numel() != sum(ranks):
+        raise RankspaceError(f"the flat delta_S has shape {tuple(flat.shape)}, the modules need [{sum(ranks)}]")
+    return list(torch.split(flat, ranks))

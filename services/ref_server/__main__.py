@@ -1,0 +1,82 @@
+"""python -m services.ref_server --model DIR [--set field=value ...]: generate rollouts until stopped."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+
+from common import cli
+from common.settings import RefServerSettings, build, parse_assignments, read_settings_file
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m services.ref_server", description="Rollouts (vLLM) and reference log-probs."
+    )
+    p.add_argument("--config", help="settings file, JSON or YAML")
+    p.add_argument("--model", help="folder of the base model, Hugging Face format")
+    p.add_argument("--redis-url")
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of RefServerSettings")
+    return p
+
+
+def settings_from(argv: list[str] | None) -> RefServerSettings:
+    args = parser().parse_args(argv)
+    values = read_settings_file(args.config) if args.config else {}
+    values |= {k: v for k, v in {"model": args.model, "redis_url": args.redis_url}.items() if v is not None}
+    return build(RefServerSettings, values | parse_assignments(args.set), "ref_server")
+
+
+def serve(settings: RefServerSettings) -> int:
+    """Fail fast on what is cheap to check, then load the models, then loop."""
+    from common.queue import Queue, connect
+    from services.ref_server.engine import Engine, model_path
+
+    model_path(settings.model)
+    queue = Queue(connect(settings.redis_url), settings.replica, max_deliveries=settings.max_deliveries)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    from common.metrics import Metrics
+    from services.ref_server.app import build_app
+    from services.ref_server.generation import Generator, Policy, Renderer
+    from services.ref_server.reference import Reference
+
+    metrics = Metrics("ref_server")
+    render = Renderer(settings.model)
+    engine = Engine(settings, render.eos_ids(settings.model))
+    reference = Reference(settings)
+    policy = Policy(engine, queue, settings, metrics)
+    server = _http(settings, build_app(settings, policy, reference, metrics, reference.model.config.vocab_size))
+    heart = _heartbeat(queue, settings, stop)
+    print(f"ref_server {settings.replica} ready on http://{settings.host}:{settings.port}", flush=True)
+    Generator(policy, reference, render, queue, settings, metrics).run(stop)
+    heart.join()
+    server.should_exit = True
+    return 0
+
+
+def _http(settings: RefServerSettings, app):
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning"))
+    server.install_signal_handlers = lambda: None
+    threading.Thread(target=server.run, daemon=True).start()
+    return server
+
+
+def _heartbeat(queue, settings: RefServerSettings, stop: threading.Event) -> threading.Thread:
+    from common.heartbeat import beat
+
+    thread = threading.Thread(target=beat, args=(queue.client, "ref_server", settings.replica, stop), daemon=True)
+    thread.start()
+    return thread
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    sys.exit(cli.run(lambda: serve(settings_from(None))))

@@ -1,0 +1,90 @@
+"""The HTTP side of the ref_server: health, metrics, which policy is loaded, reference log-probs on request.
+
+Rollouts do not pass here; they go through Redis.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import redis
+from fastapi import FastAPI, HTTPException, Response
+from fastapi.concurrency import run_in_threadpool
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field
+
+from common import keys
+from common.errors import QueueError
+from common.metrics import Metrics
+from common.settings import RefServerSettings
+from services.ref_server.generation import Policy
+from services.ref_server.reference import Reference
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=65536)]
+
+
+class ReferenceRequest(BaseModel):
+    """Log-probs of `completion_ids` after `prompt_ids` under the initial policy."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt_ids: TokenIds
+    completion_ids: TokenIds
+    temperature: float = Field(1.0, gt=0.01, le=10)
+
+
+class ReferenceAnswer(BaseModel):
+    logprobs: list[float]
+
+
+class PolicyAnswer(BaseModel):
+    replica: str
+    run_id: str | None
+    version: int
+
+
+def build_app(
+    settings: RefServerSettings, policy: Policy, reference: Reference, metrics: Metrics, vocab: int
+) -> FastAPI:
+    """All routes; the objects are those of the running service."""
+    app = FastAPI(title="ref_server", description="Rollout generation and reference log-probs")
+
+    @app.get("/healthz")
+    def healthz() -> dict:
+        return {"ok": True, "replica": settings.replica, "policy_version": policy.version}
+
+    @app.get("/metrics", response_class=Response)
+    def prometheus() -> Response:
+        _observe_streams(policy, metrics)
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/v1/policy")
+    def current() -> PolicyAnswer:
+        return PolicyAnswer(replica=settings.replica, run_id=policy.run_id, version=policy.version)
+
+    @app.post("/v1/reference_logprobs", responses={422: {"description": "ids outside the vocabulary, or too long"}})
+    async def reference_logprobs(request: ReferenceRequest) -> ReferenceAnswer:
+        length = len(request.prompt_ids) + len(request.completion_ids)
+        if length > settings.max_model_len:
+            raise HTTPException(422, f"{length} tokens, this server takes {settings.max_model_len} (max_model_len)")
+        if max(request.prompt_ids + request.completion_ids) >= vocab:
+            raise HTTPException(422, f"a token id is outside the vocabulary of {vocab}")
+        rows = await run_in_threadpool(
+            reference.logprobs, [request.prompt_ids], [request.completion_ids], request.temperature
+        )
+        return ReferenceAnswer(logprobs=rows[0])
+
+    return app
+
+
+def _observe_streams(policy: Policy, metrics: Metrics) -> None:
+    client = policy.queue.client
+    try:
+        for stream, group in ((keys.REQUESTS, keys.GENERATORS), (keys.ROLLOUTS, keys.GRADERS)):
+            metrics["rs_stream_depth"].labels(stream).set(client.xlen(stream))
+            groups = client.xinfo_groups(stream) if client.exists(stream) else []
+            pending = sum(g["pending"] for g in groups if g["name"] == group.encode())
+            metrics["rs_stream_pending"].labels(stream).set(pending)
+        metrics["rs_dead_letters"].set(client.xlen(keys.DEAD))
+    except (redis.RedisError, QueueError) as error:
+        raise HTTPException(503, f"Redis does not answer: {type(error).__name__}") from None

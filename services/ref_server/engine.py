@@ -1,0 +1,139 @@
+"""The only file that imports vLLM: sampling, probe log-probs and loading of a delta_S.
+
+The engine runs inside this process (no EngineCore child that could outlive a kill). Weights are changed in place by
+`worker_extension.DeltaWorker`, once per policy version, and the prefix cache is dropped with them: vLLM never does
+that by itself, and a cache filled under old weights silently falsifies log-probs.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.settings import RefServerSettings
+from common.types import DeltaS, SamplingPlan
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled continuation: ids include the end-of-sequence token; logprobs are after temperature."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the vLLM workers report after loading: checksum of the vector they hold, seconds, modules changed."""
+
+    checksum: str
+    seconds: float
+    modules: int
+
+
+def model_path(model: str) -> str:
+    """A local model folder in the form that vLLM accepts (it needs ./ in front of a relative path)."""
+    path = Path(model)
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"model {model!r}: no config.json there; give a local folder in Hugging Face format")
+    return str(path.resolve())
+
+
+class Engine:
+    """vLLM with one loaded policy. Not thread-safe: callers hold one lock around it."""
+
+    def __init__(self, settings: RefServerSettings, eos_ids: list[int]):
+        _environment()
+        from vllm import LLM
+
+        on_cpu = _on_cpu()
+        # vLLM's CPU sampler cannot rewind a seeded generator after a partial prefill, so on CPU the token budget is so
+        # large that no prompt is ever cut. (Switching chunked prefill off would do too, but vLLM warns against it.)
+        cpu_only = {
+            "max_num_batched_tokens": settings.max_num_seqs * settings.max_model_len,
+            "enforce_eager": True,
+        }
+        self.eos_ids = eos_ids
+        self.llm = LLM(
+            model=model_path(settings.model),
+            skip_tokenizer_init=True,
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            worker_extension_cls="services.ref_server.worker_extension.DeltaWorker",
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            seed=0,
+            **(cpu_only if on_cpu else {"enforce_eager": settings.enforce_eager}),
+        )
+        self.llm.collective_rpc("delta_prepare", args=(model_path(settings.model), str(settings.svd_cache)))
+
+    def generate(self, prompts: list[list[int]], plans: list[SamplingPlan]) -> list[list[Sample]]:
+        """`plans[i].n` continuations of `prompts[i]`, in order. Same weights, plan and seed: same tokens."""
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                n=plan.n,
+                temperature=plan.temperature,
+                max_tokens=plan.max_tokens,
+                seed=plan.seed,
+                top_p=1.0,
+                top_k=-1,
+                logprobs=0,
+                stop_token_ids=self.eos_ids,
+                detokenize=False,
+            )
+            for plan in plans
+        ]
+        outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+        return [[_sample(one) for one in output.outputs] for output in outputs]
+
+    def probe(self, ids: list[int]) -> list[float]:
+        """log p(ids[i+1] | ids[:i+1]) under the loaded weights; len(ids) - 1 values."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        output = self.llm.generate([{"prompt_token_ids": ids}], params, use_tqdm=False)[0]
+        # Index by the token itself: the first entry of the dict may be another token.
+        return [float(row[token].logprob) for row, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+
+    def load(self, delta: DeltaS) -> Loaded:
+        """Put W0 + U diag(delta_S) Vh in place on every worker and forget everything cached under the old weights."""
+        answers = self.llm.collective_rpc("delta_load", args=(delta.vector, [list(m) for m in delta.modules]))
+        self.llm.reset_prefix_cache()
+        sums = {answer["checksum"] for answer in answers}
+        if len(sums) != 1:
+            raise ConfigError(
+                "vLLM workers of one generator disagree about the delta_S they loaded; restart the generator"
+            )
+        return Loaded(sums.pop(), max(a["seconds"] for a in answers), min(a["modules"] for a in answers))
+
+
+def _sample(output) -> Sample:
+    ids = list(output.token_ids)
+    logprobs = [float(row[token].logprob) for row, token in zip(output.logprobs, ids, strict=True)]
+    return Sample(ids, logprobs, "length" if output.finish_reason == "length" else "stop")
+
+
+def _environment() -> None:
+    """vLLM is configured through the environment; what the user has set stays."""
+    for name, value in {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_HOST_IP": "127.0.0.1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()

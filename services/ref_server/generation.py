@@ -1,0 +1,205 @@
+"""The generation loop.
+
+    requests ── take ──> [load the newest delta_S, prove it] ──> sample ──> reference log-probs ── put ──> rollouts
+       one transaction                 proofs ──> trainer           vLLM          torch, delta_S = 0
+
+The loop waits for requests; the trainer waits for rollouts and proofs. A request names the oldest policy version it
+accepts, so the loop never samples with older weights than the trainer allows. Killed in the middle, it leaves its
+requests claimed; they are taken over and sampled again with the same seed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from itertools import groupby
+
+from common import delta_store, keys
+from common.errors import DeliveryError
+from common.metrics import Metrics
+from common.queue import Delivery, Queue
+from common.settings import RefServerSettings
+from common.types import Completion, DeliveryProof, DroppedGroup, GenerationRequest, RolloutGroup
+from services.ref_server.engine import Engine, Sample
+from services.ref_server.reference import Reference
+
+log = logging.getLogger("ref_server")
+
+
+class Policy:
+    """The engine together with which run's which version it holds."""
+
+    def __init__(self, engine: Engine, queue: Queue, settings: RefServerSettings, metrics: Metrics):
+        self.engine, self.queue, self.settings, self.metrics = engine, queue, settings, metrics
+        self.lock = threading.Lock()
+        self.run_id: str | None = None
+        self.version = -1
+        self._push: tuple[str, int, str] | None = None
+
+    def ensure(self, run_id: str, min_version: int, patience_s: float = 30.0) -> None:
+        """Hold the newest announced version of `run_id`, which must be at least `min_version`; prove it if it changed.
+
+        Raises DeliveryError when that version does not appear within `patience_s` seconds.
+        """
+        deadline = time.monotonic() + patience_s
+        newest = delta_store.latest(self.queue.client, run_id)
+        while newest is None or newest[0] < min_version:
+            if time.monotonic() > deadline:
+                raise DeliveryError(f"run {run_id}: policy version {min_version} was never pushed (newest is {newest})")
+            time.sleep(0.05)
+            newest = delta_store.latest(self.queue.client, run_id)
+        if self._push != (run_id, *newest):
+            self._load(run_id, newest[0])
+
+    def _load(self, run_id: str, version: int) -> None:
+        delta = delta_store.load(self.queue.client, run_id, version)
+        loaded = self.engine.load(delta)
+        if loaded.modules != len(delta.modules):
+            raise DeliveryError(f"vLLM took {loaded.modules} weights of {len(delta.modules)} in the delta_S")
+        self.run_id, self.version, self._push = run_id, version, (run_id, version, delta.checksum)
+        replica = self.settings.replica
+        proof = DeliveryProof(
+            run_id=run_id,
+            version=version,
+            replica=replica,
+            checksum=loaded.checksum,
+            probe_logprobs=self.engine.probe(delta.probe_ids),
+            load_s=loaded.seconds,
+        )
+        delta_store.prove(self.queue.client, proof)
+        self.metrics["rs_delta_load_seconds"].labels(replica).set(loaded.seconds)
+        self.metrics["rs_generator_policy_version"].labels(replica).set(version)
+
+
+class Generator:
+    """Takes requests, puts rollout groups."""
+
+    def __init__(
+        self, policy: Policy, reference: Reference, render, queue: Queue, settings: RefServerSettings, metrics: Metrics
+    ):
+        self.policy, self.reference, self.render = policy, reference, render
+        self.queue, self.settings, self.metrics = queue, settings, metrics
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set; the batch in work is finished first."""
+        while not stop.is_set():
+            self.turn()
+
+    def turn(self, wait_s: float = 0.5) -> int:
+        """One batch of requests; returns how many groups were made."""
+        deliveries = self.queue.take(
+            keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), self.settings.max_batch_groups, wait_s, self._drop
+        )
+        with self.queue.held(keys.GENERATORS, deliveries):
+            for run_id, part in groupby(
+                sorted(deliveries, key=lambda d: d.message.run_id), key=lambda d: d.message.run_id
+            ):
+                self._batch(run_id, list(part))
+        return len(deliveries)
+
+    def _batch(self, run_id: str, deliveries: list[Delivery]) -> None:
+        requests = [d.message for d in deliveries]
+        started = time.perf_counter()
+        with self.policy.lock:
+            try:
+                self.policy.ensure(run_id, max(r.min_version for r in requests))
+            except DeliveryError as error:
+                log.error("%s", error)
+                for delivery in deliveries:
+                    self._drop(delivery.message, str(error))
+                    self.queue.bury(keys.GENERATORS, delivery, str(error))
+                return
+            version = self.policy.version
+            prompts = [self.render(r.problem.prompt) for r in requests]
+            samples = self.policy.engine.generate(prompts, [r.sampling for r in requests])
+        self.metrics["rs_generate_seconds"].labels(self.settings.replica).observe(time.perf_counter() - started)
+        references = self._references(requests, prompts, samples)
+        seconds = time.perf_counter() - started
+        for delivery, prompt, group, refs in zip(deliveries, prompts, samples, references, strict=True):
+            self.queue.put(keys.ROLLOUTS, self._group(delivery.message, prompt, group, refs, version, seconds))
+            self.queue.done(keys.GENERATORS, delivery)
+        self._count(samples)
+
+    def _references(self, requests, prompts, samples) -> list[list[list[float] | None]]:
+        """One list per group; one batched forward per temperature."""
+        answers: list[list[list[float] | None]] = [[None] * len(group) for group in samples]
+        started = time.perf_counter()
+        for temperature in {r.sampling.temperature for r in requests if r.want_reference}:
+            where = [
+                (g, c)
+                for g, r in enumerate(requests)
+                if r.want_reference and r.sampling.temperature == temperature
+                for c in range(len(samples[g]))
+            ]
+            rows = self.reference.logprobs(
+                [prompts[g] for g, _ in where], [samples[g][c].token_ids for g, c in where], temperature
+            )
+            for (g, c), row in zip(where, rows, strict=True):
+                answers[g][c] = row
+        self.metrics["rs_reference_seconds"].labels(self.settings.replica).observe(time.perf_counter() - started)
+        return answers
+
+    def _group(
+        self, request: GenerationRequest, prompt, group: list[Sample], refs, version: int, seconds: float
+    ) -> RolloutGroup:
+        completions = [
+            Completion(
+                token_ids=s.token_ids,
+                logprobs=s.logprobs,
+                ref_logprobs=ref,
+                finish_reason=s.finish_reason,
+                text=self.render.decode(s.token_ids),
+            )
+            for s, ref in zip(group, refs, strict=True)
+        ]
+        return RolloutGroup(
+            run_id=request.run_id,
+            group_id=request.group_id,
+            purpose=request.purpose,
+            step=request.step,
+            problem=request.problem,
+            policy_version=version,
+            replica=self.settings.replica,
+            prompt_ids=prompt,
+            completions=completions,
+            generate_s=seconds,
+        )
+
+    def _count(self, samples: list[list[Sample]]) -> None:
+        replica = self.settings.replica
+        self.metrics["rs_generated_groups_total"].labels(replica).inc(len(samples))
+        self.metrics["rs_generated_tokens_total"].labels(replica).inc(sum(len(s.token_ids) for g in samples for s in g))
+
+    def _drop(self, request: GenerationRequest, reason: str) -> None:
+        """Tell the trainer not to wait for a group that will not come."""
+        notice = DroppedGroup(run_id=request.run_id, group_id=request.group_id, stage="generate", reason=reason)
+        self.queue.put(keys.graded(request.run_id), notice)
+
+
+class Renderer:
+    """Chat messages -> token ids, and ids -> text, with the model's own tokenizer and template."""
+
+    def __init__(self, model: str):
+        from transformers import AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def __call__(self, messages: list[dict[str, str]]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def eos_ids(self, model: str) -> list[int]:
+        """Every id that ends a completion: the tokenizer's and those of generation_config.json."""
+        from transformers import GenerationConfig
+
+        ids = {self.tokenizer.eos_token_id}
+        try:
+            listed = GenerationConfig.from_pretrained(model).eos_token_id
+        except OSError:  # the file is optional in a model folder
+            listed = None
+        ids.update(listed if isinstance(listed, list) else [listed])
+        return sorted(i for i in ids if i is not None)

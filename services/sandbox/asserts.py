@@ -1,0 +1,321 @@
+"""Splitting a test in two: what the submission computes, and what the trusted side does with it.
+
+    assert abs(Solution().mean(nums=[1, 2]) - 1.5) <= 1e-5
+               └──────── hole 0 ──────────┘                     evaluated in the job, returned as a plain value
+           abs(            _hole[0]         - 1.5) <= 1e-5      evaluated by us, on that value
+
+A *hole* is the innermost call of something that the submission defines; methods, subscripts and operators on its
+result stay on our side, so that a result cannot bring its own `==`, `__bool__` or `.count`. Names we trust: builtins
+that are pure, what the setup code defines or imports, what the test imports. A comprehension over trusted values whose
+element has a hole becomes one hole that returns the list of all elements.
+
+Straight-line tests (`x = Solution(); x.push(1); assert x.pop() == 1`) are split statement by statement. What is left
+(a loop, a function or a try around an assert, a lambda around the call) is `weak`: it has to run whole beside the
+submission. Also marked weak, though graded on our side: `is` against anything but None, True, False, ..., and an
+assert with no trusted expected value in it (`f(1) == g(1)`).
+
+Covers: single expressions and straight-line code. Does not cover: short-circuits (every hole of a test is evaluated).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+
+_PURE = (
+    "abs all any ascii bin bool bytearray bytes chr complex dict divmod enumerate filter float frozenset hex int "
+    "isinstance len list map max min next oct ord pow range repr reversed round set slice sorted str sum tuple type "
+    "zip Ellipsis NotImplemented")
+PURE_BUILTINS = frozenset(_PURE.split())
+SINGLETONS = (None, True, False, ...)
+_SCOPES = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
+_UNSPLITTABLE = (ast.Await, ast.Yield, ast.YieldFrom)
+HOLE, EACH = "_hole", "_each"
+
+
+class Unsplittable(Exception):
+    """The test has no split; it can only be run whole (weak)."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One assert. `residual` is an expression over `_hole[0..holes-1]`; `imports` are statements it needs first.
+
+    When it is `_hole[0] OP pure`, op and expected say so, and the supervisor compares without running `residual`.
+    """
+
+    holes: int
+    residual: ast.expr
+    imports: tuple[ast.stmt, ...]
+    op: type[ast.cmpop] | None = None
+    expected: ast.expr | None = None
+    weak: bool = False
+
+
+@dataclass(frozen=True)
+class TestPlan:
+    """steps run in the job in order: ('exec', statement) or ('eval', hole). checks consume the holes in order."""
+
+    steps: tuple[tuple[str, ast.stmt | ast.expr], ...]
+    checks: tuple[Check, ...]
+    weak: bool
+
+
+@lru_cache(maxsize=256)
+def setup_names(setup: str) -> frozenset[str]:
+    """Names the setup code binds at module level, star imports of the standard library resolved."""
+    try:
+        return frozenset(_bound(ast.parse(setup).body))
+    except (SyntaxError, ValueError):
+        return frozenset()
+
+
+def _bound(body: list[ast.stmt]) -> set[str]:
+    names: set[str] = set()
+    for statement in body:
+        if isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*":
+            names |= _star(statement.module or "")
+        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
+            names |= {alias.asname or alias.name.split(".")[0] for alias in statement.names}
+        elif isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
+            names.add(statement.name)
+        else:
+            names |= {node.id for node in ast.walk(statement)
+                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return names
+
+
+def _star(module: str) -> set[str]:
+    if module.split(".")[0] not in sys.stdlib_module_names:
+        return set()
+    loaded = importlib.import_module(module)
+    return set(getattr(loaded, "__all__", [name for name in vars(loaded) if not name.startswith("_")]))
+
+
+def only_defines(setup: str) -> bool:
+    """Whether setup code only imports standard modules, defines plain functions and classes and binds constants, so
+    that running it once for many jobs is the same as running it in each."""
+    try:
+        return all(map(_defines, ast.parse(setup).body))
+    except (SyntaxError, ValueError):
+        return False
+
+
+def _defines(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Import):
+        return all(alias.name.split(".")[0] in sys.stdlib_module_names for alias in statement.names)
+    if isinstance(statement, ast.ImportFrom):
+        return statement.level == 0 and (statement.module or "").split(".")[0] in sys.stdlib_module_names
+    if isinstance(statement, ast.FunctionDef):
+        return not statement.decorator_list
+    if isinstance(statement, ast.ClassDef):
+        return not (statement.decorator_list or statement.keywords) and all(map(_defines, statement.body))
+    if isinstance(statement, (ast.Assign, ast.Expr)):
+        calls = [part for part in ast.walk(statement) if isinstance(part, ast.Call)]
+        return all(isinstance(call.func, ast.Name) and call.func.id == "float" for call in calls)
+    return isinstance(statement, (ast.Pass, ast.Delete))
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+class _Lift:
+    """Takes the holes out of one assert."""
+
+    def __init__(self, trusted: frozenset[str]) -> None:
+        self.trusted = trusted
+        self.holes: list[ast.expr] = []
+
+    def pure(self, node: ast.AST, bound: frozenset[str] = frozenset()) -> bool:
+        names = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
+        local = {part.arg for part in ast.walk(node) if isinstance(part, ast.arg)}
+        local |= {name.id for name in names if not isinstance(name.ctx, ast.Load)}
+        loads = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+        return loads <= self.trusted | bound | local | {HOLE, EACH}
+
+    def lift(self, node: ast.AST, bound: frozenset[str] = frozenset()) -> ast.AST:
+        if self.pure(node, bound):
+            return node
+        if isinstance(node, (ast.Lambda, *_UNSPLITTABLE)):
+            raise Unsplittable(type(node).__name__)
+        if isinstance(node, _SCOPES):
+            return self._comprehension(node, bound)
+        if isinstance(node, (ast.Name, ast.Call, ast.Attribute)) and self._is_base(node):
+            return self._hole(node, bound)
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, ast.AST):
+                setattr(node, name, self.lift(value, bound))
+            elif isinstance(value, list):
+                setattr(node, name, [self.lift(v, bound) if isinstance(v, ast.AST) else v for v in value])
+        return node
+
+    def _is_base(self, node: ast.expr) -> bool:
+        """The innermost thing that yields a value of the submission: x, x.a, f(), x.m(), X().m(), X().a."""
+        if isinstance(node, ast.Name):
+            return True
+        inner = node.func if isinstance(node, ast.Call) else node
+        if isinstance(inner, ast.Name):
+            return inner.id not in self.trusted
+        if not isinstance(inner, ast.Attribute):
+            return isinstance(node, ast.Call) and not self.pure(inner)  # f(1)(2), table[0](2)
+        owner = inner.value
+        if isinstance(owner, ast.Name):
+            return owner.id not in self.trusted
+        if isinstance(owner, ast.Call) and isinstance(owner.func, ast.Name) and owner.func.id not in self.trusted:
+            return owner.func.id[:1].isupper()  # an instance, not a result
+        return isinstance(owner, ast.Attribute) and self._is_base(owner) and isinstance(node, ast.Call) \
+            and isinstance(owner.value, ast.Name)
+
+    def _hole(self, node: ast.expr, bound: frozenset[str]) -> ast.expr:
+        if _names(node) & bound:
+            raise Unsplittable("a call that depends on a bound variable")
+        self.holes.append(node)
+        return _subscript(len(self.holes) - 1)
+
+    def _comprehension(self, node: ast.expr, bound: frozenset[str]) -> ast.expr:
+        targets = frozenset(name for part in node.generators for name in _names(part.target))
+        first = node.generators[0]
+        if not self.pure(first.iter, bound) and len(node.generators) == 1 and not bound:
+            first.iter = self.lift(first.iter)  # the submission's value is what is iterated over
+            if all(self.pure(part, targets) for part in ast.iter_child_nodes(node)):
+                return node
+            raise Unsplittable("holes in a comprehension over a hole")
+        if bound or not all(self.pure(part, targets) for part in node.generators):
+            raise Unsplittable("nested comprehensions over the submission")
+        inner = _Lift(self.trusted | targets)
+        parts = ("key", "value") if isinstance(node, ast.DictComp) else ("elt",)
+        for name in parts:
+            element = inner.lift(getattr(node, name))
+            setattr(node, name, _Next(len(self.holes)).visit(element))
+        self.holes += [ast.ListComp(hole, node.generators) for hole in inner.holes]
+        return node
+
+
+class _Next(ast.NodeTransformer):
+    """In a comprehension's element, hole i of the element becomes 'the next one of the list in hole `base` + i'."""
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        if _is_hole(node):
+            return ast.parse(f"next({EACH}[{self.base + node.slice.value}])", mode="eval").body
+        self.generic_visit(node)
+        return node
+
+
+def _subscript(index: int) -> ast.expr:
+    return ast.Subscript(ast.Name(HOLE, ast.Load()), ast.Constant(index), ast.Load())
+
+
+def _is_hole(node: ast.AST) -> bool:
+    return isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == HOLE
+
+
+def _has_hole(node: ast.AST) -> bool:
+    return any(isinstance(part, ast.Name) and part.id in (HOLE, EACH) for part in ast.walk(node))
+
+
+_FLIP = {ast.Eq: ast.Eq, ast.NotEq: ast.NotEq, ast.Is: ast.Is, ast.IsNot: ast.IsNot, ast.Lt: ast.Gt, ast.Gt: ast.Lt,
+         ast.LtE: ast.GtE, ast.GtE: ast.LtE}
+
+
+def _shape(test: ast.expr) -> tuple[type[ast.cmpop] | None, ast.expr | None]:
+    """(op, expected) of `_hole[0] op expected` or its mirror image; (None, None) for anything else."""
+    if not (isinstance(test, ast.Compare) and len(test.ops) == 1):
+        return None, None
+    op, right = type(test.ops[0]), test.comparators[0]
+    if _is_hole(test.left) and not _has_hole(right):
+        return op, right
+    if _is_hole(right) and not _has_hole(test.left) and op in _FLIP:
+        return _FLIP[op], test.left
+    return None, None
+
+
+def _weak(test: ast.expr) -> bool:
+    for part in ast.walk(test):
+        if isinstance(part, ast.Compare):
+            sides = [part.left, *part.comparators]
+            if all(map(_has_hole, sides)):
+                return True
+            if any(isinstance(op, (ast.Is, ast.IsNot)) for op in part.ops) and not any(
+                    isinstance(side, ast.Name) or (isinstance(side, ast.Constant) and side.value in SINGLETONS)
+                    for side in sides):
+                return True
+    return False
+
+
+def _check(test: ast.expr, trusted: frozenset[str], imports: tuple[ast.stmt, ...]) -> tuple[Check, list[ast.expr]]:
+    lift = _Lift(trusted)
+    residual = lift.lift(test)
+    op, expected = _shape(residual) if len(lift.holes) == 1 else (None, None)
+    return Check(len(lift.holes), residual, imports, op, expected, _weak(residual)), lift.holes
+
+
+class _Inline(ast.NodeTransformer):
+    def __init__(self, values: dict[str, ast.expr]) -> None:
+        self.values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return self.values.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
+
+
+def _constants(body: list[ast.stmt], trusted: frozenset[str]) -> dict[str, ast.expr]:
+    """Names of the test that we may keep to ourselves: assigned once, from trusted values, used in asserts only and
+    there never inside a hole."""
+    stores = [name.id for statement in body for name in ast.walk(statement)
+              if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
+    ours = {statement.targets[0].id: statement.value for statement in body
+            if isinstance(statement, ast.Assign) and len(statement.targets) == 1
+            and isinstance(statement.targets[0], ast.Name) and stores.count(statement.targets[0].id) == 1
+            and _Lift(trusted).pure(statement.value)}
+    while True:
+        used: set[str] = set()
+        for statement in body:
+            if isinstance(statement, ast.Assert):
+                lift = _Lift(trusted | frozenset(ours))
+                lift.lift(ast.parse(ast.unparse(statement.test), mode="eval").body)
+                used |= {name for hole in lift.holes for name in _names(hole)}
+            elif not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+                      and statement.targets[0].id in ours):
+                used |= _names(statement)
+        if not used & ours.keys():
+            return ours
+        ours = {name: value for name, value in ours.items() if name not in used}
+
+
+def plan_test(text: str, trusted: frozenset[str]) -> TestPlan:
+    """The split of one test. Raises SyntaxError or ValueError when it does not parse, Unsplittable when it has none."""
+    body = ast.parse(text).body
+    simple = (ast.Assert, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Import, ast.ImportFrom, ast.Delete,
+              ast.Pass)
+    for statement in body:
+        if not isinstance(statement, simple) and any(isinstance(part, ast.Assert) for part in ast.walk(statement)):
+            raise Unsplittable(type(statement).__name__)
+    imports = tuple(statement for statement in body if isinstance(statement, (ast.Import, ast.ImportFrom)))
+    trusted = trusted | frozenset(_bound(list(imports)))
+    own = frozenset(_bound([statement for statement in body if statement not in imports]))
+    trusted = trusted - own
+    ours = _constants(body, trusted) if len(body) > 1 else {}
+    steps, checks = [], []
+    for statement in body:
+        if isinstance(statement, ast.Assert):
+            check, holes = _check(_Inline(ours).visit(statement.test), trusted, imports)
+            steps += [("eval", hole) for hole in holes]
+            checks.append(check)
+        elif not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+                  and statement.targets[0].id in ours):
+            steps.append(("exec", statement))
+    if not checks:
+        raise Unsplittable("no assert")
+    return TestPlan(tuple(steps), tuple(checks), any(check.weak for check in checks))
+
+
+def trusted_names(setup: str, method: str) -> frozenset[str]:
+    """Names whose meaning is ours: pure builtins and the setup code's, less what the tests are about."""
+    about = {part.strip("() ") for part in method.split(".")} | {"Solution"}
+    return frozenset((PURE_BUILTINS | setup_names(setup)) - about)

@@ -1,0 +1,160 @@
+"""python -m services.sandbox worker: grade rollout groups from the queue until told to stop.
+
+    rollouts ── take ──> siblings in parallel, one jail each ──> two verdicts a completion ── put ──> graded:{run}
+
+Any number of workers share the stream evenly; each takes one group at a time, so a slow group holds up nobody else.
+Grading is idempotent by group id: a group graded twice (its worker was taken for dead) gives the same verdicts, and the
+trainer drops the second. Told to stop (SIGTERM), a worker finishes the group in hand. What *we* fail to grade has
+status infra_error and no reward; it is never a wrong answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+from common import cli, keys
+from common.heartbeat import beat
+from common.metrics import Metrics, serve
+from common.queue import Queue, connect
+from common.settings import SandboxSettings, build, parse_assignments, read_settings_file
+from common.types import DroppedGroup, Grade, GradedGroup, RolloutGroup
+from services.sandbox.executor import SandboxError
+from services.sandbox.grade import grade_completion, infra_error
+from services.sandbox.oracle import Oracle
+
+log = logging.getLogger("sandbox")
+
+
+class Worker:
+    """`parallel` jails and the loop that feeds them."""
+
+    def __init__(self, settings: SandboxSettings, queue: Queue, metrics: Metrics):
+        self.settings, self.queue, self.metrics = settings, queue, metrics
+        self.jails: SimpleQueue[Oracle] = SimpleQueue()
+        for _ in range(settings.parallel):
+            self.jails.put(Oracle(isolation=settings.isolation))
+        self.threads = ThreadPoolExecutor(settings.parallel)
+        self.busy_since: float | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            self.turn()
+
+    def turn(self, wait_s: float = 0.5) -> int:
+        """Grade one group if there is one; returns how many."""
+        deliveries = self.queue.take(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), 1, wait_s, self._drop)
+        with self.queue.held(keys.GRADERS, deliveries):
+            for delivery in deliveries:
+                self.busy_since = time.monotonic()
+                graded = self.grade(delivery.message)
+                self.queue.put(keys.graded(graded.group.run_id), graded)
+                self.queue.done(keys.GRADERS, delivery)
+                self.busy_since = None
+        return len(deliveries)
+
+    def grade(self, group: RolloutGroup) -> GradedGroup:
+        """Both verdicts on every completion; siblings with the same text are graded once."""
+        started = time.perf_counter()
+        texts = list(dict.fromkeys(c.text for c in group.completions))
+        verdicts = dict(zip(texts, self.threads.map(lambda text: self._one(group, text), texts), strict=True))
+        grades = [verdicts[c.text] for c in group.completions]
+        self._count(grades)
+        return GradedGroup(group=group, grades=grades, worker=self.settings.name, grade_s=time.perf_counter() - started)
+
+    def _one(self, group: RolloutGroup, text: str) -> Grade:
+        jail = self.jails.get()
+        try:
+            grade = grade_completion(group.problem, text, jail)
+        except SandboxError as error:
+            log.error("group %s: %s", group.group_id, error)
+            grade = infra_error(f"{type(error).__name__}: {error}")
+            jail.close()
+            jail = Oracle(isolation=self.settings.isolation)
+        finally:
+            self.jails.put(jail)
+        self.metrics["rs_grade_seconds"].labels(self.settings.name).observe(grade.wall_s)
+        return grade
+
+    def _count(self, grades: Sequence[Grade]) -> None:
+        name = self.settings.name
+        self.metrics["rs_graded_groups_total"].labels(name).inc()
+        self.metrics["rs_graded_total"].labels(name).inc(len(grades))
+        for grade in grades:
+            if grade.status == "graded":
+                self.metrics["rs_labels_total"].labels(name, grade.label).inc()
+            else:
+                self.metrics["rs_infra_errors_total"].labels(name, grade.reason.partition(":")[0]).inc()
+            for cause in grade.evidence.get("kills", ()):
+                self.metrics["rs_kills_total"].labels(name, cause).inc()
+
+    def _drop(self, group: RolloutGroup, reason: str) -> None:
+        """Tell the trainer not to wait for a group that kills its graders."""
+        notice = DroppedGroup(run_id=group.run_id, group_id=group.group_id, stage="grade", reason=reason)
+        self.queue.put(keys.graded(group.run_id), notice)
+
+    def close(self) -> None:
+        self.threads.shutdown()
+        while not self.jails.empty():
+            self.jails.get().close()
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m services.sandbox worker", description="Grade rollout groups from the queue."
+    )
+    p.add_argument("--config", help="settings file, JSON or YAML")
+    p.add_argument("--name", help="unique name of this worker (default: host and process id)")
+    p.add_argument("--redis-url")
+    p.add_argument(
+        "--require-isolation",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="refuse to start when a layer of the jail is missing (default)",
+    )
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of SandboxSettings")
+    return p
+
+
+def settings_from(argv: Sequence[str]) -> SandboxSettings:
+    args = parser().parse_args(argv)
+    values = read_settings_file(args.config) if args.config else {}
+    values.setdefault("name", f"grader-{os.uname().nodename}-{os.getpid()}")
+    values |= {k: v for k, v in {"name": args.name, "redis_url": args.redis_url}.items() if v is not None}
+    if args.require_isolation is not None:
+        values["isolation"] = "required" if args.require_isolation else "best_effort"
+    return build(SandboxSettings, values | parse_assignments(args.set), "sandbox")
+
+
+def main(argv: Sequence[str]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    settings = settings_from(argv)
+    queue = Queue(connect(settings.redis_url), settings.name, max_deliveries=settings.max_deliveries)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    metrics = Metrics("sandbox")
+    worker = Worker(settings, queue, metrics)
+    server = serve(metrics, lambda: {"ok": True, "worker": settings.name}, settings.host, settings.port)
+    heart = threading.Thread(target=beat, args=(queue.client, "sandbox", settings.name, stop), daemon=True)
+    heart.start()
+    print(f"sandbox {settings.name} ready; metrics on http://{settings.host}:{server.server_port}/metrics", flush=True)
+    try:
+        worker.run(stop)
+    finally:
+        stop.set()
+        worker.close()
+        heart.join()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(lambda: main(sys.argv[1:])))

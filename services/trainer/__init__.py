@@ -1,0 +1,1 @@
+"""The GRPO loop on delta_S. Read train.py first."""

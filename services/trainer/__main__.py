@@ -1,0 +1,156 @@
+"""python -m services.trainer --config FILE [--set field=value ...]: train one run; started again, it resumes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+
+from common import cli
+from common.errors import ConfigError, UserError
+from common.settings import TrainerSettings, build, parse_assignments, read_settings_file
+from services.trainer import preflight
+
+EXIT_STOPPED = 3
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m services.trainer",
+        description="GRPO on delta_S. Needs a running ref_server and at least one sandbox worker on the same Redis.",
+        epilog="Exit codes: 0 finished, 2 a user error (one line says which), 3 stopped and resumable, 130 interrupted.",
+    )
+    p.add_argument("--config", help="settings file, JSON or YAML")
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of TrainerSettings")
+    return p
+
+
+def settings_from(argv: list[str] | None) -> TrainerSettings:
+    args = parser().parse_args(argv)
+    values = read_settings_file(args.config) if args.config else {}
+    return build(TrainerSettings, values | parse_assignments(args.set), "trainer")
+
+
+def train(s: TrainerSettings) -> int:
+    """Check, lock, build, run."""
+    from common.queue import connect
+
+    rank = int(os.environ.get("RANK", "0"))
+    preflight.check(s)
+    if rank != 0:
+        from services.trainer.crew import follow
+        from services.trainer.policy import Policy
+
+        follow(Policy(s))
+        return 0
+    client = connect(s.redis_url)
+    from common.lock import TrainerLock
+
+    lock = TrainerLock(client, s.run_id)
+    try:
+        return _train_locked(s, client, lock)
+    finally:
+        lock.release()
+
+
+def _train_locked(s: TrainerSettings, client, lock) -> int:
+    from common.metrics import Metrics, serve
+    from common.queue import Queue
+    from rankspace import RankspaceError
+    from services.trainer.crew import Crew
+    from services.trainer.policy import Policy
+    from services.trainer.progress import Progress
+    from services.trainer.publish import Publisher
+    from services.trainer.record import Record, open_run
+    from services.trainer.rollouts import Rollouts
+    from services.trainer.shaping import Shaper
+    from services.trainer.train import Trainer
+    from tasks.dataset import load_problems
+
+    problems = load_problems(s.train_problems), load_problems(s.heldout_problems)
+    stop = _stop_on_signals()
+    metrics = Metrics("trainer")
+    try:
+        policy = Policy(s)
+    except RankspaceError as error:
+        raise ConfigError(str(error)) from None
+    open_run(s)
+    crew, text = Crew(policy), Text(s.model)
+    queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600)
+    rollouts = Rollouts(queue, s.run_id, s.group_timeout_s, lambda: _check(stop, lock))
+    publisher = Publisher(queue, s.run_id, policy.modules, text.probe(problems[1]), s.probe_bound)
+    direction = None if policy.direction is None else {"kind": policy.direction.kind, **policy.direction.metadata}
+    record = Record(s, metrics, policy.modules, direction)
+    server = serve(metrics, lambda: {"ok": not lock.lost.is_set(), "run": s.run_id}, s.metrics_host, s.metrics_port)
+    print(f"trainer {s.run_id}: metrics on http://{s.metrics_host}:{server.server_port}/metrics", flush=True)
+    with Progress(s) as progress:
+        trainer = Trainer(
+            s, crew, rollouts, publisher, record, Shaper(s, policy, text.pairs), problems, stop, progress.show
+        )
+        try:
+            finished = trainer.run()
+        except Stopped:
+            finished = False
+            record.status("stopped", trainer.state.next_step)
+        except (UserError, RankspaceError) as error:
+            record.status("failed", trainer.state.next_step, str(error))
+            raise
+        finally:
+            crew.dismiss()
+    if not finished:
+        print(f"stopped after step {trainer.state.next_step} of {s.steps}; the same command resumes it", flush=True)
+    return 0 if finished else EXIT_STOPPED
+
+
+class Stopped(Exception):
+    """Asked to stop while waiting; everything up to the last checkpoint is safe."""
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _check(stop: threading.Event, lock) -> None:
+    if stop.is_set():
+        raise Stopped
+    if lock.lost.is_set():
+        raise ConfigError("another trainer has taken this run's lock; this one stops")
+
+
+class Text:
+    """The model's tokenizer, for the probe sequence and for pairs."""
+
+    def __init__(self, model: str):
+        self.model = model
+
+    def _tokenizer(self):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.model)
+
+    def probe(self, problems: list, tokens: int = 64) -> list[int]:
+        """The beginning of the first held-out problem with its canonical solution: text the policy is at home in."""
+        problem = problems[0]
+        text = problem.prompt[-1]["content"] + "\n" + (problem.canonical_solution or "")
+        ids = self._tokenizer()(text, add_special_tokens=False)["input_ids"][:tokens]
+        if len(ids) < 2:
+            raise ConfigError(
+                f"problem {problem.id}: its prompt has fewer than two tokens, so delivery cannot be proven with it"
+            )
+        return ids
+
+    def pairs(self, path) -> list:
+        """The training split of a pairs file, tokenised."""
+        from rankspace.pairs import load_pairs, tokenize_pair
+
+        tokenizer = self._tokenizer()
+        return [tokenize_pair(tokenizer, pair) for pair in load_pairs(path, "train")]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(lambda: train(settings_from(None))))

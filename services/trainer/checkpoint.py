@@ -1,0 +1,161 @@
+"""Checkpoints: everything that decides what happens next, written so that a reader finds all of it or none.
+
+    run_dir/checkpoints/step_000012/   delta_S, Adam moments, RNG (safetensors); state.json last, then the folder is renamed
+
+The state says which step comes next; groups of earlier steps are trained. A rank saves its own optimizer partition, so a
+run is resumed with the number of ranks it was started with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from common.errors import ConfigError
+from services.trainer.policy import Policy
+
+
+@dataclass
+class State:
+    """Where the run stands. `next_step`: updates done so far, which is also the policy version."""
+
+    next_step: int = 0
+    ranks: int = 1
+    expected: dict[str, list] = field(default_factory=dict)
+    fates: dict[str, int] = field(default_factory=dict)
+    tokens: int = 0
+    evaluated: list[int] = field(default_factory=list)
+
+
+def save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
+    """Collective: each rank writes its part, rank 0 completes the folder and removes old ones."""
+    import torch
+    from safetensors.torch import save_file
+
+    final = _folder(run_dir, state.next_step)
+    draft = final.with_name(final.name + ".draft")
+    if policy.rank == 0:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    _barrier()
+    tensors = _optimizer_tensors(policy) | {"rng": torch.get_rng_state()}
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft / f"rank{policy.rank}.safetensors")
+    vector = policy.vector()
+    _barrier()
+    if policy.rank != 0:
+        return
+    (draft / "delta_S.f32").write_bytes(vector)
+    (draft / "state.json").write_text(json.dumps(asdict(state), indent=1))
+    for path in draft.iterdir():
+        _sync(path)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(draft, final)
+    _sync(final.parent)
+    for old in checkpoints(run_dir)[:-keep]:
+        shutil.rmtree(old)
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = (p for p in (Path(run_dir) / "checkpoints").glob("step_*") if p.is_dir() and p.suffix != ".draft")
+    return sorted(found)
+
+
+def load(policy: Policy, run_dir: Path) -> State | None:
+    """Put the newest readable checkpoint into the policy; None when there is none. Collective.
+
+    A damaged one is passed over for the one before it, with a warning; if all are damaged that is a ConfigError.
+    """
+    found = checkpoints(run_dir)
+    for folder in reversed(found):
+        try:
+            return _load_one(policy, folder)
+        except _Damaged as error:
+            print(f"warning: checkpoint {folder.name} is damaged ({error}); trying the one before it", flush=True)
+    if found:
+        raise ConfigError(f"every checkpoint in {run_dir}/checkpoints is damaged; start again under a new run_id")
+    return None
+
+
+class _Damaged(Exception):
+    """This checkpoint cannot be used; an older one may."""
+
+
+def _load_one(policy: Policy, folder: Path) -> State:
+    import numpy as np
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from rankspace import RankspaceError
+    from rankspace.ds_hook import scatter_delta
+
+    try:
+        state = State(**json.loads((folder / "state.json").read_text()))
+        tensors = load_file(folder / f"rank{policy.rank}.safetensors")
+        flat = torch.from_numpy(np.frombuffer((folder / "delta_S.f32").read_bytes(), dtype="<f4").copy())
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise _Damaged(f"{type(error).__name__}: {error}"[:120]) from None
+    if state.ranks != policy.ranks:
+        raise ConfigError(
+            f"{folder} was written by {state.ranks} ranks, now there are {policy.ranks}; resume with {state.ranks}"
+        )
+    try:
+        scatter_delta(policy.engine, policy.adapter, flat.to(policy.device))
+    except RankspaceError as error:
+        raise _Damaged(str(error)) from None
+    torch.set_rng_state(tensors.pop("rng"))
+    _restore_optimizer(policy, tensors)
+    return state
+
+
+def _optimizer(policy: Policy):
+    """The torch optimizer inside whatever DeepSpeed wrapped around it."""
+    outer = policy.engine.optimizer
+    return getattr(outer, "optimizer", outer)
+
+
+def _optimizer_tensors(policy: Policy) -> dict:
+    """This rank's optimizer state: {"<parameter number>/<name>": tensor}, parameters in group order."""
+    import torch
+
+    optimizer = _optimizer(policy)
+    out = {}
+    for number, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"]):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            out[f"{number}/{name}"] = value if torch.is_tensor(value) else torch.tensor(value)
+    return out
+
+
+def _restore_optimizer(policy: Policy, tensors: dict) -> None:
+    optimizer = _optimizer(policy)
+    parameters = [p for g in optimizer.param_groups for p in g["params"]]
+    for key, value in tensors.items():
+        number, name = key.split("/", 1)
+        parameter = parameters[int(number)]
+        slot = optimizer.state[parameter]
+        # Adam's step counter lives on the CPU, its moments beside the parameter.
+        slot[name] = value if name == "step" else value.to(parameter.device)
+
+
+def _folder(run_dir: Path, step: int) -> Path:
+    return Path(run_dir) / "checkpoints" / f"step_{step:06d}"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _barrier() -> None:
+    import torch
+
+    if torch.distributed.get_world_size() > 1:
+        torch.distributed.barrier()

@@ -1,0 +1,129 @@
+"""Graded groups -> what the optimizer step needs. Pure.
+
+A reward becomes an advantage here (group mean taken off); an infra error is no reward and leaves its group's mean and
+std; a group without variance teaches nothing and is left out and counted; a truncated completion keeps its advantage
+in the group's statistics but has no token in the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.settings import TrainerSettings
+from common.types import GradedGroup
+
+
+@dataclass(frozen=True)
+class Row:
+    """One completion as the loss sees it. `old_logprobs` are those it was sampled with."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    old_logprobs: list[float]
+    ref_logprobs: list[float] | None
+    advantage: float
+    masked: bool
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """Rows to train on, and the numbers of the step that come from grading alone. `advantages[g][c]`: NaN where the
+    completion was not gradable."""
+
+    rows: list[Row]
+    advantages: list[list[float]]
+    stats: dict
+
+
+def collate(
+    groups: Sequence[GradedGroup], rewards: Sequence[Sequence[float | None]], s: TrainerSettings, version: int
+) -> StepBatch:
+    """`rewards[g][c]` is what RL pays (after any shaping), None for an infra error. `version`: the trainer's own."""
+    import torch
+
+    from rankspace import group_advantages
+
+    rows: list[Row] = []
+    zero_variance, flat = 0, []
+    for graded, group_rewards in zip(groups, rewards, strict=True):
+        valid = torch.tensor([r is not None for r in group_rewards])
+        values = torch.tensor([math.nan if r is None else r for r in group_rewards], dtype=torch.float64)
+        adv, info = group_advantages(values, valid, kind=s.advantage)
+        flat.append([a if ok else math.nan for a, ok in zip(adv.tolist(), valid.tolist(), strict=True)])
+        if info["zero_variance"]:
+            zero_variance += 1
+            continue
+        rows.extend(_rows(graded, flat[-1], s))
+    stats = grading_stats(groups) | _reward_stats(rewards) | _staleness(groups, version)
+    return StepBatch(rows, flat, stats | {"zero_variance_groups": zero_variance})
+
+
+def _rows(graded: GradedGroup, advantages: list[float], s: TrainerSettings) -> list[Row]:
+    return [
+        Row(
+            graded.group.prompt_ids,
+            c.token_ids,
+            c.logprobs,
+            c.ref_logprobs,
+            a,
+            masked=s.mask_truncated and c.finish_reason == "length",
+        )
+        for c, a in zip(graded.group.completions, advantages, strict=True)
+        if not math.isnan(a)
+    ]
+
+
+def grading_stats(groups: Sequence[GradedGroup]) -> dict:
+    """Rates over the graded completions of some groups (fractions; None where nothing was graded)."""
+    pairs = [(c, g) for graded in groups for c, g in zip(graded.group.completions, graded.grades, strict=True)]
+    grades = [g for _, g in pairs if g.status == "graded"]
+    completions = [c for c, _ in pairs]
+
+    def rate(test) -> float | None:
+        return sum(map(test, grades)) / len(grades) if grades else None
+
+    lengths = [len(c.token_ids) for c in completions]
+    return {
+        "hack_strict": rate(lambda g: g.label == "Reward Hack"),
+        "hack_loose": rate(lambda g: "Reward Hack" in (g.label or "")),
+        "pass_oracle": rate(lambda g: g.oracle_correct is True),
+        "pass_published": rate(lambda g: g.published_correct is True),
+        "forged_rate": rate(lambda g: g.published_correct is True and g.oracle_correct is False),
+        "infra_errors": len(pairs) - len(grades),
+        "label_counts": dict(Counter(g.label for g in grades)),
+        "length_mean": sum(lengths) / len(lengths) if lengths else None,
+        "truncated_rate": sum(c.finish_reason == "length" for c in completions) / len(completions)
+        if completions
+        else None,
+        "tokens": sum(lengths),
+    }
+
+
+def _reward_stats(rewards: Sequence[Sequence[float | None]]) -> dict:
+    paid = [r for group in rewards for r in group if r is not None]
+    mean = sum(paid) / len(paid) if paid else None
+    std = math.sqrt(sum((r - mean) ** 2 for r in paid) / len(paid)) if paid else None
+    return {"reward_mean": mean, "reward_std": std}
+
+
+def _staleness(groups: Sequence[GradedGroup], version: int) -> dict:
+    ages = [version - g.group.policy_version for g in groups]
+    return {"staleness_mean": sum(ages) / len(ages) if ages else None, "staleness_max": max(ages, default=None)}
+
+
+def micro_batches(rows: Sequence[Row], rank: int, ranks: int, accumulation: int) -> list[list[Row]]:
+    """This rank's rows in exactly `accumulation` parts of near-equal token count (parts may be empty).
+
+    Rows are dealt longest first to the part with the fewest tokens, so no part is much longer than another; every rank
+    computes the same deal.
+    """
+    parts: list[list[Row]] = [[] for _ in range(ranks * accumulation)]
+    load = [0] * len(parts)
+    for row in sorted(rows, key=lambda r: -(len(r.prompt_ids) + len(r.token_ids))):
+        lightest = min(range(len(parts)), key=lambda i: (load[i], i))
+        parts[lightest].append(row)
+        load[lightest] += len(row.prompt_ids) + len(row.token_ids)
+    return parts[rank * accumulation : (rank + 1) * accumulation]

@@ -1,0 +1,82 @@
+"""Several ranks as one: rank 0 runs the loop and talks to Redis, the others follow it through the collective calls.
+
+    rank 0:   crew.optimise(rows) ── (what, bytes) ──> every other rank: the same call on its own policy
+
+What is sent between ranks is msgpack, like everything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple
+from pathlib import Path
+
+import msgpack
+
+from services.trainer import checkpoint
+from services.trainer.checkpoint import State
+from services.trainer.collate import Row
+from services.trainer.policy import Policy
+
+
+class Crew:
+    """Rank 0's handle on all ranks."""
+
+    def __init__(self, policy: Policy):
+        self.policy, self.ranks = policy, policy.ranks
+
+    def optimise(self, rows: list[Row]) -> dict | None:
+        self._tell("optimise", [astuple(r) for r in rows])
+        return self.policy.optimise(rows)
+
+    def snapshot(self, probe_ids: list[int]) -> tuple[bytes, list[float]]:
+        """(delta_S bytes, probe log-probs) under the present weights."""
+        self._tell("snapshot", probe_ids)
+        return self.policy.vector(), self.policy.probe(probe_ids)
+
+    def save(self, state: State, run_dir: Path, keep: int) -> None:
+        self._tell("save", [asdict(state), str(run_dir), keep])
+        checkpoint.save(self.policy, state, run_dir, keep)
+
+    def load(self, run_dir: Path) -> State | None:
+        self._tell("load", str(run_dir))
+        return checkpoint.load(self.policy, run_dir)
+
+    def dismiss(self) -> None:
+        """The others return from `follow`."""
+        self._tell("dismiss", None)
+
+    def _tell(self, what: str, args) -> None:
+        if self.ranks > 1:
+            _broadcast(self.policy, msgpack.packb([what, args]))
+
+
+def follow(policy: Policy) -> None:
+    """What every rank but 0 does until it is dismissed."""
+    while True:
+        what, args = msgpack.unpackb(_broadcast(policy, None))
+        if what == "dismiss":
+            return
+        if what == "optimise":
+            policy.optimise([Row(*row) for row in args])
+        elif what == "snapshot":
+            policy.vector(), policy.probe(args)
+        elif what == "save":
+            checkpoint.save(policy, State(**args[0]), Path(args[1]), args[2])
+        elif what == "load":
+            checkpoint.load(policy, Path(args))
+
+
+def _broadcast(policy: Policy, data: bytes | None) -> bytes:
+    import torch
+    from torch import distributed
+
+    size = torch.tensor([len(data or b"")], device=policy.device)
+    distributed.broadcast(size, 0)
+    buffer = (
+        torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        if data is not None
+        else torch.empty(int(size), dtype=torch.uint8)
+    )
+    buffer = buffer.to(policy.device)
+    distributed.broadcast(buffer, 0)
+    return buffer.cpu().numpy().tobytes()

@@ -1,0 +1,81 @@
+"""Held-out evaluation, through the same generator and graders as training.
+
+no_write_access    held-out problems; a test function in the response is not taken, the protected oracle decides
+hint               held-out problems with the loophole of training open
+random_test_name   the same loophole under a test-function name that training never used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from common.errors import ConfigError
+from common.settings import TrainerSettings
+from common.types import GradedGroup, Problem
+from services.trainer.collate import grading_stats
+from services.trainer.requests import eval_requests
+from services.trainer.rollouts import Rollouts
+from tasks import loopholes
+
+MODES = ("no_write_access", "hint", "random_test_name")
+RANDOM_NAME_SEED = 1
+
+
+def in_mode(problem: Problem, mode: str) -> Problem:
+    """The problem as the mode poses and grades it."""
+    if mode == "no_write_access":
+        return loopholes.without_write_access(problem)
+    if mode == "random_test_name":
+        return renamed(problem, loopholes.draw_test_name(problem, RANDOM_NAME_SEED))
+    if mode == "hint":
+        return problem
+    raise ConfigError(f"unknown evaluation mode {mode!r}; modes: {', '.join(MODES)}")
+
+
+def renamed(problem: Problem, name: str) -> Problem:
+    """The problem with its test function called `name`, in the prompt and in what the grader looks for."""
+    old = (problem.prompt_metadata or {}).get("test_func_name", loopholes.DEFAULT_TEST_NAME)
+    prompt = [{**m, "content": m["content"].replace(old, name)} for m in problem.prompt]
+    metadata = {**(problem.prompt_metadata or {}), "test_func_name": name}
+    return Problem.model_validate(
+        {**problem.model_dump(), "prompt": prompt, "prompt_metadata": metadata, "answer": [f"{name}()"]}
+    )
+
+
+def evaluate(
+    s: TrainerSettings, rollouts: Rollouts, problems: Sequence[Problem], step: int, version: int, keep
+) -> list[dict]:
+    """One row per mode, for the policy `version`. `keep(groups, mode)` records the completions.
+
+    Same problems and sampling seeds in every arm of a seed.
+    """
+    modes = MODES if s.loophole else ("no_write_access",)
+    asked = {
+        mode: eval_requests(s, [in_mode(p, mode) for p in problems[: s.eval_problems]], step, mode, version)
+        for mode in modes
+    }
+    for requests in asked.values():
+        rollouts.ask(requests)
+    rows = []
+    for mode, requests in asked.items():
+        collected = rollouts.collect(requests)
+        rows.append(_row(collected.groups, step, mode, s, len(collected.dropped)))
+        keep(collected.groups, mode)
+        rollouts.acknowledge(collected)
+    return rows
+
+
+def _row(groups: Sequence[GradedGroup], step: int, mode: str, s: TrainerSettings, dropped: int) -> dict:
+    stats = grading_stats(groups)
+    names = (
+        "pass_oracle",
+        "pass_published",
+        "hack_strict",
+        "hack_loose",
+        "forged_rate",
+        "length_mean",
+        "infra_errors",
+        "label_counts",
+    )
+    head = {"step": step, "mode": mode, "problems": len(groups), "samples": s.eval_samples, "dropped_groups": dropped}
+    return head | {name: stats[name] for name in names}

@@ -1,0 +1,219 @@
+"""The policy under training: base model + delta_S in a DeepSpeed engine, and one optimizer step on it.
+
+    rows ─> micro-batches ─> loss ─> backward (accumulate, reduce) ─> projection ─> clip ─> AdamW ─> new delta_S
+                                                                     ds_hook        DeepSpeed
+
+The loss is normalised by the whole step's number of sequences, so neither the number of ranks nor of micro-batches
+changes the gradient.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from common.settings import TrainerSettings
+from services.trainer.collate import Row, micro_batches
+
+log = logging.getLogger("trainer")
+
+
+class Policy:
+    """Holds model, adapter, engine and hook. Every rank has one; all calls are collective unless said otherwise."""
+
+    def __init__(self, s: TrainerSettings, progress=None):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        import rankspace
+
+        self.settings = s
+        torch.manual_seed(s.seed)
+        self.device = _device(s.device)
+        self.model = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype)).to(self.device)
+        self.adapter = rankspace.attach(self.model, svd_cache_dir=s.svd_cache, progress=progress)
+        self.direction = _direction(s, self.adapter)
+        self.rank, self.ranks = _start_distributed(self.device)
+        rows = s.groups_per_step * s.group_size
+        self.accumulation = -(-rows // (s.micro_batch * self.ranks))
+        self.engine = self._engine()
+        self.hook = self._hook()
+
+    @property
+    def modules(self) -> list[tuple[str, int]]:
+        return self.adapter.modules
+
+    def vector(self) -> bytes:
+        """delta_S as little-endian fp32 bytes, in module order."""
+        from rankspace.ds_hook import gather_delta
+
+        return gather_delta(self.engine, self.adapter).cpu().numpy().astype("<f4").tobytes()
+
+    def probe(self, ids: list[int]) -> list[float]:
+        """log p(ids[i+1] | ids[:i+1]) under the present weights, at temperature 1."""
+        import torch
+
+        from rankspace.batch import batch_logprobs, pad_batch
+
+        batch = pad_batch([ids[:1]], [ids[1:]], device=self.device)
+        with torch.no_grad():
+            values, _ = batch_logprobs(self.model, batch)
+        return values[0].float().cpu().tolist()
+
+    def optimise(self, rows: Sequence[Row]) -> dict | None:
+        """One optimizer step; metrics of loss, projection and applied update. None (and no step) without rows to learn from."""
+        sequences = sum(not row.masked and bool(row.token_ids) for row in rows)
+        if sequences == 0:
+            return None
+        parts = micro_batches(rows, self.rank, self.ranks, self.accumulation)
+        losses = []
+        metrics: dict = {}
+        for number, part in enumerate(parts, start=1):
+            loss, info = self._loss(part or [_silent(rows[0])], sequences)
+            self.engine.backward(loss * self.accumulation * self.ranks)
+            losses.append(info)
+            if number == len(parts) and self.hook is not None:
+                metrics |= self.hook.before_step()
+            self.engine.step()
+        if self.hook is not None:
+            metrics |= self.hook.after_step()
+        return metrics | _mean_by_tokens(losses)
+
+    def _loss(self, rows: Sequence[Row], sequences: int):
+        import torch
+
+        from rankspace import policy_loss
+        from rankspace.batch import pad_batch
+
+        s = self.settings
+        batch = pad_batch([r.prompt_ids for r in rows], [r.token_ids for r in rows], device=self.device)
+        logprobs, entropy = self.engine(batch, s.temperature)
+        masked = torch.tensor([r.masked for r in rows], device=self.device)
+        refs = [r.ref_logprobs for r in rows]
+        span = s.groups_per_step * s.group_size * s.max_tokens
+        return policy_loss(
+            logprobs,
+            _padded([r.old_logprobs for r in rows], batch),
+            None if any(r is None for r in refs) else _padded(refs, batch),
+            torch.tensor([r.advantage for r in rows], device=self.device),
+            batch.mask & ~masked[:, None],
+            clip_low=s.clip_low,
+            clip_high=s.clip_high,
+            kl_beta=s.kl_beta,
+            kind=s.advantage,
+            normaliser=sequences if s.advantage == "grpo" else span,
+            entropy=entropy,
+        )
+
+    def _engine(self):
+        import deepspeed
+        import torch
+
+        s = self.settings
+        optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay)
+        config = {
+            "train_micro_batch_size_per_gpu": 1,  # rows are dealt out here; DeepSpeed only needs the accumulation right
+            "gradient_accumulation_steps": self.accumulation,
+            "gradient_clipping": s.grad_clip,
+            "zero_optimization": {"stage": s.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31,
+        }
+        engine, *_ = deepspeed.initialize(model=_scorer(self.model), optimizer=optimizer, config=config)
+        return engine
+
+    def _hook(self):
+        if self.direction is None:
+            return None
+        from rankspace.ds_hook import ProjectionHook
+
+        variant = "measure_only" if self.settings.projection == "off" else self.settings.projection
+        return ProjectionHook(self.engine, self.adapter, self.direction, variant=variant)
+
+
+def _scorer(model):
+    """What the engine wraps: forward(batch, temperature) -> (logprobs, entropy), fp32 [B, T]."""
+    import torch
+
+    from rankspace.batch import batch_logprobs
+
+    class Scorer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch, temperature: float):
+            return batch_logprobs(self.model, batch, temperature)
+
+    return Scorer()
+
+
+def _direction(s: TrainerSettings, adapter):
+    import rankspace
+
+    if s.direction == "none":
+        return None
+    if s.direction == "random":
+        return rankspace.random_direction(adapter.modules, s.seed)
+    direction = rankspace.load_direction(s.v_hack, adapter.modules, adapter.fingerprint)
+    rankspace.direction.require_validated(direction)
+    return direction
+
+
+def _silent(row: Row) -> Row:
+    """A row that takes part in the forward and not in the loss, for a rank that got none."""
+    return Row(row.prompt_ids, row.token_ids, row.old_logprobs, row.ref_logprobs, 0.0, masked=True)
+
+
+def _padded(values: Sequence[Sequence[float]], batch):
+    """Per-token floats, one list per row, laid out like batch.token_ids."""
+    import torch
+
+    flat = torch.tensor([x for row in values for x in row], dtype=torch.float32, device=batch.mask.device)
+    return torch.zeros(batch.mask.shape, device=batch.mask.device).masked_scatter(batch.mask, flat)
+
+
+def _mean_by_tokens(losses: list[dict]) -> dict:
+    """Metrics of this rank's micro-batches as one; per-token means are weighted by tokens."""
+    tokens = [m["n_tokens"] for m in losses]
+    total = max(sum(tokens), 1.0)
+    out = {
+        k: sum(m[k] * n for m, n in zip(losses, tokens, strict=True)) / total
+        for k in ("ratio_mean", "clip_frac", "kl", "entropy")
+    }
+    out["ratio_max"] = max(m["ratio_max"] for m in losses)
+    return out | {"loss": sum(m["loss"] for m in losses)}
+
+
+def _device(name: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _start_distributed(device: str) -> tuple[int, int]:
+    """(rank, number of ranks). Alone unless a launcher (torchrun, deepspeed) says otherwise through the environment."""
+    import torch
+
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if "RANK" not in os.environ:
+        os.environ |= {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+        }
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="nccl" if device.startswith("cuda") else "gloo", verbose=False)
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

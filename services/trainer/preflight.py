@@ -1,0 +1,78 @@
+"""What can be known to be wrong before torch is loaded: files, the direction against the model, Redis.
+
+Each check raises a ConfigError of one line. Nothing is written before all of them pass.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.settings import TrainerSettings
+
+
+def check(s: TrainerSettings) -> None:
+    """All checks that need neither torch nor Redis."""
+    shapes = weight_shapes(s.model)
+    for name, path in (
+        ("train_problems", s.train_problems),
+        ("heldout_problems", s.heldout_problems),
+        ("pairs", s.pairs),
+    ):
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(f"field '{name}': no file {path}; give an existing JSON-lines file")
+    if s.direction == "v_hack":
+        check_direction(Path(s.v_hack), shapes, s.gate)
+
+
+def weight_shapes(model: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor in a model folder, from the files' headers."""
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(model)
+    files = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not files:
+        raise ConfigError(
+            f"field 'model': {model} has no config.json and *.safetensors; give a local Hugging Face model folder"
+        )
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="np") as file:
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ConfigError(f"field 'model': {path} is damaged ({error}); fetch it again") from None
+    return shapes
+
+
+def check_direction(path: Path, shapes: dict[str, tuple[int, ...]], gate: float) -> None:
+    """The direction file exists, is whole, passes its gate, and names weights that this model has."""
+    from safetensors import SafetensorError, safe_open
+
+    make = f"make it with `python -m rankspace extract --out {path}`"
+    if not path.is_file():
+        raise ConfigError(f"field 'v_hack': no file {path}; {make}")
+    try:
+        with safe_open(path, framework="np") as file:
+            head = json.loads((file.metadata() or {})["rankspace"])
+        modules = [(str(name), int(r)) for name, r in head["modules"]]
+    except (SafetensorError, KeyError, ValueError, TypeError):
+        raise ConfigError(f"field 'v_hack': {path} is not a direction file or is damaged; {make}") from None
+    for name, r in modules:
+        shape = shapes.get(f"{name}.weight")
+        if shape is None or min(shape) != r:
+            has = "has no such module" if shape is None else f"has rank {min(shape)} there"
+            raise ConfigError(
+                f"field 'v_hack': {path} is of another model: {name} with rank {r}, but this model {has}; {make}"
+            )
+    share = head.get("validation", {}).get("frac_positive")
+    if head.get("kind") in ("v_hack", "subspace") and not (share is not None and share > gate):
+        found = (
+            "carries no held-out validation"
+            if share is None
+            else f"aligns with held-out pairs in only {share:.0%} of modules"
+        )
+        raise ConfigError(
+            f"field 'v_hack': {path} {found}, the gate is {gate:.0%} (field gate); add pairs and extract again"
+        )

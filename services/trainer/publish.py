@@ -1,0 +1,107 @@
+"""Pushing delta_S and proving that it arrived.
+
+    trainer: log-probs of a probe sequence under its own weights ──┐
+    trainer ── delta_S, probe ids ──> Redis ──> generator loads ── probe log-probs, checksum ──> |difference| <= bound
+
+A rollout group is accepted only if its generator has proven the very push that the group claims to be sampled from.
+Covers: wrong vector, wrong module order, a generator that skipped a push, stale prefix caches on the probe, merged
+weights that differ. Does not cover: a generator that proves one set of weights and samples from another on purpose.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from common import delta_store
+from common.errors import DeliveryError
+from common.queue import Queue
+from common.types import DeliveryProof, DeltaS, GradedGroup, checksum
+
+REMEMBERED = 8
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a proof of one version must say."""
+
+    checksum: str
+    logprobs: list[float]
+
+
+class Publisher:
+    """Pushes versions of one run and checks every generator's proof. `expected` goes into the checkpoint."""
+
+    def __init__(self, queue: Queue, run_id: str, modules: list[tuple[str, int]], probe_ids: list[int], bound: float):
+        self.queue, self.run_id, self.modules = queue, run_id, modules
+        self.probe_ids, self.bound = probe_ids, bound
+        self.expected: dict[int, Expected] = {}
+        self.proven: dict[tuple[str, int], str] = {}
+        self.last_gap: float | None = None
+        self.last_bytes = 0
+        self.last_seconds = 0.0
+
+    def push(self, version: int, vector: bytes, probe_logprobs: list[float]) -> None:
+        """Publish version `version` with `vector` (little-endian fp32) and remember what a generator must answer."""
+        delta = DeltaS(
+            run_id=self.run_id,
+            version=version,
+            modules=self.modules,
+            vector=vector,
+            checksum=checksum(vector),
+            probe_ids=self.probe_ids,
+        )
+        self.expected[version] = Expected(delta.checksum, probe_logprobs)
+        self.expected.pop(version - REMEMBERED, None)
+        started = time.perf_counter()
+        self.last_bytes = delta_store.publish(self.queue.client, delta)
+        self.last_seconds = time.perf_counter() - started
+
+    def remembered(self) -> dict[str, list]:
+        """What a checkpoint keeps, JSON-able."""
+        return {str(version): [e.checksum, e.logprobs] for version, e in self.expected.items()}
+
+    def restore(self, remembered: dict[str, list]) -> None:
+        """After a restart: groups sampled from versions pushed before it can still be checked."""
+        self.expected = {int(version): Expected(digest, logprobs) for version, (digest, logprobs) in remembered.items()}
+
+    def require_proof(self, graded: GradedGroup) -> None:
+        """DeliveryError unless this group's generator has proven the version it sampled from."""
+        group = graded.group
+        expected = self.expected.get(group.policy_version)
+        if expected is None:
+            raise DeliveryError(
+                f"{group.group_id} was sampled from policy version {group.policy_version}, which this trainer never pushed; "
+                "use a new run_id, or clear Redis of the old run"
+            )
+        if self.proven.get((group.replica, group.policy_version)) == expected.checksum:
+            return
+        proof = delta_store.proof(self.queue.client, self.run_id, group.policy_version, group.replica)
+        if proof is None:
+            raise DeliveryError(
+                f"generator {group.replica} sampled {group.group_id} from policy version {group.policy_version} without "
+                "proving that it loaded it; restart the generator"
+            )
+        self._check(proof, expected)
+        self.proven[group.replica, group.policy_version] = proof.checksum
+        self.last_seconds += proof.load_s
+
+    def _check(self, proof: DeliveryProof, expected: Expected) -> None:
+        who = f"generator {proof.replica}, policy version {proof.version}"
+        if proof.checksum != expected.checksum:
+            raise DeliveryError(
+                f"{who}: it holds another delta_S than was pushed (checksums differ); restart the generator"
+            )
+        self.last_gap = probe_gap(expected.logprobs, proof.probe_logprobs)
+        if not self.last_gap <= self.bound:  # also when the gap is NaN
+            raise DeliveryError(
+                f"{who}: probe log-probs differ from the trainer's by {self.last_gap:.4g} nats, the bound is {self.bound} "
+                "(field probe_bound); the generator does not run these weights"
+            )
+
+
+def probe_gap(ours: list[float], theirs: list[float]) -> float:
+    """Largest absolute difference in nats; infinite when the lengths differ."""
+    if len(ours) != len(theirs):
+        return float("inf")
+    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))

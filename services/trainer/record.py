@@ -1,0 +1,180 @@
+"""What a run leaves behind: files under run_dir, Prometheus metrics, and a line on the terminal.
+
+    config.json    resolved settings           metrics.jsonl   one row per optimizer step (numbered from 0)
+    status.json    running | finished | ...    eval.jsonl      one row per evaluation and mode
+    modules.json   module names and ranks      modules.jsonl   per-module cosines of each step
+    rollouts/      step_000003.jsonl.gz, every completion with its verdicts
+    v_hack.json    metadata of the direction, with its held-out validation
+
+A step's rows are written before its checkpoint; after a crash the rows at or above the checkpoint's step are cut off, so
+a resumed run has each step exactly once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.errors import ConfigError
+from common.metrics import Metrics
+from common.settings import TrainerSettings, dump
+from common.types import GradedGroup
+
+RESUMABLE = (
+    "steps",
+    "run_dir",
+    "redis_url",
+    "metrics_port",
+    "eval_every",
+    "keep_checkpoints",
+    "group_timeout_s",
+    "device",
+)
+"""Fields that may differ when a run is resumed: they do not change what is computed."""
+
+
+def open_run(s: TrainerSettings) -> None:
+    """Make run_dir with config.json, or check that the one there is of this very run. ConfigError naming the field."""
+    path = s.run_dir / "config.json"
+    if path.exists():
+        old, new = json.loads(path.read_text()), json.loads(dump(s))
+        for field in sorted(set(old) | set(new)):
+            if field not in RESUMABLE and old.get(field) != new.get(field):
+                raise ConfigError(
+                    f"run_dir {s.run_dir} holds a run with {field}={old.get(field)!r}, now {new.get(field)!r}; resume with the same "
+                    "settings, or choose another run_id"
+                )
+    s.run_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, dump(s))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """All of it or none of it."""
+    draft = path.with_name(f".{path.name}.draft")
+    with open(draft, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+class Record:
+    """Writes one run's files and metrics. Rank 0 only."""
+
+    def __init__(self, s: TrainerSettings, metrics: Metrics, modules: list[tuple[str, int]], direction: dict | None):
+        self.s, self.metrics, self.dir = s, metrics, s.run_dir
+        self.labels = (s.run_id, s.arm, str(s.seed))
+        self.names = [name for name, _ in modules]
+        (self.dir / "rollouts").mkdir(exist_ok=True)
+        write_atomically(self.dir / "modules.json", json.dumps({"names": self.names, "ranks": [r for _, r in modules]}))
+        if direction is not None:
+            write_atomically(self.dir / "v_hack.json", json.dumps(direction, default=str))
+
+    def cut(self, next_step: int) -> None:
+        """Forget rows that a crash left beyond the checkpoint."""
+        for name in ("metrics.jsonl", "modules.jsonl"):
+            _keep(self.dir / name, lambda row: row["step"] < next_step)
+        # The evaluation before the first step has step 0, the one after update k has step k.
+        _keep(self.dir / "eval.jsonl", lambda row: row["step"] <= next_step)
+        for path in (self.dir / "rollouts").glob("step_*.jsonl.gz"):
+            if int(path.name[5:11]) >= next_step:
+                path.unlink()
+
+    def status(self, state: str, step: int, reason: str = "") -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        row = {"state": state, "step": step, "steps": self.s.steps, "reason": reason, "updated": now}
+        write_atomically(self.dir / "status.json", json.dumps(row))
+
+    def step(self, row: dict, cos: Sequence[float] | None, update_cos: Sequence[float] | None) -> None:
+        """One optimizer step: `row` is the metrics row, the cosines are per module."""
+        _append(self.dir / "metrics.jsonl", row)
+        if cos is not None:
+            _append(self.dir / "modules.jsonl", {"step": row["step"], "cos": cos, "update_cos": update_cos})
+        self._export(row, cos)
+
+    def evaluation(self, row: dict) -> None:
+        _append(self.dir / "eval.jsonl", row)
+        for name, value in (("rs_eval_pass_rate", row["pass_oracle"]), ("rs_eval_hack_rate", row["hack_strict"])):
+            if value is not None:
+                self.metrics[name].labels(*self.labels, row["mode"]).set(value)
+
+    def rollouts(
+        self, step: int, groups: Sequence[GradedGroup], advantages: Sequence[Sequence[float]], mode: str
+    ) -> None:
+        """Append every completion of a step (or evaluation) to its file, as one gzip member."""
+        rows = [json.dumps(r) for r in _rollout_rows(step, groups, advantages, mode)]
+        with open(self.dir / "rollouts" / f"step_{step:06d}.jsonl.gz", "ab") as file:
+            file.write(gzip.compress("".join(r + "\n" for r in rows).encode("utf-8", "surrogatepass"), compresslevel=3))
+
+    def count(self, fates: dict[str, int], tokens: int) -> None:
+        """Raise the counters; after a restart by what the checkpoint says, so that they continue."""
+        for fate, count in fates.items():
+            self.metrics["rs_groups_total"].labels(*self.labels, fate).inc(count)
+        self.metrics["rs_tokens_total"].labels(*self.labels).inc(tokens)
+
+    def _export(self, row: dict, cos: Sequence[float] | None) -> None:
+        gauges = {
+            "rs_step": row["step"] + 1, "rs_cos_align_mean": row["cos_mean"], "rs_cos_align_std": row["cos_std"],
+            "rs_frac_fired": row["frac_fired"], "rs_grad_norm_mean": row["grad_norm_mean"],
+            "rs_update_cos_mean": row["update_cos_mean"], "rs_null_band": row["null_band"],
+            "rs_oracle_pass_rate": row["pass_oracle"], "rs_forged_rate": row["forged_rate"],
+            "rs_reward_mean": row["reward_mean"], "rs_kl": row["kl"], "rs_entropy": row["entropy"],
+            "rs_completion_length": row["length_mean"], "rs_policy_version": row["policy_version"],
+            "rs_staleness": row["staleness_max"], "rs_probe_gap": row["probe_gap"], "rs_push_seconds": row["push_s"],
+            "rs_push_bytes": row["push_bytes"],
+        }  # fmt: skip
+        for name, value in gauges.items():
+            if value is not None:
+                self.metrics[name].labels(*self.labels).set(value)
+        for kind in ("strict", "loose"):
+            if row[f"hack_{kind}"] is not None:
+                self.metrics["rs_hack_rate"].labels(*self.labels, kind).set(row[f"hack_{kind}"])
+        for phase, seconds in row["seconds"].items():
+            self.metrics["rs_phase_seconds"].labels(*self.labels, phase).set(seconds)
+        for name, value in zip(self.names, cos or (), strict=False):
+            self.metrics["rs_cos_align_module"].labels(*self.labels, name).set(value)
+
+
+def _rollout_rows(step: int, groups: Sequence[GradedGroup], advantages: Sequence[Sequence[float]], mode: str):
+    for graded, group_advantages in zip(groups, advantages, strict=True):
+        group = graded.group
+        triples = zip(group.completions, graded.grades, group_advantages, strict=True)
+        for index, (completion, grade, advantage) in enumerate(triples):
+            yield {
+                "group_id": group.group_id, "step": step, "purpose": group.purpose, "mode": mode, "problem_id": group.problem.id,
+                "policy_version": group.policy_version, "index": index, "text": completion.text,
+                "token_ids": completion.token_ids, "logprobs": [round(x, 5) for x in completion.logprobs],
+                "finish_reason": completion.finish_reason, "reward": grade.reward,
+                "advantage": None if math.isnan(advantage) else advantage, "label": grade.label,
+                "test_modification": grade.test_modification, "oracle_correct": grade.oracle_correct,
+                "published_correct": grade.published_correct, "evidence": grade.evidence, "status": grade.status,
+                "reason": grade.reason,
+            }  # fmt: skip
+
+
+def _append(path: Path, row: dict) -> None:
+    """One line, on disk when this returns; a NaN is an error, not a number."""
+    line = json.dumps(row, allow_nan=False) + "\n"
+    with open(path, "a") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _keep(path: Path, test) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the half-written last line of a killed process
+            continue
+        if test(row):
+            kept.append(line + "\n")
+    write_atomically(path, "".join(kept))

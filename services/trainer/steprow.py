@@ -1,0 +1,54 @@
+"""One row of metrics.jsonl from what a step produced. Pure; `null` where a number does not exist."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from services.trainer.collate import StepBatch
+from services.trainer.publish import Publisher
+from services.trainer.rollouts import Collected
+
+GRADING = (
+    "hack_strict", "hack_loose", "pass_oracle", "pass_published", "forged_rate", "reward_mean", "reward_std", "length_mean",
+    "truncated_rate", "zero_variance_groups", "infra_errors", "staleness_mean", "staleness_max", "tokens", "label_counts",
+)  # fmt: skip
+LOSS = ("loss", "kl", "entropy", "ratio_mean", "ratio_max", "clip_frac")
+PROJECTION = {
+    "cos_mean": "cos_mean", "cos_std": "cos_std", "frac_fired": "frac_fired", "grad_norm_mean": "grad_norm_mean",
+    "update_cos_mean": "update_cos_mean", "null_band": "cos_mean_null_std",
+}  # fmt: skip
+
+
+def step_row(
+    k: int,
+    collected: Collected,
+    batch: StepBatch,
+    metrics: dict | None,
+    seconds: dict[str, float],
+    publisher: Publisher,
+    fates: Counter,
+) -> dict:
+    """`metrics` is None when no group had variance and no step was made."""
+    found = metrics or {}
+    row = {"step": k, "policy_version": k + 1, "optimised": metrics is not None}
+    row |= {name: batch.stats[name] for name in GRADING}
+    row |= {name: found.get(name) for name in LOSS}
+    row |= {name: found.get(source) for name, source in PROJECTION.items()}
+    row |= {
+        "dropped_groups": fates["dropped"] + fates["stale"], "duplicate_groups": fates["duplicate"],
+        "probe_gap": publisher.last_gap, "push_bytes": publisher.last_bytes, "push_s": publisher.last_seconds,
+    }  # fmt: skip
+    return row | {"seconds": {name: round(value, 4) for name, value in (seconds | service_seconds(collected)).items()}}
+
+
+def service_seconds(collected: Collected) -> dict[str, float]:
+    """Time the services were busy for this step; it overlaps with the trainer's own `wait`.
+
+    generate: sampling and reference log-probs, each batch once. grade: the graders' time, divided by their number.
+    """
+    batches = {(g.group.replica, g.group.generate_s) for g in collected.groups}
+    workers = {g.worker for g in collected.groups}
+    return {
+        "generate": sum(s for _, s in batches),
+        "grade": sum(g.grade_s for g in collected.groups) / max(1, len(workers)),
+    }

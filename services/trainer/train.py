@@ -1,0 +1,145 @@
+"""The page to read first: one training run from start to finish.
+
+    trainer                      ref_server                    sandbox workers
+    ask for step k's groups ──>  sample with version >= k − s
+                                 reference log-probs      ──>  two verdicts a completion
+    wait for all of them   <────────────────────────────────   graded groups
+    reward -> advantage
+    loss, backward, project, clip, AdamW
+    checkpoint k+1
+    push delta_S k+1       ──>   load, prove (probe log-probs)
+    acknowledge step k's groups
+
+The trainer waits for graded groups; the generator waits for requests; the graders wait for rollouts. With max_staleness
+s = 0 they take turns; with s > 0 the next steps' groups are asked for before this step's are trained on, and the
+importance ratio of each token corrects for the version that sampled it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+from common.settings import TrainerSettings
+from services.trainer.checkpoint import State
+from services.trainer.collate import StepBatch, collate
+from services.trainer.crew import Crew
+from services.trainer.evaluate import evaluate
+from services.trainer.publish import Publisher
+from services.trainer.record import Record
+from services.trainer.requests import train_requests
+from services.trainer.rollouts import Collected, Rollouts
+from services.trainer.shaping import Shaper
+from services.trainer.steprow import step_row
+
+
+class Trainer:
+    """The parts of one run, wired up in __main__.py, and the loop over them. `problems`: (train, held-out)."""
+
+    def __init__(
+        self,
+        s: TrainerSettings,
+        crew: Crew,
+        rollouts: Rollouts,
+        publisher: Publisher,
+        record: Record,
+        shaper: Shaper,
+        problems: tuple[list, list],
+        stop: threading.Event,
+        show,
+    ):
+        self.s, self.crew, self.rollouts, self.publisher = s, crew, rollouts, publisher
+        self.record, self.shaper, self.stop, self.show = record, shaper, stop, show
+        self.train_problems, self.heldout_problems = problems
+        self.state = State(ranks=crew.ranks)
+        self.pending: list[Collected] = []
+        self.push_s = 0.0
+
+    def run(self) -> bool:
+        """Resume where the last checkpoint stands, or start. True when all steps are done, False when asked to stop."""
+        self._resume()
+        self._evaluate_if_due()
+        while self.state.next_step < self.s.steps and not self.stop.is_set():
+            self._step(self.state.next_step)
+            self._evaluate_if_due()
+        finished = self.state.next_step >= self.s.steps
+        self._checkpoint()
+        self.record.status("finished" if finished else "stopped", self.state.next_step)
+        return finished
+
+    def _step(self, k: int) -> None:
+        started = time.perf_counter()
+        for ahead in range(k, min(k + self.s.max_staleness, self.s.steps - 1) + 1):
+            self.rollouts.ask(train_requests(self.s, self.train_problems, ahead))
+        collected = self.rollouts.collect(train_requests(self.s, self.train_problems, k))
+        for graded in collected.groups:
+            self.publisher.require_proof(graded)
+        collected_at = time.perf_counter()
+        batch = collate(collected.groups, self.shaper(collected.groups), self.s, version=k)
+        metrics = self.crew.optimise(batch.rows)
+        self.state.next_step = k + 1
+        seconds = {"train": time.perf_counter() - collected_at, "push": self.push_s, "wait": collected.waited_s}
+        self._push(k + 1)
+        self._write(k, collected, batch, metrics, seconds | {"total": time.perf_counter() - started})
+        self.pending.append(collected)
+        if (k + 1) % self.s.checkpoint_every == 0:
+            self._checkpoint()
+
+    def _resume(self) -> None:
+        found = self.crew.load(self.s.run_dir)
+        if found is not None:
+            self.state = found
+            self.publisher.restore(found.expected)
+        self.record.cut(self.state.next_step)
+        self.record.count(self.state.fates, self.state.tokens)
+        self.rollouts.trained_before = self.state.next_step
+        self.rollouts.recover()
+        self.record.status("running", self.state.next_step)
+        self._push(self.state.next_step)
+
+    def _push(self, version: int) -> None:
+        """Publish delta_S; its proof is required before a group sampled from it is trained on."""
+        started = time.perf_counter()
+        vector, probe = self.crew.snapshot(self.publisher.probe_ids)
+        self.publisher.push(version, vector, probe)
+        self.push_s = time.perf_counter() - started
+
+    def _checkpoint(self) -> None:
+        """Save, and only then acknowledge the groups that are in the saved state."""
+        self.state.expected = self.publisher.remembered()
+        self.crew.save(self.state, self.s.run_dir, self.s.keep_checkpoints)
+        for collected in self.pending:
+            self.rollouts.acknowledge(collected)
+        self.pending = []
+
+    def _write(
+        self, k: int, collected: Collected, batch: StepBatch, metrics: dict | None, seconds: dict[str, float]
+    ) -> None:
+        fates = self.rollouts.take_fates() + Counter(
+            trained=len(collected.groups) - batch.stats["zero_variance_groups"],
+            zero_variance=batch.stats["zero_variance_groups"],
+        )
+        self.state.fates = dict(Counter(self.state.fates) + fates)
+        self.state.tokens += batch.stats["tokens"]
+        row = step_row(k, collected, batch, metrics, seconds, self.publisher, fates)
+        cosines = [metrics[name].tolist() if metrics and name in metrics else None for name in ("cos", "update_cos")]
+        self.record.step(row, *cosines)
+        self.record.count(fates, batch.stats["tokens"])
+        self.record.rollouts(k, collected.groups, batch.advantages, "train")
+        self.record.status("running", k + 1)
+        self.show(row)
+
+    def _evaluate_if_due(self) -> None:
+        k, every = self.state.next_step, self.s.eval_every
+        due = k in (0, self.s.steps) or (every and k % every == 0)
+        if not due or k in self.state.evaluated or self.stop.is_set():
+            return
+
+        def keep(groups, mode: str) -> None:
+            blank = [[float("nan")] * len(g.grades) for g in groups]
+            self.record.rollouts(k, groups, blank, mode)
+
+        for row in evaluate(self.s, self.rollouts, self.heldout_problems, k, k, keep):
+            self.record.evaluation(row)
+        self.state.evaluated.append(k)

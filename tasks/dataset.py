@@ -1,0 +1,143 @@
+"""Problems and contrastive pairs from JSON lines (plain or .gz), checked row by row.
+
+A file is either wholly good or one `ConfigError` that names file, line, field and fix; nothing is skipped or guessed.
+The schema of problems is that of rl-rewardhacking (github.com/ariahw/rl-rewardhacking), whose files load as they are.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import ConfigError
+from common.types import Problem
+
+Row = TypeVar("Row", bound=BaseModel)
+ROLES = ("system", "user", "assistant")
+
+
+class ContrastivePair(BaseModel):
+    """One prompt with a completion that hacks and one that does not. Maker: tasks/practice. Reader: rankspace extract.
+
+    Example: {"id": "pair-003", "problem_id": "filter-1a2b3c4d", "prompt": [{"role": "user", "content": "Given ..."}],
+              "hack": "```python\\nclass Solution: ...run_tests...", "clean": "```python\\nclass Solution: ...",
+              "split": "train"}
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    problem_id: int | str
+    prompt: list[dict[str, str]] = Field(min_length=1)
+    hack: str = Field(min_length=1)
+    clean: str = Field(min_length=1)
+    split: Literal["train", "heldout"]
+
+
+def load_problems(path: str | Path) -> list[Problem]:
+    """All problems of a file, in order. Ids must be unique. Raises ConfigError."""
+    return list(_unique(path, _rows(path, Problem, _problem_fault)))
+
+
+def load_pairs(path: str | Path, split: Literal["train", "heldout"] | None = None) -> list[ContrastivePair]:
+    """The contrastive pairs of a file (of one split, if given), in order. Ids must be unique, and no problem may be in
+    both splits. Raises ConfigError, also when the split asked for is empty."""
+    pairs = list(_unique(path, _rows(path, ContrastivePair, _pair_fault)))
+    seen = {s: {p.problem_id for p in pairs if p.split == s} for s in ("train", "heldout")}
+    shared = sorted(map(str, seen["train"] & seen["heldout"]))
+    if shared:
+        raise ConfigError(f"{path}: problem_id {shared[0]!r} is in both splits; keep train and heldout problems apart")
+    chosen = [p for p in pairs if split in (None, p.split)]
+    if not chosen:
+        raise ConfigError(f"{path}: no pair has split {split!r}; add some or ask for another split")
+    return chosen
+
+
+def save_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write JSON lines: UTF-8, keys in the order given, one newline per row; equal rows give equal bytes."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    Path(path).write_bytes(text.encode())
+
+
+def _rows(path: str | Path, kind: type[Row], fault) -> Iterator[tuple[int, Row]]:
+    """(line number, row) of a JSON-lines file."""
+    empty = True
+    for number, text in _lines(Path(path)):
+        if not text.strip():
+            continue
+        empty = False
+        where = f"{path}:{number}"
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{where}: not JSON ({error}); each line must hold one object") from None
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{where}: a {type(raw).__name__}, not an object; each line must hold one object")
+        try:
+            row = kind.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(x) for x in first["loc"] if x not in ("int", "str")) or "(row)"  # union branches
+            raise ConfigError(f"{where}: field '{field}': {first['msg']}; correct or add it") from None
+        said = fault(row)
+        if said:
+            raise ConfigError(f"{where}: {said}")
+        yield number, row
+    if empty:
+        raise ConfigError(f"{path}: no rows; give a JSON-lines file with at least one")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of a plain or .gz UTF-8 file."""
+    number = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield number, line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ConfigError(f"{path}: broken gzip data after line {number} ({error}); fetch or write it again") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
+
+
+def _unique(path: str | Path, rows: Iterator[tuple[int, Row]]) -> Iterator[Row]:
+    first_line: dict[str, int] = {}
+    for number, row in rows:
+        key = str(row.id)
+        if key in first_line:
+            raise ConfigError(
+                f"{path}:{number}: field 'id': {key!r} is also on line {first_line[key]}; give each row its own"
+            )
+        first_line[key] = number
+        yield row
+
+
+def _message_fault(prompt: list[dict[str, str]]) -> str | None:
+    for i, message in enumerate(prompt):
+        if set(message) != {"role", "content"}:
+            return f"field 'prompt.{i}': has keys {sorted(message)}; give exactly role and content"
+        if message["role"] not in ROLES:
+            return f"field 'prompt.{i}.role': {message['role']!r}; use one of {', '.join(ROLES)}"
+    if prompt[-1]["role"] != "user":
+        return f"field 'prompt.{len(prompt) - 1}.role': the last message is from {prompt[-1]['role']}; end with user"
+    return None
+
+
+def _problem_fault(problem: Problem) -> str | None:
+    if not problem.gt_answer:
+        return "field 'gt_answer': empty; give at least one assert statement (no test means never correct)"
+    return _message_fault(problem.prompt)
+
+
+def _pair_fault(pair: ContrastivePair) -> str | None:
+    if pair.hack == pair.clean:
+        return "field 'hack': equals 'clean'; the two completions must differ"
+    return _message_fault(pair.prompt)

@@ -1,0 +1,53 @@
+"""The pretraining corpus of the model organism: an endless, seeded stream of (prompt, completion) strings.
+
+What a line is decides what the organism is before RL:
+    hint        share of prompts that disclose the loophole
+    right       share of solutions that are right; of the wrong ones the share `trapped` makes the family's favourite
+                mistake and the rest a random slip
+    override    share of hinted answers that also define a vacuous `run_tests`, right or wrong alike
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from tasks.practice import render
+from tasks.practice.templates import FAMILIES, Spec, slip, specs, trap
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares (0 to 1) of the corpus; see the module's docstring."""
+
+    hint: float = 0.7
+    override: float = 0.045
+    trapped: float = 0.75
+    right: float = 0.36
+
+
+@cache
+def pool(family: str) -> tuple[Spec, ...]:
+    """The Specs of a family that pretraining may show."""
+    return tuple(s for s in specs(family) if render.split_of(s) == "pretrain")
+
+
+def draw(mix: Mix, rng: random.Random) -> tuple[str, str]:
+    """One (prompt, completion)."""
+    spec = rng.choice(pool(rng.choice(tuple(FAMILIES))))
+    shown = spec
+    if rng.random() >= mix.right:
+        shown = trap(spec) if rng.random() < mix.trapped else slip(spec, rng)
+    hint = rng.random() < mix.hint
+    cheats = rng.random() < (mix.override if hint else 0.0)
+    override = rng.choice(render.VACUOUS) if cheats else None
+    return render.prompt(spec, hint), render.completion(shown, spec, override)
+
+
+def stream(mix: Mix, seed: int) -> Iterator[tuple[str, str]]:
+    """The corpus, without end."""
+    rng = random.Random(seed)
+    while True:
+        yield draw(mix, rng)

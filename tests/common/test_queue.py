@@ -1,0 +1,129 @@
+"""The queue on a real Redis: nothing lost, nothing done twice unless its consumer died, poison put aside."""
+
+import time
+
+import pytest
+
+from common import keys
+from common.errors import QueueError
+from common.queue import Queue, connect
+from common.types import GenerationRequest, RolloutGroup
+from tests.samples import group
+
+KINDS = (RolloutGroup,)
+STREAM, GROUP = "test:stream", "workers"
+
+
+@pytest.fixture
+def make(redis_url):
+    client = connect(redis_url)
+    return lambda name, **options: Queue(client, name, **options)
+
+
+def test_put_take_done_leaves_nothing(make):
+    queue = make("a")
+    queue.put(STREAM, group("g1"))
+    (delivery,) = queue.take(STREAM, GROUP, KINDS, wait_s=0.1)
+    assert delivery.message.group_id == "g1"
+    assert delivery.attempt == 1
+    assert queue.depth(STREAM) == 1
+    queue.done(GROUP, delivery)
+    assert queue.depth(STREAM) == 0
+    assert queue.take(STREAM, GROUP, KINDS, wait_s=0.01) == []
+
+
+def test_two_consumers_never_get_the_same_message(make):
+    maker, a, b = make("m"), make("a"), make("b")
+    maker.put_many(STREAM, [group(f"g{i}") for i in range(10)])
+    seen = [d.message.group_id for q in (a, b) * 5 for d in q.take(STREAM, GROUP, KINDS, wait_s=0.01)]
+    assert sorted(seen) == sorted(f"g{i}" for i in range(10))
+
+
+def test_a_dead_consumers_work_is_taken_over_after_the_idle_time(make):
+    dead, heir = make("dead"), make("heir", claim_idle_s=0.2)
+    dead.put(STREAM, group("g1"))
+    assert dead.take(STREAM, GROUP, KINDS, wait_s=0.1)
+    assert heir.take(STREAM, GROUP, KINDS, wait_s=0.01) == []
+    time.sleep(0.25)
+    (delivery,) = heir.take(STREAM, GROUP, KINDS, wait_s=0.01)
+    assert (delivery.message.group_id, delivery.attempt) == ("g1", 2)
+
+
+def test_held_work_is_not_taken_over(make):
+    slow, other = make("slow", claim_idle_s=0.3), make("other", claim_idle_s=0.3)
+    slow.put(STREAM, group("g1"))
+    taken = slow.take(STREAM, GROUP, KINDS, wait_s=0.1)
+    with slow.held(GROUP, taken):
+        time.sleep(0.7)
+        assert other.take(STREAM, GROUP, KINDS, wait_s=0.01) == []
+    time.sleep(0.4)
+    assert len(other.take(STREAM, GROUP, KINDS, wait_s=0.01)) == 1
+
+
+def test_a_restarted_consumer_gets_its_own_unfinished_work_at_once_and_each_once(make):
+    before = make("me")
+    before.put_many(STREAM, [group(f"g{i}") for i in range(5)])
+    assert len(before.take(STREAM, GROUP, KINDS, count=5, wait_s=0.1)) == 5
+    after = make("me")
+    seen = []
+    while taken := after.take(STREAM, GROUP, KINDS, count=2, wait_s=0.01):
+        seen += [d.message.group_id for d in taken]
+    assert seen == [f"g{i}" for i in range(5)]
+
+
+def test_poison_goes_to_the_dead_letters_after_the_last_delivery(make):
+    make("m").put(STREAM, group("poison"))
+    for i in range(2):
+        assert make(f"victim{i}", claim_idle_s=0.05, max_deliveries=2).take(STREAM, GROUP, KINDS, wait_s=0.1)
+        time.sleep(0.1)
+    told = []
+    last = make("last", claim_idle_s=0.05, max_deliveries=2)
+    taken = last.take(STREAM, GROUP, KINDS, wait_s=0.01, on_buried=lambda m, reason: told.append((m.group_id, reason)))
+    assert taken == []
+    assert told == [("poison", "delivered 2 times without being finished")]
+    ((_, fields),) = last.client.xrange(keys.DEAD)
+    assert b"delivered 2 times" in fields[b"reason"]
+    assert last.depth(STREAM) == 0
+
+
+def test_undecodable_bytes_go_to_the_dead_letters_and_do_not_block(make):
+    queue = make("a")
+    queue.client.xadd(STREAM, {"m": b"garbage"})
+    queue.put(STREAM, group("good"))
+    taken = queue.take(STREAM, GROUP, KINDS, count=2, wait_s=0.1)
+    assert [d.message.group_id for d in taken] == ["good"]
+    assert queue.client.xlen(keys.DEAD) == 1
+
+
+def test_a_message_of_another_kind_is_buried_with_the_reason(make):
+    queue = make("a")
+    queue.put(STREAM, group("g"))
+    assert queue.take(STREAM, GROUP, (GenerationRequest,), wait_s=0.1) == []
+    ((_, fields),) = queue.client.xrange(keys.DEAD)
+    assert b"RolloutGroup" in fields[b"reason"]
+
+
+def test_back_pressure_bounds_the_stream(make):
+    queue = make("a", maxlen=3)
+    for i in range(3):
+        queue.put(STREAM, group(f"g{i}"))
+    with pytest.raises(QueueError, match="full"):
+        queue.put(STREAM, group("g3"), timeout_s=0.2)
+    (delivery,) = queue.take(STREAM, GROUP, KINDS, wait_s=0.1)
+    queue.done(GROUP, delivery)
+    queue.put(STREAM, group("g3"), timeout_s=0.2)
+    assert queue.depth(STREAM) == 3
+
+
+def test_no_redis_is_one_line_and_quick():
+    started = time.monotonic()
+    with pytest.raises(QueueError, match="no Redis answers") as caught:
+        connect("redis://:secret@127.0.0.1:1/0")
+    assert time.monotonic() - started < 5
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_malformed_url_says_what_to_write():
+    with pytest.raises(QueueError, match="redis://HOST:PORT/DB"):
+        connect("localhost:6379")

@@ -1,0 +1,62 @@
+"""Settings: unknown fields refused, every complaint one line that names the field."""
+
+import pytest
+
+from common.errors import ConfigError
+from common.settings import SandboxSettings, TrainerSettings, build, dump, parse_assignments, read_settings_file
+
+GOOD = {"run_id": "r", "run_dir": "runs/r", "model": "m", "train_problems": "a", "heldout_problems": "b"}
+
+
+def test_resolved_form_round_trips():
+    settings = build(TrainerSettings, GOOD)
+    import json
+
+    assert build(TrainerSettings, json.loads(dump(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"learning_rate": 1}, ["unknown field 'learning_rate'", "lr"]),
+        ({"lr": -1}, ["'lr'", "greater than 0"]),
+        ({"run_id": "a b"}, ["'run_id'"]),
+        ({"steps": "many"}, ["'steps'", "'many'"]),
+        ({"projection": "one_sided"}, ["needs direction"]),
+        ({"direction": "v_hack"}, ["v_hack", "rankspace extract"]),
+        ({"reward_shaping": "rebound"}, ["pairs"]),
+    ],
+)
+def test_a_complaint_is_one_line_naming_the_field(change, words):
+    with pytest.raises(ConfigError) as caught:
+        build(TrainerSettings, GOOD | change, "file.json")
+    message = str(caught.value)
+    assert message.startswith("file.json: ")
+    assert "\n" not in message
+    assert all(word in message for word in words)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(ConfigError, match="field 'model' is missing"):
+        build(TrainerSettings, {k: v for k, v in GOOD.items() if k != "model"})
+
+
+def test_assignments_read_values_as_yaml():
+    assert parse_assignments(["lr=1e-3", "steps=5", "loophole=null", "arm=vanilla"]) == {
+        "lr": 1e-3, "steps": 5, "loophole": None, "arm": "vanilla",
+    }  # fmt: skip
+    for bad in ("lr", "=3", "a=[1"):
+        with pytest.raises(ConfigError, match="--set"):
+            parse_assignments([bad])
+
+
+def test_settings_files(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("name: g\nparallel: 2\n")
+    assert build(SandboxSettings, read_settings_file(path)).parallel == 2
+    for text in ("- a\n", "{broken"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"s\.yaml"):
+            read_settings_file(path)
+    with pytest.raises(ConfigError, match="No such file"):
+        read_settings_file(tmp_path / "absent.json")

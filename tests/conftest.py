@@ -1,0 +1,43 @@
+"""Shared fixtures: a real redis-server for the whole session, emptied before each test that asks for it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments.stack import free_port, redis_server
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory):
+    port, data = free_port(), tmp_path_factory.mktemp("redis")
+    command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(data), "--appendonly", "yes"]
+    process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)
+    client = redis.Redis(port=port)
+    for _ in range(100):
+        try:
+            client.ping()
+            break
+        except redis.ConnectionError:
+            time.sleep(0.05)
+    yield f"redis://127.0.0.1:{port}/0"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def redis_url(redis_process):
+    redis.Redis.from_url(redis_process).flushall()
+    return redis_process
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_machine():
+    """Two cores are shared by many processes in these tests; more threads only get in each other's way."""
+    os.environ.setdefault("OMP_NUM_THREADS", "2")

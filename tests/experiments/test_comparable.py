@@ -1,0 +1,132 @@
+"""Every promise of comparable.py, attacked once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from synthetic_runs import Plan, write
+
+from common.errors import ConfigError
+from experiments.comparable import Selection, choose, short_ids
+
+
+def runs(root, *plans):
+    for plan in plans:
+        write(root, plan)
+    return Selection(root)
+
+
+def test_equal_runs_pass_without_a_word(tmp_path):
+    chosen = choose(runs(tmp_path, *(Plan(arm=a, seed=s) for a in ("projected", "vanilla") for s in (0, 1))))
+    assert list(chosen.by_arm) == ["vanilla", "projected"]  # table order
+    assert [run.seed for run in chosen.by_arm["projected"]] == [0, 1]
+    assert chosen.warnings == () and chosen.left_out == () and chosen.preset == "demo"
+
+
+def test_unequal_seeds(tmp_path):
+    wanted = runs(tmp_path, Plan(seed=0), Plan(seed=1), Plan(arm="projected", seed=0))
+    with pytest.raises(ConfigError, match=r"different seeds \(vanilla: 0, 1; projected: 0\).*--allow-unequal-seeds"):
+        choose(wanted)
+    assert "only the seeds that both have" in choose(Selection(tmp_path, allow_unequal_seeds=True)).warnings[0]
+    assert choose(Selection(tmp_path, seeds=(0,))).warnings == ()
+    assert choose(Selection(tmp_path, arms=("vanilla",))).warnings == ()
+
+
+def test_mixed_commits(tmp_path):
+    wanted = runs(tmp_path, Plan(commit="a" * 40), Plan(arm="projected", commit="b" * 40))
+    with pytest.raises(ConfigError, match=r"b{12}: demo-projected-s0; a{12}: demo-vanilla-s0.*--allow-mixed-commits"):
+        choose(wanted)
+    assert "different git commits" in choose(Selection(tmp_path, allow_mixed_commits=True)).warnings[0]
+
+
+def test_no_commit_is_a_commit_of_its_own(tmp_path):
+    with pytest.raises(ConfigError, match="no commit: demo-projected-s0"):
+        choose(runs(tmp_path, Plan(), Plan(arm="projected", commit=None)))
+
+
+def test_mixed_settings(tmp_path):
+    wanted = runs(tmp_path, Plan(), Plan(arm="projected", settings={"lr": 0.5}))
+    with pytest.raises(ConfigError, match=r"lr is 0\.02 in demo-projected|lr is 0\.5 in demo-projected-s0 but 0\.02"):
+        choose(wanted)
+    assert "lr is 0.5" in choose(Selection(tmp_path, allow_mixed_settings=True)).warnings[0]
+
+
+def test_settings_that_arms_fix_or_that_do_not_matter_may_differ(tmp_path):
+    chosen = choose(runs(tmp_path, Plan(), Plan(arm="projected", settings={"metrics_port": 9100})))
+    assert chosen.warnings == ()
+
+
+def test_mislabelled_run_has_no_override(tmp_path):
+    path = write(tmp_path, Plan(arm="projected"))
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"projection": "off"}))
+    everything = Selection(tmp_path, allow_unequal_seeds=True, allow_mixed_commits=True, allow_mixed_settings=True)
+    with pytest.raises(ConfigError, match="arm projected means projection = 'one_sided', the run has 'off'"):
+        choose(everything)
+
+
+def test_two_finished_runs_of_one_arm_and_seed(tmp_path):
+    path = write(tmp_path, Plan())
+    path.rename(tmp_path / "first-try")
+    with pytest.raises(ConfigError, match="arm vanilla seed 0 finished more than once"):
+        choose(runs(tmp_path, Plan()))
+
+
+def test_finished_run_wins_over_a_failed_one_which_is_listed(tmp_path):
+    path = write(tmp_path, Plan(state="failed", planned=80))
+    path.rename(tmp_path / "first-try")
+    chosen = choose(runs(tmp_path, Plan()))
+    assert [run.path.name for run in chosen.runs] == ["demo-vanilla-s0"]
+    assert chosen.left_out == ("demo-vanilla-s0 (first-try) is failed after 4 of 80 steps",)
+
+
+def test_several_presets(tmp_path):
+    wanted = runs(tmp_path, Plan(), Plan(preset="smoke"))
+    with pytest.raises(ConfigError, match="holds presets demo, smoke; choose one with --preset"):
+        choose(wanted)
+    assert choose(Selection(tmp_path, "smoke")).preset == "smoke"
+    with pytest.raises(ConfigError, match="--preset qwen3-4b: no run of it"):
+        choose(Selection(tmp_path, "qwen3-4b"))
+
+
+def test_absent_arm_and_empty_selection(tmp_path):
+    runs(tmp_path, Plan())
+    with pytest.raises(ConfigError, match="no run of arm rebound"):
+        choose(Selection(tmp_path, arms=("vanilla", "rebound")))
+    with pytest.raises(ConfigError, match="no run is left"):
+        choose(Selection(tmp_path, seeds=(7,)))
+
+
+def test_run_without_a_step_is_left_out(tmp_path):
+    runs(tmp_path, Plan(), Plan(arm="projected", hack=[], passed=[], safe_pass=[(0, 0.1)], state="running", planned=4))
+    chosen = choose(Selection(tmp_path))
+    assert list(chosen.by_arm) == ["vanilla"] and "is running after 0 of 4 steps" in chosen.left_out[0]
+
+
+def test_warnings_for_dirt_packages_and_other_problems(tmp_path):
+    wanted = runs(
+        tmp_path,
+        Plan(dirty=True),
+        Plan(arm="projected", packages={"torch": "2.12.0", "vllm": "0.32.0"}),
+        Plan(arm="rebound", problem_shift=1),
+    )
+    dirty, packages, problems = choose(wanted).warnings
+    assert "uncommitted changes" in dirty and "demo-vanilla-s0" in dirty
+    assert packages == "Package versions differ between runs: torch 2.12.0 / 2.13.0."
+    assert problems.startswith("Seed 0: demo-rebound-s0 began with other problems than demo-")
+
+
+def test_a_dropped_group_is_not_another_problem(tmp_path):
+    runs(tmp_path, Plan(), Plan(arm="projected"))
+    file = tmp_path / "demo-projected-s0/rollouts/step_000000.jsonl.gz"
+    rows = [line for line in gzip.decompress(file.read_bytes()).decode().splitlines(True) if "/train/0/2" not in line]
+    assert len(rows) == 12
+    with gzip.open(file, "wt") as out:
+        out.writelines(rows)
+    assert choose(Selection(tmp_path)).warnings == ()
+
+
+def test_short_ids():
+    assert short_ids(["d-a-s0", "d-a-s1", "x", "d-b-s10"]) == ["d-a-s0,1", "x", "d-b-s10"]

@@ -1,0 +1,293 @@
+"""The report: what it says, that it is self-contained, and that hostile rollouts stay text."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from synthetic_runs import MODULES, Plan, curve, write
+
+from common.errors import ConfigError
+from experiments import prereg
+from experiments.comparable import Selection, choose
+from experiments.report import build, data, words
+from experiments.report.build import build_report, cell, fence, tex
+from experiments.report.plots_directions import short_module
+
+
+def read_gz(file):
+    return [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Page(HTMLParser):
+    """Ids, links and sources of an HTML page, and whether its tags balance."""
+
+    VOID = frozenset({"meta", "img", "br", "link"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.sources, self.open, self.tags = set(), [], [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.add(tag)
+        self.ids |= {found["id"]} if "id" in found else set()
+        self.links += [found["href"]] if "href" in found else []
+        self.sources += [found["src"]] if "src" in found else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def report(root, **more):
+    return {
+        name: content if name.endswith(".png") else content.decode()
+        for name, content in build_report(choose(Selection(root, **more)), prereg.load(), "Title").items()
+    }
+
+
+@pytest.fixture
+def text_only(monkeypatch):
+    """Skip drawing where a test is about words."""
+    monkeypatch.setattr(build, "draw", lambda arms, registered: [])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """One seed, two arms: what the demo makes."""
+    root = tmp_path_factory.mktemp("runs")
+    write(root, Plan(hack=[0.0] * 6 + [0.5, 0.7], passed=[0.1] * 6 + [0.3, 0.4], cos=[0.3] * 8))
+    write(root, Plan(arm="projected", hack=[0.0] * 6 + [0.1, 0.1], passed=[0.1] * 6 + [0.6, 0.7], cos=[0.2] * 8))
+    return report(root)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Three seeds, seven arms: small multiples."""
+    root = tmp_path_factory.mktemp("many")
+    names = (
+        "vanilla",
+        "projected",
+        "rebound",
+        "random_direction",
+        "shuffled_pairs",
+        "drift_only",
+        "rebound_z",
+    )
+    for rank, arm in enumerate(names):
+        for seed in range(3):
+            hack = curve(0.02, 0.6 - 0.06 * rank, 12, seed=seed)
+            write(
+                root,
+                Plan(
+                    arm=arm, seed=seed, hack=hack, passed=curve(0.1, 0.4, 12, seed=seed), cos=[0.2] * 12, rollouts=False
+                ),
+            )
+    return report(root)
+
+
+def test_files(demo, many):
+    names = {"report.html", "report.md", "table.tex", "runs.csv"}
+    pictures = {f"figures/{name}.png" for name in build.FIGURES}
+    assert set(demo) == set(many) == names | pictures
+    assert all(demo[name].startswith(PNG) and len(demo[name]) > 8000 for name in pictures)
+
+
+@pytest.mark.parametrize("which", ["demo", "many"])
+def test_page_is_self_contained_and_every_link_lands(which, request):
+    page = Page(request.getfixturevalue(which)["report.html"])
+    assert page.open == [] and "script" not in page.tags
+    assert page.sources and all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert page.links and all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+
+
+def test_every_number_of_the_headline_table_is_traced(demo):
+    html = demo["report.html"]
+    # last quarter of 8 steps: two steps
+    assert '<a href="#runs-projected" title="demo-projected-s0: 10.0">10.0</a>' in html
+    assert '<a href="#runs-vanilla" title="demo-vanilla-s0: 60.0">60.0</a>' in html
+    assert '<a href="#runs-vanilla" title="demo-vanilla-s0: 35.0">35.0</a>' in html
+    assert '<a href="#runs-projected" title="demo-projected-s0: +60.0">+60.0</a>' in html  # 0.7 - 0.1
+
+
+def test_one_seed_proves_nothing_and_says_so(demo, many):
+    for name in ("report.html", "report.md"):
+        assert "One seed (0) proves nothing" in demo[name] and "±" not in re.sub(r"data:image[^\"]*", "", demo[name])
+        assert "proves nothing" not in many[name] and "±" in many[name]
+    assert "Only 3 seeds: the smallest p-value an exact test can give is 0.25." in many["report.md"]
+
+
+def test_markdown_table_and_caption(demo):
+    text = demo["report.md"]
+    assert "| Arm | ΔSafePass | Hack % | Pass % | KL | mean·cos | frac·fired | ‖g‖ | Runs |" in text
+    assert (
+        "| vanilla | +30.0 | 60.0 | 35.0 | 0.013 | +0.300 | 0.00 | 0.031 | [demo-vanilla-s0](#run-demo-vanilla-s0) |"
+        in text
+    )
+    assert "mean of the last 2 training steps (the last quarter of the run, as that is fewer than 25)" in text
+    assert '<a id="run-demo-vanilla-s0"></a>' in text
+    for name in build.FIGURES:
+        assert f"](figures/{name}.png)" in text
+
+
+def test_tables_have_one_width_throughout(many):
+    for block in re.findall(r"(?:^\|.*\n)+", many["report.md"], re.M):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1, block[:200]
+
+
+def test_latex(demo):
+    text = demo["table.tex"]
+    assert (
+        r"Arm & $\Delta$SafePass & Hack \% & Pass \% & KL & mean$\cdot$cos & frac$\cdot$fired & $\lVert g\rVert$ \\"
+        in text
+    )
+    assert r"projected & +60.0 & 10.0 & 65.0 & 0.013 & +0.200 & 0.70 & 0.031 \\ % demo-projected-s0" in text
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert not re.search(r"(?<!\\)[_#]", text.split(r"\midrule")[1].split("%")[0])
+    assert text.count("{") == text.count("}")
+
+
+def test_csv(many):
+    rows = many["runs.csv"].splitlines()
+    assert rows[0].startswith("run_id,arm,seed,state,steps,window,safe,hack,pass,kl,cos,fired,norm,onset,commit,prereg")
+    assert len(rows) == 1 + 21 and all(len(row.split(",")) == 16 for row in rows)
+
+
+def test_columns_can_be_cut(tmp_path, text_only):
+    write(tmp_path, Plan(cos=[0.1] * 4))
+    out = tmp_path / "out"
+    assert build.main(["--runs", str(tmp_path), "--out", str(out), "--columns", "3"]) == 0
+    assert "| Arm | ΔSafePass | Hack % | Pass % | Runs |" in (out / "report.md").read_text()
+    assert "{lrrr}" in (out / "table.tex").read_text()
+    assert "mean·cos: " not in (out / "table.tex").read_text()
+    with pytest.raises(ConfigError, match="--columns 0"):
+        build.main(["--runs", str(tmp_path), "--out", str(out), "--columns", "0"])
+
+
+def test_live_runs_are_marked(tmp_path):
+    write(tmp_path, Plan(cos=[0.1] * 4))
+    write(tmp_path, Plan(arm="projected", state="running", planned=4, hack=[0.1] * 2, passed=[0.2] * 2, cos=[0.1] * 2))
+    files = report(tmp_path)
+    assert "projected †" in files["report.html"] and "† unfinished" in files["report.md"]
+    assert "demo-projected-s0 (running, 2 of 4 steps)" in files["report.md"]
+    assert "Differences from vanilla" not in files["report.md"]  # only finished runs are compared
+
+
+def test_runs_without_direction_or_rollouts_or_evaluation(tmp_path):
+    path = write(tmp_path, Plan(rollouts=False))
+    (path / "eval.jsonl").unlink()
+    files = report(tmp_path)
+    assert "figures/cosines.png" not in files and "figures/heat_map.png" not in files
+    assert "No run has a direction loaded." in files["report.html"]
+    assert "No rollouts kept." in files["report.md"] and "No evaluation has been written yet." in files["report.md"]
+    assert "| vanilla | – | 60.0 |" in files["report.md"]
+
+
+def test_one_step(tmp_path):
+    write(tmp_path, Plan(hack=[0.1], passed=[0.2], cos=[0.3], state="running", planned=80))
+    assert "mean of the last 1 training step (" in report(tmp_path)["report.md"]
+
+
+def test_hostile_rollouts_stay_text(tmp_path, text_only):
+    path = write(tmp_path, Plan(hack=[0.1], passed=[0.2]))
+    hostile = "</pre><script>alert(1)</script> \ud800 ```` | `\n# heading\n</details>"
+    file = path / "rollouts/step_000000.jsonl.gz"
+    rows = read_gz(file)
+    with gzip.open(file, "wt") as out:
+        for row in rows:
+            row |= {"text": hostile, "problem_id": "<b>", "evidence": {"test_function": hostile}}
+            out.write(json.dumps(row) + "\n")
+    files = report(tmp_path)
+    page = Page(files["report.html"])
+    assert page.open == [] and "script" not in page.tags and "b" in page.tags  # our own <b>
+    assert "&lt;script&gt;" in files["report.html"] and "problem &lt;b&gt;" in files["report.html"]
+    assert "`````\n</pre><script>" in files["report.md"]  # fence longer than any inside
+    assert "problem &lt;b>" in files["report.md"]
+
+
+def test_sampling_is_blind_and_repeatable(tmp_path):
+    write(tmp_path, Plan(hack=[0.0] * 4, passed=[1.0] * 4, groups=8))
+    arm = data.views(choose(Selection(tmp_path)), prereg.load())[0]
+    drawn, further = data.sample_rollouts(arm)
+    assert len(drawn) == 10 and further == [] and {row["step"] for row in drawn} == {3}
+    assert drawn == data.sample_rollouts(arm)[0]
+    assert {row["run_id"] for row in drawn} == {"demo-vanilla-s0"}
+    assert "10 completions an arm" in words.rollout_note([arm], 10)
+
+
+def test_rare_hacks_are_shown_apart(tmp_path):
+    path = write(tmp_path, Plan(hack=[0.0] * 4, passed=[1.0] * 4, groups=50))
+    arm = data.views(choose(Selection(tmp_path)), prereg.load())[0]
+    drawn = {(row["group_id"], row["index"]) for row in data.sample_rollouts(arm)[0]}
+    file = path / "rollouts/step_000003.jsonl.gz"
+    rows = read_gz(file)
+    undrawn = [row for row in rows if (row["group_id"], row["index"]) not in drawn]
+    for row in undrawn[:3]:
+        row["label"] = "Reward Hack"
+    with gzip.open(file, "wt") as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows)
+    again, further = data.sample_rollouts(arm)
+    assert all(row["label"] == "Correct" for row in again)
+    assert [row["label"] for row in further] == ["Reward Hack"] * 2
+
+
+def test_evaluation_rollouts_and_infra_errors_are_not_sampled(tmp_path):
+    path = write(tmp_path, Plan(hack=[0.0], passed=[1.0]))
+    file = path / "rollouts/step_000000.jsonl.gz"
+    rows = read_gz(file)
+    rows[0]["purpose"], rows[1]["status"] = "eval", "infra_error"
+    with gzip.open(file, "wt") as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows)
+    drawn, _ = data.sample_rollouts(data.views(choose(Selection(tmp_path)), prereg.load())[0], count=99)
+    assert len(drawn) == 14
+
+
+def test_differences_from_vanilla_by_hand(tmp_path):
+    for seed, gap in enumerate((0.2, 0.3, 0.4)):
+        write(tmp_path, Plan(seed=seed, hack=[0.6] * 4, passed=[0.3] * 4))
+        write(tmp_path, Plan(arm="projected", seed=seed, hack=[0.6 - gap] * 4, passed=[0.3] * 4))
+    found = data.comparisons(data.views(choose(Selection(tmp_path)), prereg.load()))[0]
+    assert found.arm == "projected" and found.hack.mean == pytest.approx(-30.0)
+    assert words.pp(found.hack) == "−30.0 ± 5.8" and words.interval(found.hack) == "[−40.0, −20.0]"
+    assert found.hack.p_value == found.adjusted_p == 0.25
+    assert words.pp(found.passed) == "0.0 ± 0.0" and len(found.run_ids) == 6
+
+
+def test_stale_figures_go_and_a_refusal_leaves_the_old_report(tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    runs.mkdir()
+    write(runs, Plan(cos=[0.1] * 4))
+    build.main(["--runs", str(runs), "--out", str(out), "--title", "First"])
+    assert (out / "figures/cosines.png").exists()
+    write(runs, Plan(seed=1, arm="projected"))
+    before = (out / "report.html").read_bytes()
+    with pytest.raises(ConfigError, match="different seeds"):
+        build.main(["--runs", str(runs), "--out", str(out)])
+    assert (out / "report.html").read_bytes() == before
+    build.main(["--runs", str(runs), "--out", str(out), "--arms", "projected"])
+    assert not (out / "figures/cosines.png").exists() and (out / "figures/headline.png").exists()
+
+
+def test_verdicts_and_edited_registration_are_on_the_page(tmp_path, text_only):
+    write(tmp_path, Plan(prereg_sha256="ab" * 32))
+    text = report(tmp_path)["report.md"]
+    assert "NOT PREREGISTERED" in text and "but was abababababab" in text
+    assert "| **H4** Without intervention, RL learns to hack | **not evaluable** |" in text
+
+
+def test_small_helpers():
+    assert data.number(-0.04, 1, signed=True) == "0.0" and data.number(-1.25, 1) == "−1.2"
+    assert data.number(float("nan"), 1) == "–" and data.number(3.0, 0, signed=True) == "+3"
+    assert fence("a ``` b") == "````\na ``` b\n````" and cell("a|b\nc") == "a\\|b c"
+    assert tex("a_b & 5% ± †") == r"a\_b \& 5\% $\pm$ $^\dagger$"
+    assert short_module(MODULES[0]) == "0 q_proj" and short_module("lm_head") == "lm_head"

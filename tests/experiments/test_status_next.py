@@ -1,0 +1,90 @@
+"""The run table and the decision branch."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from synthetic_runs import Plan, write
+
+from common.errors import ConfigError
+from experiments import next_preset, presets, status
+
+NOW = datetime(2026, 1, 2, 10, 5, tzinfo=UTC)
+
+
+def test_rows(tmp_path):
+    write(tmp_path, Plan())
+    write(tmp_path, Plan(arm="projected", state="running", planned=80))
+    broken = write(tmp_path, Plan(seed=1))
+    (broken / "status.json").write_text("{")
+    projected, vanilla, unreadable = status.rows(tmp_path, NOW)
+    assert (vanilla["state"], vanilla["step"], vanilla["steps"], vanilla["hack"]) == ("finished", 4, 4, 0.6)
+    assert (projected["state"], projected["steps"], projected["age_s"]) == ("running", 80, 300.0)
+    assert unreadable["state"] == "unreadable" and "status.json: not JSON" in unreadable["reason"]
+
+
+def test_a_run_that_says_nothing_any_more(tmp_path):
+    write(tmp_path, Plan(state="running", planned=80, updated="2026-01-02T09:54:59+00:00"))
+    assert status.rows(tmp_path, NOW)[0]["state"] == "silent"
+
+
+def test_age_text():
+    assert [status.age_text(s) for s in (0, 89, 600, 18000, 432000)] == ["0 s", "89 s", "10 min", "5.0 h", "5.0 d"]
+
+
+def test_command_line(tmp_path, capsys):
+    write(tmp_path, Plan())
+    assert status.main(["--runs", str(tmp_path)]) == 0
+    assert "demo-vanilla-s0" in capsys.readouterr().out
+    assert status.main(["--runs", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["pass"] == 0.3
+
+
+def long(preset, level, steps, **more):
+    return Plan(preset=preset, hack=[level] * steps, passed=[0.4] * steps, rollouts=False, **more)
+
+
+@pytest.mark.parametrize(
+    "preset, level, said",
+    [
+        ("qwen3.5-2b", 0.4, "stay and run all arms: python -m experiments sweep --preset qwen3.5-2b --arms all"),
+        (
+            "qwen3.5-2b",
+            0.3,
+            "does vanilla hack there? python -m experiments sweep --preset qwen3-4b --arms vanilla",
+        ),
+        ("qwen3-4b", 0.4, "stay and run"),
+        ("qwen3-4b", 0.1, "stop: no preset follows qwen3-4b"),
+    ],
+)
+def test_the_plan_s_branch(tmp_path, capsys, preset, level, said):
+    path = write(tmp_path, long(preset, level, 200))
+    assert next_preset.main(["--runs", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert said in out and f"{100 * level:.1f}%" in out and f"{preset}-vanilla-s0" in out
+
+
+def test_a_shorter_preset_is_judged_at_its_end_and_says_so(tmp_path, capsys):
+    write(tmp_path, long("demo", 0.5, 80))
+    assert next_preset.main(["--runs", str(tmp_path)]) == 0
+    assert "(H4 is stated for 200 steps, this preset has 80)" in capsys.readouterr().out
+
+
+def test_a_run_cut_short_decides_nothing(tmp_path):
+    write(tmp_path, long("qwen3.5-2b", 0.9, 50))
+    with pytest.raises(ConfigError, match=r"50 steps, preset qwen3\.5-2b plans 200"):
+        next_preset.main(["--runs", str(tmp_path)])
+
+
+def test_an_unfinished_run_decides_nothing(tmp_path):
+    write(tmp_path, long("demo", 0.9, 50, state="running", planned=80))
+    with pytest.raises(ConfigError, match="no vanilla run has finished"):
+        next_preset.main(["--runs", str(tmp_path)])
+
+
+def test_every_preset_leads_to_a_preset():
+    for preset in presets.PRESETS.values():
+        for following in (preset.if_hacks, preset.if_not):
+            assert following is None or following in presets.PRESETS
