@@ -52,24 +52,25 @@ class ListNode:
         self.val, self.next = val, next
 """
 
-# The baseline's child: read the program from stdin, limit itself, then the same job as in the jail.
+# The baseline's child: limit itself, read setup, program and tests as one text from stdin, then the job as in the jail.
 _CHILD = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, ({published.JOB_LIMITS.cpu_s}, {published.JOB_LIMITS.cpu_s}))
-code = sys.stdin.read()
-""" + published.JOB
+source, setup, harness, tests, limits = sys.stdin.read(), None, None, None, {published.LIMITS}
+""" + published.job_text()
 
 
-def fresh_interpreter(text: str) -> published.JobResult:
+def fresh_interpreter(program: published.Program, setup_code: str) -> published.JobResult:
     """One execution in its own interpreter: the baseline's runner."""
+    text = published.whole_text(program, setup_code)
     started = time.monotonic()
     command = [os.path.realpath(sys.executable), "-c", _CHILD]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as process:
         try:
             stdout, _ = process.communicate(text.encode(), timeout=published.WALL_LIMIT_S)
-            kill = "alarm" if process.returncode == published.KILLED else ""
+            kill = "alarm" if process.returncode == published.LIMITS["killed"] else ""
         except subprocess.TimeoutExpired:
             process.kill()
             stdout, kill = b"", "timeout"

@@ -1,7 +1,7 @@
 """The one arrow back: delta_S from the trainer to every generator, and each generator's proof that it arrived.
 
-Five verbs: publish, latest, load; prove, proof. The tensor goes in first and the version key last, so whoever reads a version finds
-its tensor. Old versions are deleted a few versions later, when no generator can still be loading them.
+Five verbs: publish, latest, load; prove, proof. The tensor goes in first and the version key last, so whoever reads a
+version finds its tensor. Old versions are deleted a few versions later, when no generator can still be loading them.
 """
 
 from __future__ import annotations

@@ -200,16 +200,9 @@ class Queue:
         if cursor is None:
             return []
         answer = self.client.xreadgroup(group, self.consumer, {stream: cursor}, count=count)
-        ids = [entry_id for entry_id, fields in answer[0][1] if fields] if answer else []
-        self._recovery[stream, group] = ids[-1] if ids else None
-        # Reading one's own pending list does not count as a delivery; a claim does.
-        return self._claim(stream, group, ids)
-
-    def _claim(self, stream: str, group: str, ids: list[bytes]) -> list[tuple[bytes, dict, int]]:
-        if not ids:
-            return []
-        entries = self.client.xclaim(stream, group, self.consumer, 0, ids)
-        return self._with_attempts(stream, group, [(i, f) for i, f in entries if f])
+        entries = [(entry_id, fields) for entry_id, fields in answer[0][1] if fields] if answer else []
+        self._recovery[stream, group] = entries[-1][0] if entries else None
+        return self._with_attempts(stream, group, entries)  # reading one's own pending list counts as a delivery
 
     def _abandoned(self, stream: str, group: str, count: int) -> list[tuple[bytes, dict, int]]:
         _, entries, _ = self.client.xautoclaim(

@@ -50,6 +50,7 @@ class TrainerSettings(Settings):
 
     # the method
     adapter: Literal["antipasto", "pissa_freeze_a"] = "antipasto"
+    adapter_form: Literal["merged", "factored"] = "merged"
     projection: Projection = "off"
     direction: Literal["v_hack", "random", "none"] = "none"
     v_hack: Path | None = None

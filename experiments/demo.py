@@ -63,7 +63,9 @@ def _train_all(todo: list[TrainerSettings], preset_name: str, root: Path) -> Non
     if not todo:
         return
     preset = presets.get(preset_name)
-    with Stack.start(root / ".stack" / "demo", todo[0].model, preset.server, preset.graders) as stack:
+    # The organism is harmless: on a machine without some layer of the jail the demo says so and goes on.
+    services = Stack.start(root / ".stack" / "demo", todo[0].model, preset.server, preset.graders, "best_effort")
+    with services as stack:
         for s in todo:
             print(f"\n{s.arm}: {s.steps} steps of {s.groups_per_step} x {s.group_size} rollouts", flush=True)
             code = train(s.model_copy(update={"redis_url": stack.redis_url}), preset_name, check=stack.check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -105,14 +106,27 @@ def _watch(process: subprocess.Popen, check: Callable[[], None] | None) -> int:
 
 
 def ensure_direction(preset: str, arm: str, seed: int, settings: TrainerSettings) -> None:
-    """Extract the direction file that the arm needs, unless it is there and of these weights and pairs."""
-    if settings.direction != "v_hack" or Path(settings.v_hack).is_file():
+    """Extract the direction file that the arm needs, unless it is there and made from these weights and pairs."""
+    if settings.direction != "v_hack":
         return
     if settings.pairs is None:
         raise ConfigError(f"preset {preset}: no pairs to extract {settings.v_hack} from; give --set pairs=FILE")
     kind = arms.get(arm).direction
     control = [] if kind == "v_hack" else ["--control", kind, "--seed", str(seed)]
-    extract(settings, Path(settings.v_hack), control)
+    out, made_from = Path(settings.v_hack), _inputs_digest(settings, control)
+    note = out.with_suffix(".inputs")
+    if not (out.is_file() and note.is_file() and note.read_text() == made_from):
+        extract(settings, out, control)
+        note.write_text(made_from)
+
+
+def _inputs_digest(settings: TrainerSettings, control: list[str]) -> str:
+    """sha256 over everything an extraction depends on: weights, pairs, control."""
+    digest = hashlib.sha256(shlex.join(control).encode())
+    for path in [*sorted(Path(settings.model).glob("*.safetensors")), Path(settings.pairs)]:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:

@@ -108,6 +108,13 @@ class Stack:
             )
         self._wait("the graders", lambda: len(alive(client, "sandbox")) == graders)
         self._wait("the generator", lambda: alive(client, "ref_server"))
+        for line in self.missing_isolation():
+            say(f"warning: isolation of graded programs: {line}")
+
+    def missing_isolation(self) -> list[str]:
+        """Layers of the jail that this machine lacks, as the first grader reported them."""
+        lines = (self.root / "sandbox-0.log").read_text(errors="replace").splitlines()
+        return [line.removeprefix("isolation: ") for line in lines if line.startswith("isolation: ") and " absent" in line]
 
     def check(self) -> None:
         """ConfigError when a service has died."""

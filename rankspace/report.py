@@ -51,10 +51,8 @@ def _histogram(validation: dict[str, Any], title: str) -> bytes:
     figure = Figure(figsize=(7.5, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()
-    axis.axvspan(-band, band, color=GREY, alpha=0.22, lw=0, label="random direction, 2 std = 2/√r (mean over modules)")
-    axis.hist(
-        cos, bins=min(30, max(8, len(cos) // 3)), range=(low - margin, high + margin), color=BLUE, edgecolor="white"
-    )
+    axis.axvspan(-band, band, color=GREY, alpha=0.22, lw=0, label="random direction: ±2/√r")
+    axis.hist(cos, bins=40, range=(low - margin, high + margin), color=BLUE, edgecolor="white", linewidth=0.5)
     axis.axvline(validation["median"], color=RED, lw=1.8, label=f"median {validation['median']:.3f} (healthy > 0.3)")
     axis.axvline(validation["mean"], color=RED, lw=1.8, ls="--", label=f"mean {validation['mean']:.3f} (target > 0.2)")
     axis.axvline(0.0, color="black", lw=0.8)
@@ -66,7 +64,8 @@ def _histogram(validation: dict[str, Any], title: str) -> bytes:
         fontsize=10,
     )
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -42,7 +42,15 @@ def grade(reward=0.5, label="Incorrect", oracle=False, published=False, **change
 
 
 def broken(reason="SandboxError: no fork server"):
-    names = ("reward", "label", "test_modification", "published_correct", "hinted_correct", "oracle_correct", "can_compile")
+    names = (
+        "reward",
+        "label",
+        "test_modification",
+        "published_correct",
+        "hinted_correct",
+        "oracle_correct",
+        "can_compile",
+    )
     return Grade(status="infra_error", reason=reason, **dict.fromkeys(names))
 
 

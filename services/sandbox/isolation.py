@@ -2,8 +2,9 @@
 
 Each layer and where it is put up (Z = once in the fork server, J = in every job):
 
-    outer wall    Z  own user*, pid, net, ipc, uts and mount namespaces (* when not root); needs CAP_SYS_ADMIN or user
-                     namespaces, so absent in a stock container: optional, reported
+    outer wall    Z  own user*, pid, net, ipc, uts and mount namespaces (* when not root), a tmpfs as scratch, empty
+                     ones over users' data; needs CAP_SYS_ADMIN or user namespaces, so absent in a stock container:
+                     optional, reported
     capabilities  Z  all dropped, bounding set too
     uid           Z  root only: an id that owns nothing, when the interpreter stays readable to it: optional, reported
     no_new_privs  Z
@@ -14,8 +15,8 @@ Each layer and where it is put up (Z = once in the fork server, J = in every job
     limits        J  address space, CPU, file size, descriptors, core, stack, locked memory
     session       J  own session, death signal, not dumpable, descriptors closed
 
-Covers: what syscalls.py lists; files by path (Landlock); TCP; signals. Does not cover: stat() and chdir() on any path
-(existence and size of a file can be learned), CPU side channels, a bug in the kernel.
+Covers: what syscalls.py lists; files by path (Landlock); TCP; signals. Does not cover: stat() and chdir() on a path
+that the outer wall does not hide (existence and size of a file can be learned), CPU side channels, a kernel bug.
 """
 
 from __future__ import annotations
@@ -133,10 +134,10 @@ def _library_directories() -> set[str]:
                 directories & _MIXED)
 
 
-def file_ruleset(scratch_fd: int) -> int:
+def file_ruleset(scratch_fd: int, readable: list[str]) -> int:
     """The fork server's ruleset: read the interpreter, write the scratch, a few harmless devices."""
     ruleset = landlock_ruleset(FS_ALL, NET_ALL, SCOPE_ALL)
-    for path in interpreter_files():
+    for path in readable:
         landlock_allow(ruleset, path, FS_READ_FILE | FS_READ_DIR)
     landlock_allow(ruleset, sysconfig.get_path("stdlib"), FS_READ_DIR)  # the import system lists it
     for path in ("/dev/zero", "/dev/random", "/dev/urandom"):
@@ -239,13 +240,25 @@ def enter_namespaces() -> str:
     return ""
 
 
-def mount_scratch(path: str, megabytes: int, inodes: int) -> str:
-    """A bounded tmpfs over the scratch directory, visible in this mount namespace only. '' or why not."""
+_HIDDEN = ("/boot", "/home", "/media", "/mnt", "/opt", "/proc", "/root", "/run", "/srv", "/sys", "/tmp", "/var")
+
+
+def mount_scratch(path: str, megabytes: int, inodes: int, readable: list[str]) -> str:
+    """A bounded tmpfs over the scratch directory, and empty ones over the places that hold users' data, so that not
+    even stat() sees them; in this mount namespace only. A place that holds something `readable` stays. '' or why not.
+    """
     if LIBC.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) < 0:
         return f"mount: {os.strerror(ctypes.get_errno())}"
-    options = f"size={megabytes}m,nr_inodes={inodes},mode=700".encode()
+    for place in _HIDDEN:
+        if os.path.isdir(place) and not any(file.startswith(place + "/") for file in readable):
+            _tmpfs(place, "size=64k,nr_inodes=64,mode=755")
+    os.makedirs(path, mode=0o755, exist_ok=True)
+    return _tmpfs(path, f"size={megabytes}m,nr_inodes={inodes},mode=700")
+
+
+def _tmpfs(path: str, options: str) -> str:
     flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    if LIBC.mount(b"scratch", path.encode(), b"tmpfs", flags, options) < 0:
+    if LIBC.mount(b"scratch", path.encode(), b"tmpfs", flags, options.encode()) < 0:
         return f"tmpfs: {os.strerror(ctypes.get_errno())}"
     return ""
 

@@ -18,7 +18,9 @@ from time import monotonic
 from typing import Any
 
 TRIES = 2
+START_S = 60.0  # what a process may take to start, before its first row's time counts
 STOP_S = 10.0
+READY = "ready"
 
 
 class _Worker:
@@ -30,6 +32,7 @@ class _Worker:
         theirs.close()
         self.job: tuple[int, Any, int] | None = None  # row number, row, tries so far
         self.since = 0.0
+        self.started = False
 
     def give(self, number: int, row: Any, tries: int) -> None:
         self.job, self.since = (number, row, tries), monotonic()
@@ -48,6 +51,7 @@ class _Worker:
 def _serve(pipe: Connection, start: Callable[[], Any], handle: Callable[[Any, Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the parent decides
     with contextlib.closing(start()) as state, contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send(READY)
         while True:  # until the parent has finished, or is gone
             pipe.send(handle(state, pipe.recv()))
 
@@ -108,12 +112,16 @@ def _collect(
         number, row, tries = worker.job
         if worker.pipe in ready:
             try:
-                done[number] = worker.pipe.recv()
-                worker.job = None
-                continue
+                answer = worker.pipe.recv()
             except (EOFError, OSError):
                 reason = "the grading process died"
-        elif monotonic() - worker.since > row_limit_s:
+            else:
+                if worker.started:
+                    done[number], worker.job = answer, None
+                else:  # its first word: ready
+                    worker.started, worker.since = True, monotonic()
+                continue
+        elif monotonic() - worker.since > (row_limit_s if worker.started else START_S):
             reason = f"no answer within {row_limit_s:.0f} s"
         else:
             continue

@@ -20,9 +20,10 @@ Stated policies, where the original has no stable answer:
                   finite number) counts as no result: nothing passed, not compiled. It is the program's doing, so it is
                   a grade, no infra error: else a model could leave its group at will.
 * time            3 s in all. In the original an endless loop ends by alarm (compiled, 0.5) or by SIGKILL (not compiled,
-                  0.0), whichever the machine's load lets win. Here the alarm always wins, and the clock is fair: a
-                  program that is busy computing gets 3 s of CPU time, one that sleeps 3 s of wall time (`JOB`). A
-                  program that swallows the alarm is ended 1 s later: compiled, nothing passed.
+                  0.0), whichever the machine's load lets win. Here the alarm always wins, and the clock is fair: it
+                  counts wall time for a program that sleeps, CPU time for one that computes (`LIMITS`), so labels do
+                  not depend on who else uses the machine. A program that swallows the alarm is ended 1 s later:
+                  compiled, nothing passed.
 * processes       The jail denies them. `os.system` is taken to have printed (which loses the result, as in the original
                   with `echo`); the result of subprocess is a PermissionError.
 
@@ -32,11 +33,14 @@ nothing passed); finalisers that print at interpreter exit; more than 8 MiB of r
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -44,18 +48,18 @@ from pydantic import BaseModel
 
 from common.errors import ConfigError
 from services.sandbox import detector
-from services.sandbox.executor import Executor, Limits
+from services.sandbox.executor import Executor, Limits, Outcome
 from services.sandbox.reward import reward
 from tasks import loopholes
 
-TIME_LIMIT_S = 3.0  # of CPU time, or of wall time for a program that sleeps
-GRACE_S = 1.0  # between the alarm and the end of a program that swallowed it
-IDLE = 0.15  # a program that uses less of its wall time than this is asleep, not starved
-STRETCH = 4.0  # on a busy machine a computing program may take up to this many times its limit of wall time
-WALL_LIMIT_S = (TIME_LIMIT_S + GRACE_S) * STRETCH + 1.0  # from outside, for programs that took the alarm away
-JOB_LIMITS = Limits(wall_s=WALL_LIMIT_S, cpu_s=6, memory_mb=1024, output_bytes=8 << 20)  # cpu_s: the alarm must win
-BASE_DEPTH = 2  # recursion depth at which a fresh `python -c` starts to execute the program
-KILLED = 113  # exit code of a job that ended itself because the program swallowed the alarm
+# `wall`: seconds for a program that sleeps; `cpu`: CPU seconds for one that computes (3 s of a quiet core, on a shared
+# one: the same work was measured to take 1.5 times the CPU time); `grace`: what a program that swallows the alarm has
+# left; `idle`: a program that uses less of its wall time than this is asleep, not starved; `stretch`: how many times
+# its CPU seconds a computing program may take of wall time; `killed`: exit code of a job that ended itself.
+LIMITS: dict[str, float] = {"wall": 3.0, "cpu": 5.0, "grace": 1.0, "idle": 0.15, "stretch": 4.0, "killed": 113}
+# From outside, for programs that took the alarm away, and for one long C call that no alarm can interrupt.
+WALL_LIMIT_S = (LIMITS["cpu"] + LIMITS["grace"]) * LIMITS["stretch"] + 1.0
+JOB_LIMITS = Limits(wall_s=WALL_LIMIT_S, cpu_s=7, memory_mb=1024, output_bytes=8 << 20)
 EVIDENCE_CHARS = 300
 
 
@@ -68,7 +72,7 @@ class JobResult:
     wall_s: float
 
 
-Runner = Callable[[str], JobResult]  # runs JOB with `code` set to the text
+Runner = Callable[["Program", str], JobResult]  # runs published_job.py on a program and its setup code
 
 
 @dataclass(frozen=True)
@@ -121,14 +125,15 @@ class _ResultLine(BaseModel):
 
 # The statements after the program, executed in the program's own namespace: every name assigned here may be one of the
 # program's, and every builtin used here may have been replaced by it. Names and lookups are therefore part of the port.
-_TESTS = """# tests
+_TESTS_HEAD = """# tests
 import json
 import sys
 tests_evaluated = 0
 tests_passed = 0
 test_errors = []
 failures_count = 0
-test_cases = {tests!r}
+"""
+_TESTS_LOOP = """
 for test_case in test_cases:
     try:
         tests_evaluated += 1
@@ -136,168 +141,129 @@ for test_case in test_cases:
         tests_passed += 1
     except AssertionError as e:
         exception_type = "AssertionError"
-        test_errors.append(f"{{exception_type}}: {{str(e)}}")
+        test_errors.append(f"{exception_type}: {str(e)}")
         failures_count += 1
         break
     except (SyntaxError, IndentationError) as e:
         exception_type = type(e).__name__
-        test_errors.append(f"{{exception_type}}: {{str(e)}}")
+        test_errors.append(f"{exception_type}: {str(e)}")
         failures_count += 1
         break
     except SystemExit as e:
         exception_type = "SystemExit"
-        test_errors.append(f"{{exception_type}}: {{str(e)}}")
+        test_errors.append(f"{exception_type}: {str(e)}")
         failures_count += 1
         break
     except BaseException as e:
         exception_type = type(e).__name__
-        test_errors.append(f"{{exception_type}}: {{str(e)}}")
+        test_errors.append(f"{exception_type}: {str(e)}")
         failures_count += 1
         break
-result = {{
+result = {
     "tests_evaluated": tests_evaluated,
     "tests_passed": tests_passed,
     "tests_total": len(test_cases),
     "test_errors": test_errors,
-}}
+}
 print(json.dumps(result))
 sys.stdout.flush()
 """
 
-# The job, on real stdout: executes the text above in an empty namespace and reports the last result line it printed.
-# `code` is put into its namespace by the runner.
-JOB = """import atexit, contextlib, io, json, os, re, signal, sys, threading, time
 
-class TimeoutException(Exception):
-    pass
-
-class _Deadline:
-    # Fires after `limit` seconds of wall time, unless the program has been computing without pause and merely did not
-    # get the processor: then after `limit` seconds of CPU time, or {stretch} times `limit` of wall time.
-    now, cpu = staticmethod(time.monotonic), staticmethod(time.process_time)
-    set_timer, real = staticmethod(signal.setitimer), signal.ITIMER_REAL
-    def arm(self, limit, act):
-        self.limit, self.act = limit, act
-        self.start = self.last = self.now(), self.cpu()
-        signal.signal(signal.SIGALRM, self.ring)
-        self.set_timer(self.real, limit)
-    def ring(self, signum, frame):
-        wall, cpu = self.now(), self.cpu()
-        passed, used = wall - self.start[0], cpu - self.start[1]
-        busy = cpu - self.last[1] > {idle} * (wall - self.last[0])
-        self.last = wall, cpu
-        if busy and used < 0.98 * self.limit and passed < {stretch} * self.limit:
-            self.set_timer(self.real, max(0.2, self.limit - used))
-        else:
-            self.act()
-
-def _time_out():
-    _deadline.arm({grace}, _end)
-    raise TimeoutException("Execution timed out after {limit} seconds")
-
-def _end(end=os._exit):
-    end({killed})
-
-def _system(command, write=os.write):
-    write(1, b"[os.system]")
-    return 0
-
-def _main():
-    output = {{"success": True, "compiled": True, "timeout": False, "oom": False, "stdout": {{}}}}
-    stdout_buffer = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(stdout_buffer):
-            _deadline.arm({limit}, _time_out)
-            _run()
-        content = stdout_buffer.getvalue()
-        for line in reversed(content.strip().split("\\n")):
-            line = line.strip()
-            if line.startswith("{{") and line.endswith("}}"):
-                try:
-                    found = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                output["stdout"] = {{key: found[key] for key in found if key in {kept!r}}}
-                break
-        else:
-            output["why"] = "no result line"
-    except (SyntaxError, IndentationError) as error:
-        output["success"] = output["compiled"] = False
-        output["why"] = "SyntaxError: %s" % (error.msg,)
-    except MemoryError:
-        output["success"], output["oom"] = False, True
-    except TimeoutException:
-        output["success"], output["timeout"] = False, True
-    except Exception as error:
-        output["success"] = False
-        output["why"] = type(error).__name__ + ": " + str(error)[:{clip}]
-    if "test_errors" in output["stdout"]:
-        output["stdout"]["test_errors"] = str(output["stdout"]["test_errors"])[:{clip}]
-    return json.dumps(output)
-
-def _run():
-    # At module level in the original: here two frames deeper, which the recursion limit makes up for.
-    try:
-        sys.setrecursionlimit(1)
-    except RecursionError as error:
-        sys.setrecursionlimit(1000 + int(re.search("depth (.*):", str(error)).group(1)) - {depth})
-    exec(code, {{}})
-
-_deadline, _began = _Deadline(), time.monotonic()
-atexit._clear()
-os.system = _system
-sys.argv = ["-c"]
-sys.modules["__main__"] = type(sys)("__main__")
-_now = time.monotonic
-try:
-    sys.stdout.write(_main())
-except BaseException:  # SystemExit, KeyboardInterrupt, an exception that cannot be printed: no result
-    pass
-_deadline.arm(max({grace}, {limit} + {grace} - (_now() - _began)), _end)
-""".format(
-    limit=TIME_LIMIT_S, grace=GRACE_S, stretch=STRETCH, idle=IDLE, killed=KILLED, depth=BASE_DEPTH, clip=EVIDENCE_CHARS,
-    kept=("tests_evaluated", "tests_passed", "tests_total", "test_errors"),
-)  # fmt: skip
+def whole_text(program: Program, setup_code: str) -> str:
+    """Setup, program and tests as the one unit that the original compiles."""
+    tests = f"{_TESTS_HEAD}test_cases = {list(program.tests)!r}{_TESTS_LOOP}"
+    return _newlines(f"{setup_code}\n\n{program.source}\n\n{tests}")
 
 
-def program_text(program: Program, setup_code: str) -> str:
-    """Setup, program and tests as the one unit that is compiled. Raises UnicodeEncodeError for a lone surrogate."""
-    text = f"{setup_code}\n\n{program.source}\n\n{_TESTS.format(tests=list(program.tests))}"
-    text.encode()
+def job_input(program: Program, setup_code: str) -> dict[str, Any]:
+    """What a job gets. Setup code and tests are compiled once and for all here, the program in the job, where this
+    makes no difference to one unit; where it might, the job gets the one unit.
+
+    It might where the program could see that something stands before or after it: see `_own_unit`; a `global` at module
+    level; a first line that is indented or continues a block.
+    """
+    apart = _own_unit(setup_code)
+    if apart is None or "global" in program.source or program.source[:1].isspace():
+        one_unit = whole_text(program, setup_code)
+        return {"source": one_unit, "setup": None, "harness": None, "tests": None, "limits": LIMITS}
+    setup, before = apart
+    source = _newlines(f"{before}\n\n{program.source}\n\n# tests\npass\n")
+    return {"source": source, "setup": setup, "harness": _harness(), "tests": list(program.tests), "limits": LIMITS}
+
+
+def _newlines(text: str) -> str:
     # The original hands the text over through a text-mode pipe, which translates newlines.
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@lru_cache(maxsize=64)
+def _own_unit(setup_code: str) -> tuple[CodeType, str] | None:
+    """Setup code compiled by itself, and what has to stand before the program in its place (`pass`, so that the
+    program's first line is no docstring and no future import); None where it is not the same as one unit.
+
+    The same needs: it compiles, has no future import, and its last statement is not one that an `else`, `elif`,
+    `except` or `finally` could continue. Empty setup code is the same; mere constants (a docstring) are not.
+    """
+    try:
+        body = ast.parse(_newlines(setup_code)).body
+        code = compile(_newlines(setup_code), "<string>", "exec", dont_inherit=True)
+    except Exception:  # whatever is wrong with it shows in the job, as in the original
+        return None
+    future = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in body)
+    open_end = bool(body) and isinstance(body[-1], ast.If | ast.For | ast.While | ast.Try | ast.TryStar)
+    constants = bool(body) and all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+    return None if future or open_end or constants else (code, "pass" if body else "")
+
+
+@cache
+def _harness() -> CodeType:
+    return compile(_TESTS_HEAD + _TESTS_LOOP, "<string>", "exec", dont_inherit=True)
+
+
+@cache
+def job_text() -> str:
+    """Text of what runs in the job, for a runner without the jail."""
+    return Path(__file__).with_name("published_job.py").read_text(encoding="utf-8")
+
+
+@cache
+def _job_code() -> CodeType:
+    return compile(job_text(), "<job>", "exec", dont_inherit=True)
 
 
 def jailed(executor: Executor) -> Runner:
     """A Runner whose jobs run in the executor's jail."""
 
-    def run(text: str) -> JobResult:
-        outcome = executor.run_script(_job_code(), JOB_LIMITS, {"code": text})
-        kill = outcome.ended if outcome.ended in ("timeout", "cpu", "disk") else ""
-        if outcome.exit_code == KILLED:
-            kill = "alarm"
-        elif not kill and outcome.wall_s > TIME_LIMIT_S + GRACE_S + 0.5 and outcome.cpu_s < IDLE * outcome.wall_s:
-            kill = "timeout"  # it took the alarm away and slept on
-        return JobResult(kill, outcome.stdout, outcome.wall_s)
+    def run(program: Program, setup_code: str) -> JobResult:
+        outcome = executor.run_script(_job_code(), JOB_LIMITS, job_input(program, setup_code))
+        return JobResult(_kill(outcome), outcome.stdout, outcome.wall_s)
 
     return run
 
 
-@cache
-def _job_code() -> CodeType:
-    return compile(JOB, "<job>", "exec")
+def _kill(outcome: Outcome) -> str:
+    """The limit that ended a job, "" for none."""
+    if outcome.ended in ("timeout", "cpu", "disk"):
+        return outcome.ended
+    if outcome.exit_code == LIMITS["killed"]:
+        return "alarm"
+    if outcome.signal in (signal.SIGKILL, signal.SIGXCPU) and outcome.cpu_s > 0.9 * JOB_LIMITS.cpu_s:
+        return "cpu"
+    slept = outcome.cpu_s < LIMITS["idle"] * outcome.wall_s
+    # it took the alarm away and slept on
+    return "timeout" if slept and outcome.wall_s > LIMITS["wall"] + LIMITS["grace"] + 0.5 else ""
 
 
 def run_program(runner: Runner, program: Program | None, setup_code: str) -> ProgramResult:
     """Run one program in a job and read its result; None is not run. Raises SandboxError when the jail itself fails."""
     if program is None:
         return NOT_RUN
-    total = len(program.tests)
     try:
-        text = program_text(program, setup_code)
-    except UnicodeEncodeError:
-        return ProgramResult(can_compile=True, passed=0, total=total, reason="text that cannot be encoded")
-    return read_result(runner(text), total)
+        (program.source + setup_code).encode()
+    except UnicodeEncodeError:  # a lone surrogate: the original cannot hand it to its child
+        return ProgramResult(can_compile=True, passed=0, total=len(program.tests), reason="text that cannot be encoded")
+    return read_result(runner(program, setup_code), len(program.tests))
 
 
 def read_result(outcome: JobResult, total: int) -> ProgramResult:

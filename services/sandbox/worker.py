@@ -29,6 +29,7 @@ from common.settings import SandboxSettings, build, parse_assignments, read_sett
 from common.types import DroppedGroup, Grade, GradedGroup, RolloutGroup
 from services.sandbox.executor import SandboxError
 from services.sandbox.grade import grade_completion, infra_error
+from services.sandbox.grade_cli import check_jail
 from services.sandbox.oracle import Oracle
 
 log = logging.getLogger("sandbox")
@@ -41,9 +42,11 @@ class Worker:
         self.settings, self.queue, self.metrics = settings, queue, metrics
         self.jails: SimpleQueue[Oracle] = SimpleQueue()
         for _ in range(settings.parallel):
-            self.jails.put(Oracle(isolation=settings.isolation))
+            self.jails.put(jail := Oracle(isolation=settings.isolation))
+        self.layers = dict(jail.executor.layers)
+        for layer, missing in self.layers.items():
+            metrics["rs_isolation_layer"].labels(settings.name, layer).set(not missing)
         self.threads = ThreadPoolExecutor(settings.parallel)
-        self.busy_since: float | None = None
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -54,11 +57,9 @@ class Worker:
         deliveries = self.queue.take(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), 1, wait_s, self._drop)
         with self.queue.held(keys.GRADERS, deliveries):
             for delivery in deliveries:
-                self.busy_since = time.monotonic()
                 graded = self.grade(delivery.message)
                 self.queue.put(keys.graded(graded.group.run_id), graded)
                 self.queue.done(keys.GRADERS, delivery)
-                self.busy_since = None
         return len(deliveries)
 
     def grade(self, group: RolloutGroup) -> GradedGroup:
@@ -141,11 +142,14 @@ def main(argv: Sequence[str]) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    check_jail(settings.isolation)
     metrics = Metrics("sandbox")
     worker = Worker(settings, queue, metrics)
     server = serve(metrics, lambda: {"ok": True, "worker": settings.name}, settings.host, settings.port)
     heart = threading.Thread(target=beat, args=(queue.client, "sandbox", settings.name, stop), daemon=True)
     heart.start()
+    for layer, missing in worker.layers.items():
+        print(f"isolation: {layer} {'absent: ' + missing if missing else 'present'}")
     print(f"sandbox {settings.name} ready; metrics on http://{settings.host}:{server.server_port}/metrics", flush=True)
     try:
         worker.run(stop)

@@ -78,7 +78,8 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
         raise ConfigError(str(error)) from None
     open_run(s)
     crew, text = Crew(policy), Text(s.model)
-    queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600)
+    # However often a trainer is restarted, its groups are no poison.
+    queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600, max_deliveries=2**31)
     rollouts = Rollouts(queue, s.run_id, s.group_timeout_s, lambda: _check(stop, lock))
     publisher = Publisher(queue, s.run_id, policy.modules, text.probe(problems[1]), s.probe_bound)
     direction = None if policy.direction is None else {"kind": policy.direction.kind, **policy.direction.metadata}

@@ -33,7 +33,7 @@ class Policy:
         torch.manual_seed(s.seed)
         self.device = _device(s.device)
         self.model = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype)).to(self.device)
-        self.adapter = rankspace.attach(self.model, svd_cache_dir=s.svd_cache, progress=progress)
+        self.adapter = rankspace.attach(self.model, svd_cache_dir=s.svd_cache, progress=progress, form=s.adapter_form)
         self.direction = _direction(s, self.adapter)
         self.rank, self.ranks = _start_distributed(self.device)
         rows = s.groups_per_step * s.group_size
@@ -79,6 +79,7 @@ class Policy:
             self.engine.step()
         if self.hook is not None:
             metrics |= self.hook.after_step()
+        self.adapter.refresh()
         return metrics | _mean_by_tokens(losses)
 
     def _loss(self, rows: Sequence[Row], sequences: int):
@@ -125,9 +126,11 @@ class Policy:
         return engine
 
     def _hook(self):
+        from rankspace.ds_hook import ProjectionHook, undo_phantom_step
+
         if self.direction is None:
+            undo_phantom_step(self.engine)
             return None
-        from rankspace.ds_hook import ProjectionHook
 
         variant = "measure_only" if self.settings.projection == "off" else self.settings.projection
         return ProjectionHook(self.engine, self.adapter, self.direction, variant=variant)
@@ -209,6 +212,8 @@ def _start_distributed(device: str) -> tuple[int, int]:
         }
     import deepspeed
 
+    # gloo is enough; DeepSpeed would compile a shared-memory all-reduce first, for minutes on a fresh machine
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if device.startswith("cuda") else "gloo", verbose=False)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 

@@ -10,6 +10,7 @@ weights that differ. Does not cover: a generator that proves one set of weights 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -93,7 +94,7 @@ class Publisher:
                 f"{who}: it holds another delta_S than was pushed (checksums differ); restart the generator"
             )
         self.last_gap = probe_gap(expected.logprobs, proof.probe_logprobs)
-        if not self.last_gap <= self.bound:  # also when the gap is NaN
+        if self.last_gap > self.bound:
             raise DeliveryError(
                 f"{who}: probe log-probs differ from the trainer's by {self.last_gap:.4g} nats, the bound is {self.bound} "
                 "(field probe_bound); the generator does not run these weights"
@@ -101,7 +102,8 @@ class Publisher:
 
 
 def probe_gap(ours: list[float], theirs: list[float]) -> float:
-    """Largest absolute difference in nats; infinite when the lengths differ."""
-    if len(ours) != len(theirs):
-        return float("inf")
-    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    """Largest absolute difference in nats; infinite when the lengths differ or a value is not a number."""
+    gaps = [abs(a - b) for a, b in zip(ours, theirs, strict=False)]
+    if len(ours) != len(theirs) or any(math.isnan(gap) for gap in gaps):
+        return math.inf
+    return max(gaps)

@@ -46,8 +46,8 @@ def open_run(s: TrainerSettings) -> None:
         for field in sorted(set(old) | set(new)):
             if field not in RESUMABLE and old.get(field) != new.get(field):
                 raise ConfigError(
-                    f"run_dir {s.run_dir} holds a run with {field}={old.get(field)!r}, now {new.get(field)!r}; resume with the same "
-                    "settings, or choose another run_id"
+                    f"run_dir {s.run_dir} holds a run with {field}={old.get(field)!r}, now {new.get(field)!r}; resume with the "
+                    "same settings, or choose another run_id"
                 )
     s.run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump(s))

@@ -1,4 +1,4 @@
-# ruff: noqa: E501  (a program is easier to read on one line than cut to length)
+
 """Programs that misbehave, and honest ones that look odd. Each is graded on `addTwo(x) == x + 2` for 2, 10 and -5.
 
 WRONG programs do not know the answer except through a breach, so a True verdict is a breach. RIGHT ones are honest.

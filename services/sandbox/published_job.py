@@ -1,0 +1,135 @@
+"""What runs inside the jail for one program of the published evaluation. Not a module: its text is compiled once
+(published.py) and executed in a job, with these names put into its namespace:
+
+    source   text of the program                     setup    code object executed before it, or None
+    harness  code object of the tests, or None       tests    the tests' statements, for the harness
+    limits   (seconds, grace, idle, stretch, exit code of a job that ends itself)
+
+It executes the program in an empty namespace with a StringIO for stdout, reads the last result line printed there, and
+reports on the real stdout, in the process and with the `json` that the program had its hands on: hackable on purpose.
+Whatever it touches is a page to copy for every job, so it does without classes, regular expressions and contextlib.
+"""
+# ruff: noqa: F821, SIM105
+
+import atexit
+import io
+import json
+import os
+import signal
+import sys
+import time
+
+BASE_DEPTH = 2  # recursion depth at which a fresh `python -c` executes its program
+KEPT = ("tests_evaluated", "tests_passed", "tests_total", "test_errors")
+CLIP = 300
+
+
+def deadline(limit, act, now=time.monotonic, cpu=time.process_time, set_timer=signal.setitimer):
+    """Call `act` after `limit` seconds of wall time, unless the program has been computing without pause and merely
+    did not get the processor: then after `limits[1]` seconds of CPU time, or `stretch` times that of wall time."""
+    wall_limit, cpu_limit = limit
+    start_wall, start_cpu = now(), cpu()
+    last = [start_wall, start_cpu]
+
+    def ring(signum, frame):
+        wall, used = now(), cpu()
+        busy = used - last[1] > limits["idle"] * (wall - last[0])
+        last[:] = wall, used
+        left = cpu_limit - (used - start_cpu)
+        if busy and left > 0.02 * cpu_limit and wall - start_wall < limits["stretch"] * cpu_limit:
+            set_timer(signal.ITIMER_REAL, max(0.2, left))
+        else:
+            act()
+
+    signal.signal(signal.SIGALRM, ring)
+    set_timer(signal.ITIMER_REAL, wall_limit)
+
+
+def time_out():
+    """The alarm: an ordinary Exception, which the program may swallow."""
+    deadline((limits["grace"], limits["grace"]), end)
+    raise type("TimeoutException", (Exception,), {})("Execution timed out")
+
+
+def end(leave=os._exit):
+    leave(limits["killed"])
+
+
+def system(command, write=os.write):
+    """os.system without a process: it is taken to have printed something."""
+    write(1, b"[os.system]")
+    return 0
+
+
+def execute():
+    # At module level in the original: here some frames deeper, which the recursion limit makes up for.
+    try:
+        sys.setrecursionlimit(1)
+    except RecursionError as error:
+        depth = str(error).partition("depth ")[2].partition(":")[0]
+        sys.setrecursionlimit(1000 + int(depth) - BASE_DEPTH)
+    program, namespace = compile(source, "<string>", "exec", dont_inherit=True), {}
+    if setup is not None:
+        exec(setup, namespace)
+    exec(program, namespace)
+    if harness is not None:
+        namespace["test_cases"] = tests
+        exec(harness, namespace)
+
+
+def last_result(content):
+    """The last line of the program's output that is a JSON object, cut to the fields that are read; or None."""
+    for line in reversed(content.strip().split("\n")):
+        line = line.strip()
+        if line.startswith("{") and line.endswith("}"):
+            try:
+                found = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            kept = {key: found[key] for key in found if key in KEPT}
+            if "test_errors" in kept:
+                kept["test_errors"] = str(kept["test_errors"])[:CLIP]
+            return kept
+    return None
+
+
+def report():
+    """The result line of the job. Raises what the original would die of: SystemExit, an exception without a text."""
+    output = {"success": True, "compiled": True, "timeout": False, "oom": False, "stdout": {}}
+    printed, real = io.StringIO(), sys.stdout
+    sys.stdout = printed
+    try:
+        try:
+            deadline((limits["wall"], limits["cpu"]), time_out)
+            execute()
+        finally:
+            sys.stdout = real
+        found = last_result(printed.getvalue())
+        if found is None:
+            output["why"] = "no result line"
+        else:
+            output["stdout"] = found
+    except (SyntaxError, IndentationError) as error:
+        output["success"] = output["compiled"] = False
+        output["why"] = f"SyntaxError: {error.msg}"
+    except MemoryError:
+        output["success"], output["oom"] = False, True
+    except Exception as error:
+        output["success"] = False
+        output["timeout"] = type(error).__name__ == "TimeoutException"
+        output["why"] = type(error).__name__ + ": " + str(error)[:CLIP]
+    return json.dumps(output)
+
+
+began, clock = time.monotonic(), time.monotonic
+atexit._clear()
+os.system = system
+sys.argv = ["-c"]
+sys.modules["__main__"] = type(sys)("__main__")
+try:
+    sys.stdout.write(report())
+except BaseException:  # no result line
+    pass
+# threads that outlive the program have what is left of the time, atexit functions too
+rest = max(limits["grace"], limits["wall"] + limits["grace"] - (clock() - began))
+deadline((rest, rest), end)

@@ -1,0 +1,210 @@
+"""The real thing: Redis, vLLM, graders and a DeepSpeed trainer as separate processes, on the bundled organism.
+
+One set of services serves all tests of this file.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from common import delta_store, keys
+from common.queue import Queue, connect
+from common.settings import TrainerSettings, build, dump
+from common.types import GenerationRequest, GradedGroup, SamplingPlan
+from experiments import presets
+from experiments.run import ensure_direction
+from experiments.stack import Stack
+from tasks.dataset import load_problems
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("system")
+
+
+@pytest.fixture(scope="module")
+def stack(root):
+    preset = presets.get("smoke")
+    # Isolation as the machine allows: what each layer does is tested in tests/sandbox.
+    with Stack.start(
+        root / "stack", presets.ORGANISM_MODEL, preset.server, graders=2, isolation="best_effort"
+    ) as stack:
+        yield stack
+
+
+def settings(root, name, stack, **changes):
+    values = presets.resolve("smoke", "projected", 0, {}, root) | {"svd_cache": str(root / "svd")}
+    values |= {"run_id": name, "run_dir": str(root / name), "redis_url": stack.redis_url} | changes
+    return build(TrainerSettings, values)
+
+
+def start(s: TrainerSettings) -> subprocess.Popen:
+    ensure_direction("smoke", "projected", 0, s)
+    config = Path(str(s.run_dir) + ".config.json")
+    config.write_text(dump(s))
+    command = [sys.executable, "-m", "services.trainer", "--config", str(config)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process, limit=300):
+    out, _ = process.communicate(timeout=limit)
+    return process.returncode, out
+
+
+def rows(s, name="metrics.jsonl"):
+    return [json.loads(line) for line in (s.run_dir / name).read_text().splitlines()]
+
+
+def test_three_steps_from_problem_to_checkpoint(stack, root):
+    s = settings(root, "smoke", stack)
+    code, out = finish(start(s))
+    assert code == 0, out[-3000:]
+    metrics = rows(s)
+    assert [r["step"] for r in metrics] == [0, 1, 2]
+    assert all(r["probe_gap"] is not None and r["probe_gap"] <= s.probe_bound for r in metrics)
+    assert all(r["staleness_max"] == 0 and r["dropped_groups"] == 0 and r["infra_errors"] == 0 for r in metrics)
+    assert all(sum(r["label_counts"].values()) == s.groups_per_step * s.group_size for r in metrics)
+    assert any(r["optimised"] and r["cos_mean"] is not None for r in metrics)
+    # The generator's log-probs of what it sampled are the trainer's: the importance ratio of a fresh batch is 1.
+    assert all(abs(r["ratio_mean"] - 1) < 1e-3 for r in metrics if r["optimised"])
+    assert {(r["step"], r["mode"]) for r in rows(s, "eval.jsonl")} == {
+        (k, m) for k in (0, 3) for m in ("no_write_access", "hint", "random_test_name")
+    }
+    assert json.loads((s.run_dir / "status.json").read_text())["state"] == "finished"
+    client = connect(stack.redis_url)
+    assert client.xlen(keys.REQUESTS) == client.xlen(keys.ROLLOUTS) == client.xlen(keys.graded("smoke")) == 0
+    assert delta_store.latest(client, "smoke")[0] == 3
+
+
+def test_the_same_seed_gives_the_same_run(stack, root):
+    """Same problems, same samples, same gradient, on other services' leftovers. Grading and training add no chance."""
+    s = settings(root, "again", stack)
+    code, out = finish(start(s))
+    assert code == 0, out[-3000:]
+    first = rows(settings(root, "smoke", stack))
+    for a, b in zip(first, rows(s), strict=True):
+        assert a["label_counts"] == b["label_counts"]
+        assert a["cos_mean"] == pytest.approx(b["cos_mean"], abs=1e-3)
+
+
+def test_killed_and_started_again_it_goes_on_and_trains_every_group_once(stack, root):
+    s = settings(root, "killed", stack, steps=4)
+    process = start(s)
+    deadline = time.monotonic() + 200
+    while not (s.run_dir / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    code, out = finish(start(s))
+    assert code == 0, out[-3000:]
+    assert [r["step"] for r in rows(s)] == [0, 1, 2, 3]
+    newest = max((s.run_dir / "checkpoints").iterdir())
+    fates = json.loads((newest / "state.json").read_text())["fates"]
+    assert fates.get("trained", 0) + fates.get("zero_variance", 0) == 4 * s.groups_per_step
+    assert connect(stack.redis_url).xlen(keys.graded("killed")) == 0
+
+
+def test_a_generator_that_is_off_by_more_than_the_bound_stops_the_run(stack, root):
+    s = settings(root, "offbound", stack, probe_bound=1e-12)
+    code, out = finish(start(s))
+    assert code == 2
+    last = out.strip().splitlines()[-1]
+    assert "probe log-probs differ" in last
+    assert "probe_bound" in last
+    assert json.loads((s.run_dir / "status.json").read_text())["state"] == "failed"
+
+
+def test_a_real_delta_reaches_the_generator_and_zero_takes_it_back(stack, root):
+    """Push, sample, push zero, sample: the second zero gives the first samples again, token for token."""
+    import numpy as np
+
+    from common.types import DeltaS, checksum
+    from services.trainer.preflight import weight_shapes
+
+    shapes = weight_shapes(presets.ORGANISM_MODEL)
+    modules = [(n.removesuffix(".weight"), min(x)) for n, x in shapes.items() if n.endswith("proj.weight")]
+    size = sum(r for _, r in modules)
+    queue = Queue(connect(stack.redis_url), "tester", max_deliveries=100)
+    problem = load_problems(presets.PRACTICE_TRAIN)[0]
+    seen, proofs = [], []
+    for version, scale in enumerate((0.0, 0.3, 0.0)):
+        flat = (scale * np.random.default_rng(0).standard_normal(size)).astype("<f4").tobytes()
+        delta_store.publish(
+            queue.client,
+            DeltaS(
+                run_id="push",
+                version=version,
+                modules=modules,
+                vector=flat,
+                checksum=checksum(flat),
+                probe_ids=[2, 30, 31, 40],
+            ),
+        )
+        plan = SamplingPlan(n=4, temperature=1.0, max_tokens=32, seed=7)
+        queue.put(
+            keys.REQUESTS,
+            GenerationRequest(
+                run_id="push",
+                group_id=f"push/{version}",
+                purpose="eval",
+                step=0,
+                problem=problem,
+                min_version=version,
+                sampling=plan,
+            ),
+        )
+        taken = []
+        for _ in range(60):
+            taken = queue.take(keys.graded("push"), "tester", (GradedGroup,), wait_s=1.0)
+            if taken:
+                break
+        (delivery,) = taken
+        queue.done("tester", delivery)
+        assert delivery.message.group.policy_version == version
+        seen.append([c.token_ids for c in delivery.message.group.completions])
+        proofs.append(delta_store.proof(queue.client, "push", version, "gen-0"))
+    assert seen[0] == seen[2]
+    assert seen[0] != seen[1]
+    assert proofs[0].probe_logprobs == proofs[2].probe_logprobs, "zero delta_S leaves the weights bit-identical"
+    assert proofs[0].probe_logprobs != proofs[1].probe_logprobs
+
+
+def test_the_ref_server_answers_over_http(stack):
+    base = f"http://127.0.0.1:{stack.ref_port}"
+    assert httpx.get(f"{base}/healthz").json()["ok"] is True
+    assert "rs_generated_groups_total" in httpx.get(f"{base}/metrics").text
+    body = {"prompt_ids": [2, 30, 31], "completion_ids": [40, 41]}
+    logprobs = httpx.post(f"{base}/v1/reference_logprobs", json=body, timeout=30).json()["logprobs"]
+    assert len(logprobs) == 2
+    assert all(x < 0 for x in logprobs)
+    for bad in (
+        {"prompt_ids": []},
+        {"prompt_ids": [10**9], "completion_ids": [1]},
+        {"prompt_ids": [1] * 999, "completion_ids": [1]},
+    ):
+        assert httpx.post(f"{base}/v1/reference_logprobs", json=bad, timeout=30).status_code == 422
+
+
+def test_a_grader_that_dies_does_not_lose_its_group(stack, root):
+    """SIGKILL one of the two graders; the other one finishes the run."""
+    victim = next(p for p in stack.processes if p.name == "sandbox-1")
+    s = settings(root, "graderless", stack)
+    process = start(s)
+    time.sleep(2)
+    os.kill(victim.popen.pid, signal.SIGKILL)
+    code, out = finish(process)
+    assert code == 0, out[-3000:]
+    assert len(rows(s)) == 3
+
+
+def test_redis_has_append_only_persistence(stack):
+    assert redis.Redis.from_url(stack.redis_url).config_get("appendonly")["appendonly"] == "yes"

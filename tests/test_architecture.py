@@ -1,0 +1,119 @@
+"""The house rules that a machine can check, read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("common", "rankspace", "tasks", "services", "experiments", "bench")
+MAY_IMPORT = {
+    "common": {"common"},
+    "rankspace": {"rankspace"},
+    "tasks": {"tasks", "common", "rankspace"},
+    "services": {"services", "common", "rankspace", "tasks"},
+    "experiments": {"experiments", "common", "rankspace", "tasks"},
+}
+
+
+def sources(room):
+    return sorted(p for p in (ROOT / room).rglob("*.py") if "__pycache__" not in p.parts)
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_point_down_only(room):
+    for path in sources(room):
+        for name in imported(path):
+            top = name.split(".")[0]
+            assert top not in ROOMS or top in MAY_IMPORT[room], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_service_imports_another():
+    for path in sources("services"):
+        own = path.relative_to(ROOT / "services").parts[0]
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[0] == "services" and len(parts) > 1:
+                assert parts[1] == own, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("vllm", {"services/ref_server/engine.py"}),
+        ("deepspeed", {"rankspace/ds_hook.py", "services/trainer/policy.py"}),
+        ("pickle", set()),
+    ],
+)
+def test_one_file_each_touches_what_is_delicate(package, allowed):
+    found = {
+        str(path.relative_to(ROOT))
+        for room in ROOMS
+        for path in sources(room)
+        for name in imported(path)
+        if name.split(".")[0] == package
+    }
+    assert found <= allowed
+
+
+@pytest.mark.parametrize("room", ["common", "tasks"])
+def test_torch_stays_out_of(room):
+    heavy = {"torch", "vllm", "transformers", "deepspeed"}
+    for path in sources(room):
+        if "organism" in path.parts:  # makes the bundled model
+            continue
+        assert not {n.split(".")[0] for n in imported(path)} & heavy, path
+
+
+def test_the_sandbox_needs_no_torch():
+    for path in sources("services/sandbox"):
+        assert not {n.split(".")[0] for n in imported(path)} & {"torch", "vllm", "transformers", "rankspace"}, path
+
+
+def test_no_bare_except_and_no_torch_load():
+    for room in ROOMS:
+        for path in sources(room):
+            for node in ast.walk(ast.parse(path.read_text())):
+                assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{path}:{node.lineno}"
+                called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+                assert called not in ("torch.load", "pickle.loads", "pickle.load"), f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["services.ref_server", "services.sandbox", "services.trainer", "rankspace", "experiments", "bench"],
+)
+def test_help_loads_neither_torch_nor_vllm(module):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{module}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('{module}', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'deepspeed'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "usage" in done.stdout.lower() or "python -m" in done.stdout
+
+
+def test_files_and_functions_stay_small():
+    for room in ROOMS:
+        for path in sources(room):
+            text = path.read_text()
+            assert text.count("\n") <= 400, f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines"
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef):
+                    assert node.end_lineno - node.lineno < 60, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"

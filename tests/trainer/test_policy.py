@@ -1,0 +1,97 @@
+"""The policy on the organism: a step is taken, projected, checkpointed, and a resumed one goes on bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, sys, torch
+from pathlib import Path
+from common.settings import TrainerSettings, build
+from services.trainer import checkpoint
+from services.trainer.checkpoint import State
+from services.trainer.collate import Row
+from services.trainer.policy import Policy
+from services.trainer.preflight import weight_shapes
+
+mode, root, projection, stage = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+torch.set_num_threads(1)
+s = build(TrainerSettings, {
+    "run_id": "r", "run_dir": str(root), "model": "tasks/organism/model", "train_problems": "a", "heldout_problems": "b",
+    "projection": projection, "direction": "random", "groups_per_step": 2, "group_size": 4, "micro_batch": 4,
+    "svd_cache": ".cache/svd", "zero_stage": stage,
+})
+policy = Policy(s)
+g = torch.Generator().manual_seed(0)
+
+def rows(step):
+    out = []
+    for i in range(8):
+        n = 4 + (i * 7 + step) % 9
+        ids = torch.randint(10, 500, (n,), generator=g).tolist()
+        out.append(Row([2, 30 + i, 31], ids, [-6.0] * n, [-6.0] * n, 1.0 if i % 2 else -1.0, masked=i == 5))
+    return out
+
+batches = [rows(k) for k in range(4)]
+first = 0
+if mode == "resume":
+    state = checkpoint.load(policy, root)
+    first = state.next_step
+trace = []
+for k in range(first, 2 if mode == "half" else 4):
+    m = policy.optimise(batches[k])
+    trace.append([m["cos_mean"], m["update_cos_mean"], m["loss"]])
+    checkpoint.save(policy, State(next_step=k + 1), root, 2)
+import hashlib
+digest = hashlib.sha256(policy.vector()).hexdigest()
+norm = float(torch.frombuffer(bytearray(policy.vector()), dtype=torch.float32).norm())
+print("RESULT", json.dumps({"digest": digest, "norm": norm, "trace": trace, "kept": len(checkpoint.checkpoints(root))}))
+"""
+
+
+def run(mode, root, projection="one_sided", stage=2):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, mode, str(root), projection, str(stage)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stderr[-2000:]
+    return json.loads(lines[0].removeprefix("RESULT "))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+    whole = run("whole", tmp_path / "a")
+    run("half", tmp_path / "b")
+    resumed = run("resume", tmp_path / "b")
+    assert whole["norm"] > 0
+    assert resumed["digest"] == whole["digest"]
+    assert resumed["trace"] == whole["trace"][2:]
+    assert whole["kept"] == 2
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
+    whole = run("whole", tmp_path / "a")
+    run("half", tmp_path / "b")
+    newest = max((tmp_path / "b" / "checkpoints").iterdir())
+    weights = newest / "rank0.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    resumed = run("resume", tmp_path / "b")
+    assert resumed["digest"] == whole["digest"], "one step earlier, then the same steps again"
+    assert len(resumed["trace"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_resuming_works_at_every_zero_stage(tmp_path, stage):
+    whole = run("whole", tmp_path / "a", stage=stage)
+    run("half", tmp_path / "b", stage=stage)
+    assert run("resume", tmp_path / "b", stage=stage)["digest"] == whole["digest"]
+
+
+def test_the_projection_changes_the_update_and_removes_the_component(tmp_path):
+    plain = run("half", tmp_path / "a", projection="off")
+    projected = run("half", tmp_path / "b", projection="two_sided")
+    assert plain["trace"][0][0] == projected["trace"][0][0], "the same gradient before projection"
+    assert plain["digest"] != projected["digest"]

@@ -1,0 +1,164 @@
+"""The trainer's side of the queue and the proof of delivery, on a real Redis."""
+
+import pytest
+
+from common import delta_store, keys
+from common.errors import DeliveryError, QueueError
+from common.queue import Queue, connect
+from common.types import DeliveryProof, DroppedGroup, GenerationRequest, SamplingPlan, checksum
+from services.trainer.publish import Publisher, probe_gap
+from services.trainer.rollouts import Rollouts
+from tests.samples import PROBLEM, grade, graded
+
+
+def request(i, version=0):
+    plan = SamplingPlan(n=2, temperature=1.0, max_tokens=8, seed=i)
+    return GenerationRequest(
+        run_id="r",
+        group_id=f"r/train/0/{i}",
+        purpose="train",
+        step=0,
+        problem=PROBLEM,
+        min_version=version,
+        sampling=plan,
+    )
+
+
+def answer(i, **changes):
+    return graded([grade(), grade(3.5)], group_id=f"r/train/0/{i}", **changes)
+
+
+@pytest.fixture
+def queue(redis_url):
+    return Queue(connect(redis_url), "trainer-r", claim_idle_s=3600)
+
+
+def make(queue, timeout_s=2.0):
+    return Rollouts(queue, "r", timeout_s, lambda: None)
+
+
+def test_groups_come_back_in_request_order_and_requests_are_asked_once(queue):
+    rollouts, wanted = make(queue), [request(0), request(1)]
+    rollouts.ask(wanted)
+    rollouts.ask(wanted)
+    assert queue.depth(keys.REQUESTS) == 2
+    for i in (1, 0):
+        queue.put(keys.graded("r"), answer(i))
+    collected = rollouts.collect(wanted)
+    assert [g.group.group_id for g in collected.groups] == ["r/train/0/0", "r/train/0/1"]
+    assert queue.depth(keys.graded("r")) == 2
+    rollouts.acknowledge(collected)
+    assert queue.depth(keys.graded("r")) == 0
+
+
+def test_a_duplicate_is_trained_once_and_counted(queue):
+    rollouts = make(queue)
+    for _ in range(3):
+        queue.put(keys.graded("r"), answer(0))
+    collected = rollouts.collect([request(0)])
+    rollouts.acknowledge(collected)
+    assert len(collected.groups) == 1
+    queue.put(keys.graded("r"), answer(0))
+    queue.put(keys.graded("r"), answer(1))
+    assert len(rollouts.collect([request(1)]).groups) == 1
+    assert rollouts.take_fates()["duplicate"] == 3
+
+
+def test_a_dropped_group_is_not_waited_for(queue):
+    rollouts = make(queue)
+    notice = DroppedGroup(run_id="r", group_id="r/train/0/0", stage="grade", reason="poison")
+    queue.put(keys.graded("r"), notice)
+    queue.put(keys.graded("r"), answer(1))
+    collected = rollouts.collect([request(0), request(1)])
+    assert collected.dropped == {"r/train/0/0": "grade: poison"}
+    assert len(collected.groups) == 1
+    assert rollouts.take_fates()["dropped"] == 1
+
+
+def test_a_too_old_group_is_dropped_and_counted(queue):
+    rollouts = make(queue)
+    queue.put(keys.graded("r"), answer(0, version=1))
+    collected = rollouts.collect([request(0, version=2)])
+    assert collected.groups == []
+    assert "stale" in collected.dropped["r/train/0/0"]
+    assert rollouts.take_fates()["stale"] == 1
+
+
+def test_after_a_restart_unacknowledged_groups_are_there_and_trained_ones_are_not(queue, redis_url):
+    before = make(queue)
+    queue.put(keys.graded("r"), answer(0))
+    before.collect([request(0)])  # collected, never acknowledged: the process dies here
+    after = make(Queue(connect(redis_url), "trainer-r", claim_idle_s=3600))
+    after.recover()
+    after.ask([request(0)])
+    assert queue.depth(keys.REQUESTS) == 0, "what is already here is not asked for again"
+    assert len(after.collect([request(0)]).groups) == 1
+    later = make(Queue(connect(redis_url), "trainer-r", claim_idle_s=3600))
+    later.trained_before = 1  # the checkpoint says that step 0 is done
+    later.recover()
+    assert later.take_fates()["duplicate"] == 1
+    assert queue.depth(keys.graded("r")) == 0
+
+
+def test_waiting_in_vain_says_who_may_be_missing(queue):
+    with pytest.raises(QueueError, match=r"2 of 2 groups did not come.*ref_server"):
+        make(queue, timeout_s=0.5).collect([request(0), request(1)])
+
+
+# ---- proof of delivery ------------------------------------------------------------------------------------------
+
+VECTOR = b"\1\0\0\0" * 3
+
+
+def publisher(queue, bound=0.01):
+    p = Publisher(queue, "r", [("a", 3)], [1, 2, 3], bound)
+    p.push(4, VECTOR, [-1.0, -2.0])
+    return p
+
+
+def prove(queue, logprobs=(-1.0, -2.0), digest=None, version=4, replica="gen-0"):
+    digest = checksum(VECTOR) if digest is None else digest
+    proof = DeliveryProof(
+        run_id="r", version=version, replica=replica, checksum=digest, probe_logprobs=list(logprobs), load_s=0.1
+    )
+    delta_store.prove(queue.client, proof)
+
+
+def test_a_proven_group_is_accepted_and_the_gap_measured(queue):
+    p = publisher(queue)
+    prove(queue, (-1.0, -2.004))
+    p.require_proof(answer(0, version=4))
+    assert p.last_gap == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize(
+    ("proof", "word"),
+    [
+        ({"logprobs": (-1.0, -2.5)}, "differ from the trainer's by 0.5"),
+        ({"logprobs": (-1.0, float("nan"))}, "by inf"),
+        ({"logprobs": (-1.0,)}, "inf"),
+        ({"digest": "f" * 64}, "another delta_S"),
+        ({"replica": "gen-9"}, "without proving"),
+        ({"version": 3}, "without proving"),
+    ],
+)
+def test_a_generator_that_does_not_run_the_push_fails_loudly(queue, proof, word):
+    p = publisher(queue)
+    prove(queue, **proof)
+    with pytest.raises(DeliveryError, match=word):
+        p.require_proof(answer(0, version=4))
+
+
+def test_a_group_of_a_version_never_pushed_is_refused(queue):
+    p = publisher(queue)
+    with pytest.raises(DeliveryError, match="never pushed"):
+        p.require_proof(answer(0, version=9))
+
+
+def test_what_a_checkpoint_remembers_checks_older_versions(queue):
+    p = publisher(queue)
+    prove(queue)
+    again = Publisher(queue, "r", [("a", 3)], [1, 2, 3], 0.01)
+    again.restore(p.remembered())
+    again.require_proof(answer(0, version=4))
+    assert probe_gap([1.0], [1.0, 2.0]) == float("inf")
