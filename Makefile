@@ -1,6 +1,5 @@
 # The verbs, for people and for CI. `make demo` and `make test` need nothing but Python 3.11.
 PY := .venv/bin/python
-export OMP_NUM_THREADS ?= 2
 
 .PHONY: help setup demo test test-all bench up down report organism lint lock clean
 

@@ -82,7 +82,8 @@ def train(
     command = [sys.executable, "-m", "services.trainer", "--config", str(config)]
     write_provenance(settings, preset)
     out = open(settings.run_dir / "trainer.log", "ab") if quiet else None  # noqa: SIM115 - closed below
-    process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT if quiet else None)
+    env = {"OMP_NUM_THREADS": "1", **os.environ}  # as for the services: see experiments/stack.py
+    process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT if quiet else None, env=env)
     try:
         return _watch(process, check)
     except KeyboardInterrupt:

@@ -39,5 +39,5 @@ def redis_url(redis_process):
 
 @pytest.fixture(autouse=True, scope="session")
 def quiet_machine():
-    """Two cores are shared by many processes in these tests; more threads only get in each other's way."""
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    """Two cores are shared by many processes in these tests; more threads a process only get in each other's way."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")

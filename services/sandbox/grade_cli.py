@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gzip
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import Any
 
 from common.errors import ConfigError
+from services.sandbox import rowfiles
 
 # Five programs, each ended from outside after its wall limit: nothing honest takes longer.
 ROW_LIMIT_S = 180.0
@@ -27,37 +25,27 @@ ROW_LIMIT_S = 180.0
 
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
-    parser = argparse.ArgumentParser(prog="python -m services.sandbox grade", description=__doc__.split("\n")[0])
-    parser.add_argument("--input", required=True, type=Path, help="rows {uid, example, response}, JSON lines or .gz")
-    parser.add_argument("--output", required=True, type=Path, help="where to write {uid, labels, reward, status}")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument(
-        "--isolation", choices=("required", "best_effort"), default="required",
-        help="refuse to start when a layer of the jail is missing (default), or go without it",
-    )  # fmt: skip
-    arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
-        raise ConfigError(f"--workers is {arguments.workers}: give 1 or more")
-    if arguments.input.resolve() == arguments.output.resolve():
-        raise ConfigError("--input and --output are the same file: give another --output")
-    rows = read_lines(arguments.input)
-    check_jail(arguments.isolation)
-    counts = write_rows(arguments.output, _graded(rows, arguments))
+    options = rowfiles.arguments(
+        argv, "grade", __doc__.split("\n")[0], "{uid, example, response}", "{uid, labels, reward, status}"
+    )
+    rows = rowfiles.read_lines(options.input)
+    rowfiles.check_jail(options.isolation)
+    counts = rowfiles.write_rows(options.output, _graded(rows, options), "status")
     summary = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     print(f"{sum(counts.values())} rows: {summary}", file=sys.stderr)
     return 0
 
 
-def _graded(rows: list[str], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _graded(rows: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from functools import partial
 
     from services.sandbox import pool
 
-    start = partial(start_worker, arguments.isolation)
-    workers = min(arguments.workers, max(1, len(rows)))
+    start = partial(start_worker, options.isolation)
+    workers = min(options.workers, max(1, len(rows)))
     answers = pool.run(rows, start, grade_line, _failed, workers, ROW_LIMIT_S)
     with contextlib.closing(answers):
-        for answer, reason in progress(answers, len(rows), "grading"):
+        for answer, reason in rowfiles.progress(answers, len(rows), "grading"):
             if reason:
                 print(f"row {answer['uid']!r}: infra_error: {reason}", file=sys.stderr)
             yield answer
@@ -108,62 +96,3 @@ def _failed(line: str, reason: str) -> tuple[dict[str, Any], str]:
 
 def _unanswered(uid: Any) -> dict[str, Any]:
     return {"uid": uid, "labels": None, "reward": None, "status": "infra_error"}
-
-
-# ---- files, for grade and whoever else reads rows and writes rows ---------------------------------------------------
-
-
-def read_lines(path: Path) -> list[str]:
-    """Non-empty lines of a JSON-lines file (`.gz` too), not parsed. Raises ConfigError when it cannot be read."""
-    try:
-        with _open(path, "rt") as file:
-            return [line for line in file if line.strip()]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--input {path} cannot be read ({error}): give a JSON-lines file") from error
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """Write rows to `path`, complete or not at all; returns how many of each status."""
-    partial_path = path.with_name(f".{path.name}.part" + (".gz" if path.suffix == ".gz" else ""))
-    counts: dict[str, int] = {}
-    try:
-        with _open(partial_path, "wt") as file:
-            for row in rows:
-                file.write(json.dumps(row) + "\n")
-                counts[row["status"]] = counts.get(row["status"], 0) + 1
-        partial_path.replace(path)
-    except OSError as error:
-        raise ConfigError(f"--output {path} cannot be written ({error}): give one in an existing directory") from error
-    finally:
-        partial_path.unlink(missing_ok=True)
-    return counts
-
-
-def _open(path: Path, mode: str) -> IO[str]:
-    # surrogateescape: a row with broken bytes is answered by itself, it does not end the run
-    if path.suffix == ".gz":
-        return gzip.open(path, mode, encoding="utf-8", errors="surrogateescape")
-    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="\n")
-
-
-def check_jail(isolation: str) -> None:
-    """Start and stop one executor, so that a missing layer is one clear line instead of a failure of every row."""
-    from services.sandbox.executor import Executor, SandboxError
-
-    try:
-        Executor(isolation=isolation).close()
-    except SandboxError as error:
-        raise ConfigError(f"the jail does not start: {error}") from error
-
-
-def progress(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
-    """Pass `items` through with a progress bar on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        for item in items:
-            bar.advance(task)
-            yield item

@@ -12,47 +12,35 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-from services.sandbox import grade_cli, pool
+from services.sandbox import pool, rowfiles
 
 ROW_LIMIT_S = 60.0
 
 
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
-    parser = argparse.ArgumentParser(prog="python -m services.sandbox oracle", description=__doc__.split("\n")[0])
-    parser.add_argument("--input", required=True, type=Path, help="rows {id, code, method, tests}, JSON lines or .gz")
-    parser.add_argument("--output", required=True, type=Path, help="where to write {id, gt_correct, reason, wall_s}")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument(
-        "--isolation", choices=("required", "best_effort"), default="required",
-        help="refuse to start when a layer of the jail is missing (default), or go without it",
-    )  # fmt: skip
-    arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
-        raise ConfigError(f"--workers is {arguments.workers}: give 1 or more")
-    if arguments.input.resolve() == arguments.output.resolve():
-        raise ConfigError("--input and --output are the same file: give another --output")
-    lines = grade_cli.read_lines(arguments.input)
-    grade_cli.check_jail(arguments.isolation)
-    counts = _write(arguments.output, _graded(lines, arguments))
+    options = rowfiles.arguments(
+        argv, "oracle", __doc__.split("\n")[0], "{id, code, method, tests}", "{id, gt_correct, reason, wall_s}"
+    )
+    lines = rowfiles.read_lines(options.input)
+    rowfiles.check_jail(options.isolation)
+    counts = rowfiles.write_rows(options.output, _graded(lines, options), "gt_correct")
     print(f"{sum(counts.values())} rows: {counts[True]} correct, {counts[False]} not, {counts[None]} not graded",
           file=sys.stderr)
     return 0
 
 
-def _graded(lines: list[str], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    workers = min(arguments.workers, max(1, len(lines)))
-    answers = pool.run(lines, partial(start_worker, arguments.isolation), grade_line, _failed, workers, ROW_LIMIT_S)
+def _graded(lines: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    workers = min(options.workers, max(1, len(lines)))
+    answers = pool.run(lines, partial(start_worker, options.isolation), grade_line, _failed, workers, ROW_LIMIT_S)
     with contextlib.closing(answers):
-        yield from grade_cli.progress(answers, len(lines), "judging")
+        yield from rowfiles.progress(answers, len(lines), "judging")
 
 
 def start_worker(isolation: str) -> Any:
@@ -101,20 +89,3 @@ def _failed(line: str, reason: str) -> dict[str, Any]:
 
 def _answer(row_id: Any, correct: bool | None, reason: str, wall_s: float) -> dict[str, Any]:
     return {"id": row_id, "gt_correct": correct, "reason": reason, "wall_s": round(wall_s, 6)}
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> dict[bool | None, int]:
-    """Write rows to `path`, complete or not at all; returns how many of each verdict."""
-    part = path.with_name(f".{path.name}.part" + (".gz" if path.suffix == ".gz" else ""))
-    counts: dict[bool | None, int] = {True: 0, False: 0, None: 0}
-    try:
-        with grade_cli._open(part, "wt") as file:
-            for row in rows:
-                file.write(json.dumps(row) + "\n")
-                counts[row["gt_correct"]] += 1
-        part.replace(path)
-    except OSError as error:
-        raise ConfigError(f"--output {path} cannot be written ({error}): give one in an existing directory") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return counts

@@ -29,8 +29,8 @@ from common.settings import SandboxSettings, build, parse_assignments, read_sett
 from common.types import DroppedGroup, Grade, GradedGroup, RolloutGroup
 from services.sandbox.executor import SandboxError
 from services.sandbox.grade import grade_completion, infra_error
-from services.sandbox.grade_cli import check_jail
 from services.sandbox.oracle import Oracle
+from services.sandbox.rowfiles import check_jail
 
 log = logging.getLogger("sandbox")
 

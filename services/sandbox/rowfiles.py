@@ -1,0 +1,90 @@
+"""What `grade` and `oracle` share: their options, rows in, answers out, complete or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from common.errors import ConfigError
+
+
+def arguments(argv: list[str], command: str, what: str, takes: str, gives: str) -> argparse.Namespace:
+    """Parsed options of `python -m services.sandbox COMMAND`: input, output, workers, isolation. Raises ConfigError."""
+    parser = argparse.ArgumentParser(prog=f"python -m services.sandbox {command}", description=what)
+    parser.add_argument("--input", required=True, type=Path, help=f"rows {takes}, JSON lines or .gz")
+    parser.add_argument("--output", required=True, type=Path, help=f"where to write {gives}")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument(
+        "--isolation",
+        choices=("required", "best_effort"),
+        default="required",
+        help="refuse to start when a layer of the jail is missing (default), or go without it",
+    )
+    found = parser.parse_args(argv)
+    if found.workers < 1:
+        raise ConfigError(f"--workers is {found.workers}: give 1 or more")
+    if found.input.resolve() == found.output.resolve():
+        raise ConfigError("--input and --output are the same file: give another --output")
+    return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """Non-empty lines of a JSON-lines file (`.gz` too), not parsed. Raises ConfigError when it cannot be read."""
+    try:
+        with _open(path, "rt") as file:
+            return [line for line in file if line.strip()]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--input {path} cannot be read ({error}): give a JSON-lines file") from error
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], count_by: str) -> Counter[Any]:
+    """Write rows to `path`, complete or not at all; returns how many have each value of the field `count_by`."""
+    partial_path = path.with_name(f".{path.name}.part" + (".gz" if path.suffix == ".gz" else ""))
+    counts: Counter[Any] = Counter()
+    try:
+        with _open(partial_path, "wt") as file:
+            for row in rows:
+                file.write(json.dumps(row) + "\n")
+                counts[row[count_by]] += 1
+        partial_path.replace(path)
+    except OSError as error:
+        raise ConfigError(f"--output {path} cannot be written ({error}): give one in an existing directory") from error
+    finally:
+        partial_path.unlink(missing_ok=True)
+    return counts
+
+
+def _open(path: Path, mode: str) -> IO[str]:
+    # surrogateescape: a row with broken bytes is answered by itself, it does not end the run
+    if path.suffix == ".gz":
+        return gzip.open(path, mode, encoding="utf-8", errors="surrogateescape")
+    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+def check_jail(isolation: str) -> None:
+    """Start and stop one executor, so that a missing layer is one clear line instead of a failure of every row."""
+    from services.sandbox.executor import Executor, SandboxError
+
+    try:
+        Executor(isolation=isolation).close()
+    except SandboxError as error:
+        raise ConfigError(f"the jail does not start: {error}") from error
+
+
+def progress(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+    """Pass `items` through with a progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        for item in items:
+            bar.advance(task)
+            yield item
