@@ -31,6 +31,7 @@ from common.queue import connect
 START_LIMIT_S = 300.0
 STOP_LIMIT_S = 20.0
 PR_SET_PDEATHSIG = 1
+WALLS = ("landlock", "seccomp")
 
 
 @dataclass
@@ -109,12 +110,12 @@ class Stack:
         self._wait("the graders", lambda: len(alive(client, "sandbox")) == graders)
         self._wait("the generator", lambda: alive(client, "ref_server"))
         for line in self.missing_isolation():
-            say(f"warning: isolation of graded programs: {line}")
+            say(f"warning: {line}")
 
     def missing_isolation(self) -> list[str]:
-        """Layers of the jail that this machine lacks, as the first grader reported them."""
+        """Walls of the jail that this machine lacks, as the first grader reported them."""
         lines = (self.root / "sandbox-0.log").read_text(errors="replace").splitlines()
-        return [line.removeprefix("isolation: ") for line in lines if line.startswith("isolation: ") and " absent" in line]
+        return [line for line in lines if line.startswith(tuple(f"isolation: {wall} absent" for wall in WALLS))]
 
     def check(self) -> None:
         """ConfigError when a service has died."""
@@ -156,7 +157,12 @@ class Stack:
         log = self.root / f"{name}.log"
         with open(log, "ab") as out:
             popen = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=env,
+                preexec_fn=_die_with_parent,
             )
         self.processes.append(Process(name, popen, log))
 
