@@ -14,10 +14,10 @@ demo: setup       ## RL with a loophole, without and with the projection; ends w
 
 test: setup       ## the tests, under 10 minutes on 2 cores
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 test-all: test    ## also the slow ones
-	@$(PY) -m pytest -m slow
+	@$(PY) -m pytest -n 2 --dist loadfile -m slow
 
 bench: setup      ## speed, as ratios against a baseline in one run
 	@$(PY) -m bench

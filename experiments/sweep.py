@@ -75,9 +75,13 @@ def _run_all(todo: list[TrainerSettings], preset: str, stack: Stack, jobs: int) 
     codes: dict[str, int] = {}
     halted = threading.Event()
 
+    def check() -> None:
+        if halted.is_set():
+            raise KeyboardInterrupt  # train() passes it on to its process, which stops at a step's end
+
     def one(s: TrainerSettings) -> None:
         if not halted.is_set():
-            codes[s.run_id] = train(s.model_copy(update={"redis_url": stack.redis_url}), preset, quiet=True)
+            codes[s.run_id] = train(s.model_copy(update={"redis_url": stack.redis_url}), preset, quiet=True, check=check)
 
     console = Console(stderr=True)
     with ThreadPoolExecutor(jobs) as pool:
