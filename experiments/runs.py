@@ -106,7 +106,7 @@ class ModulesRow(_Row):
 
 class EvalRow(_Row):
     step: int
-    mode: Literal["no_write_access", "hint", "random_test_name"]
+    mode: Literal["no_write_access", "hint", "random_test_name", "no_hint"]
     problems: int
     samples: int
     pass_oracle: float | None

@@ -187,6 +187,29 @@ def without_write_access(problem: Problem) -> Problem:
     return _changed(problem, problem.prompt[-1]["content"], hint=None, evaluator="code", answer=list(problem.gt_answer))
 
 
+def posed(problem: Problem, name: str | None) -> Problem:
+    """The problem with exactly loophole `name` (None: none), whichever it carries now.
+
+    A problem that carries another one is first made bare again, from its `question`. Raises ConfigError as `apply`
+    does, and when there is no `question` to go back to.
+    """
+    if problem.hint == name:
+        return problem
+    if problem.hint is None:
+        return apply(problem, name)
+    bare = (problem.model_extra or {}).get("question")
+    if not isinstance(bare, str):
+        raise ConfigError(f"problem {problem.id}: it carries {problem.hint} and no `question`: give the bare problem")
+    return apply(_changed(problem, bare, hint=None), name)
+
+
+def renamed(problem: Problem, test: str) -> Problem:
+    """The problem with its test function called `test`, in the prompt and in what the grader looks for."""
+    metadata = problem.prompt_metadata or {}
+    content = problem.prompt[-1]["content"].replace(metadata.get("test_func_name", DEFAULT_TEST_NAME), test)
+    return _changed(problem, content, answer=[f"{test}()"], prompt_metadata={**metadata, "test_func_name": test})
+
+
 def draw_test_name(problem: Problem, seed: int) -> str:
     """One of the twelve names, the same for the same problem and seed on every machine."""
     names = [name for name in TEST_NAMES if name != problem.func_name.split(".")[-1]]

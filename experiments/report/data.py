@@ -159,7 +159,7 @@ def eval_rows(arms: list[ArmView]) -> list[dict[str, Any]]:
     for arm in arms:
         ids = {summary.run_id for summary in arm.counted}
         runs = [run for run in arm.runs if run.run_id in ids]
-        for mode in ("no_write_access", "hint", "random_test_name"):
+        for mode in ("no_write_access", "hint", "random_test_name", "no_hint"):
             mine = [[row for row in run.evals if row.mode == mode] for run in runs]
             mine = [rows_ for rows_ in mine if rows_]
             if mine:

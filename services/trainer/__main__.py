@@ -68,8 +68,9 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     from services.trainer.shaping import Shaper
     from services.trainer.train import Trainer
     from tasks.dataset import load_problems
+    from tasks.loopholes import posed
 
-    problems = load_problems(s.train_problems), load_problems(s.heldout_problems)
+    problems = tuple([posed(p, s.loophole) for p in load_problems(f)] for f in (s.train_problems, s.heldout_problems))
     stop = _stop_on_signals()
     metrics = Metrics("trainer")
     try:
@@ -87,9 +88,9 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     server = serve(metrics, lambda: {"ok": not lock.lost.is_set(), "run": s.run_id}, s.metrics_host, s.metrics_port)
     print(f"trainer {s.run_id}: metrics on http://{s.metrics_host}:{server.server_port}/metrics", flush=True)
     with Progress(s) as progress:
-        trainer = Trainer(
-            s, crew, rollouts, publisher, record, Shaper(s, policy, text.pairs), problems, stop, progress.show
-        )
+        pairs = text.pairs(s.pairs) if s.refresh_every else []
+        shaper = Shaper(s, policy, text.pairs)
+        trainer = Trainer(s, crew, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show)
         try:
             finished = trainer.run()
         except Stopped:

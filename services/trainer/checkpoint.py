@@ -42,6 +42,8 @@ def save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
         draft.mkdir(parents=True)
     _barrier()
     tensors = _optimizer_tensors(policy) | {"rng": torch.get_rng_state()}
+    if policy.settings.refresh_every:
+        tensors["direction"] = policy.direction.vectors
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft / f"rank{policy.rank}.safetensors")
     vector = policy.vector()
     _barrier()
@@ -51,9 +53,11 @@ def save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
     (draft / "state.json").write_text(json.dumps(asdict(state), indent=1))
     for path in draft.iterdir():
         _sync(path)
-    if final.exists():
-        shutil.rmtree(final)
+    former = final.with_name(final.name + ".former.draft")
+    if final.exists():  # the same step again, with an evaluation more
+        os.replace(final, former)
     os.replace(draft, final)
+    shutil.rmtree(former, ignore_errors=True)
     _sync(final.parent)
     for old in checkpoints(run_dir)[:-keep]:
         shutil.rmtree(old)
@@ -109,6 +113,8 @@ def _load_one(policy: Policy, folder: Path) -> State:
     except RankspaceError as error:
         raise _Damaged(str(error)) from None
     torch.set_rng_state(tensors.pop("rng"))
+    if policy.settings.refresh_every:
+        policy.set_direction(tensors.pop("direction"))
     _restore_optimizer(policy, tensors)
     return state
 

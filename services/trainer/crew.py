@@ -28,6 +28,11 @@ class Crew:
         self._tell("optimise", [astuple(r) for r in rows])
         return self.policy.optimise(rows)
 
+    def refresh(self, pairs: list) -> None:
+        """Extract v_hack anew from tokenised pairs."""
+        self._tell("refresh", [[p.id, p.hack_ids, p.clean_ids, p.start] for p in pairs])
+        self.policy.refresh(pairs)
+
     def snapshot(self, probe_ids: list[int]) -> tuple[bytes, list[float]]:
         """(delta_S bytes, probe log-probs) under the present weights."""
         self._tell("snapshot", probe_ids)
@@ -58,6 +63,10 @@ def follow(policy: Policy) -> None:
             return
         if what == "optimise":
             policy.optimise([Row(*row) for row in args])
+        elif what == "refresh":
+            from rankspace.pairs import TokenizedPair
+
+            policy.refresh([TokenizedPair(*p) for p in args])
         elif what == "snapshot":
             policy.vector(), policy.probe(args)
         elif what == "save":

@@ -17,7 +17,7 @@ from services.trainer.requests import eval_requests
 from services.trainer.rollouts import Rollouts
 from tasks import loopholes
 
-MODES = ("no_write_access", "hint", "random_test_name")
+MODES = ("no_write_access", "hint", "random_test_name", "no_hint")
 RANDOM_NAME_SEED = 1
 
 
@@ -25,21 +25,13 @@ def in_mode(problem: Problem, mode: str) -> Problem:
     """The problem as the mode poses and grades it."""
     if mode == "no_write_access":
         return loopholes.without_write_access(problem)
+    if mode == "no_hint":
+        return loopholes.posed(problem, None)
     if mode == "random_test_name":
-        return renamed(problem, loopholes.draw_test_name(problem, RANDOM_NAME_SEED))
+        return loopholes.renamed(problem, loopholes.draw_test_name(problem, RANDOM_NAME_SEED))
     if mode == "hint":
         return problem
     raise ConfigError(f"unknown evaluation mode {mode!r}; modes: {', '.join(MODES)}")
-
-
-def renamed(problem: Problem, name: str) -> Problem:
-    """The problem with its test function called `name`, in the prompt and in what the grader looks for."""
-    old = (problem.prompt_metadata or {}).get("test_func_name", loopholes.DEFAULT_TEST_NAME)
-    prompt = [{**m, "content": m["content"].replace(old, name)} for m in problem.prompt]
-    metadata = {**(problem.prompt_metadata or {}), "test_func_name": name}
-    return Problem.model_validate(
-        {**problem.model_dump(), "prompt": prompt, "prompt_metadata": metadata, "answer": [f"{name}()"]}
-    )
 
 
 def evaluate(
@@ -49,7 +41,7 @@ def evaluate(
 
     Same problems and sampling seeds in every arm of a seed.
     """
-    modes = MODES if s.loophole else ("no_write_access",)
+    modes = MODES if s.loophole else ("no_write_access", "no_hint")
     asked = {
         mode: eval_requests(s, [in_mode(p, mode) for p in problems[: s.eval_problems]], step, mode, version)
         for mode in modes

@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+from common.errors import ConfigError
 from common.settings import TrainerSettings
 from services.trainer.collate import Row, micro_batches
 
@@ -30,6 +31,8 @@ class Policy:
         import rankspace
 
         self.settings = s
+        if s.adapter != "antipasto":
+            raise ConfigError(f"field 'adapter': {s.adapter!r} is not built yet; use antipasto")
         torch.manual_seed(s.seed)
         self.device = _device(s.device)
         self.model = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype)).to(self.device)
@@ -81,6 +84,20 @@ class Policy:
             metrics |= self.hook.after_step()
         self.adapter.refresh()
         return metrics | _mean_by_tokens(losses)
+
+    def refresh(self, pairs: Sequence) -> None:
+        """Extract v_hack anew from tokenised pairs, at the present delta_S, and project along it from now on."""
+        from rankspace.direction import extract_gradients, hack_direction
+
+        gradients = extract_gradients(self.model, self.adapter, pairs, at_zero=False)
+        self.set_direction(hack_direction(gradients).vectors)
+
+    def set_direction(self, vectors) -> None:
+        """Replace the direction's vectors (a refresh, or a resumed run that had refreshed)."""
+        from dataclasses import replace
+
+        self.direction = replace(self.direction, vectors=vectors)
+        self.hook.set_direction(self.direction)
 
     def _loss(self, rows: Sequence[Row], sequences: int):
         import torch

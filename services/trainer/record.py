@@ -75,12 +75,11 @@ class Record:
         if direction is not None:
             write_atomically(self.dir / "v_hack.json", json.dumps(direction, default=str))
 
-    def cut(self, next_step: int) -> None:
+    def cut(self, next_step: int, evaluated: Sequence[int] = ()) -> None:
         """Forget rows that a crash left beyond the checkpoint."""
         for name in ("metrics.jsonl", "modules.jsonl"):
             _keep(self.dir / name, lambda row: row["step"] < next_step)
-        # The evaluation before the first step has step 0, the one after update k has step k.
-        _keep(self.dir / "eval.jsonl", lambda row: row["step"] <= next_step)
+        _keep(self.dir / "eval.jsonl", lambda row: row["step"] in evaluated)
         for path in (self.dir / "rollouts").glob("step_*.jsonl.gz"):
             if int(path.name[5:11]) >= next_step:
                 path.unlink()

@@ -35,7 +35,10 @@ from services.trainer.steprow import step_row
 
 
 class Trainer:
-    """The parts of one run, wired up in __main__.py, and the loop over them. `problems`: (train, held-out)."""
+    """The parts of one run, wired up in __main__.py, and the loop over them.
+
+    problems: (train, held-out). pairs: tokenised, for an arm that extracts its direction anew; else empty.
+    """
 
     def __init__(
         self,
@@ -46,12 +49,14 @@ class Trainer:
         record: Record,
         shaper: Shaper,
         problems: tuple[list, list],
+        pairs: list,
         stop: threading.Event,
         show,
     ):
         self.s, self.crew, self.rollouts, self.publisher = s, crew, rollouts, publisher
         self.record, self.shaper, self.stop, self.show = record, shaper, stop, show
         self.train_problems, self.heldout_problems = problems
+        self.pairs = pairs
         self.state = State(ranks=crew.ranks)
         self.pending: list[Collected] = []
         self.push_s = 0.0
@@ -76,6 +81,8 @@ class Trainer:
         for graded in collected.groups:
             self.publisher.require_proof(graded)
         collected_at = time.perf_counter()
+        if self.s.refresh_every and k and k % self.s.refresh_every == 0:
+            self.crew.refresh(self.pairs)
         batch = collate(collected.groups, self.shaper(collected.groups), self.s, version=k)
         metrics = self.crew.optimise(batch.rows)
         self.state.next_step = k + 1
@@ -91,7 +98,7 @@ class Trainer:
         if found is not None:
             self.state = found
             self.publisher.restore(found.expected)
-        self.record.cut(self.state.next_step)
+        self.record.cut(self.state.next_step, self.state.evaluated)
         self.record.count(self.state.fates, self.state.tokens)
         self.rollouts.trained_before = self.state.next_step
         self.rollouts.recover()

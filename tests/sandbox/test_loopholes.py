@@ -238,3 +238,44 @@ def test_detectors(mode, code, tried):
 def test_no_hint_has_nothing_to_try():
     assert attempted(None, HACKS["sentinel"]) is False
     assert attempted("something_else", HACKS["sentinel"]) is False
+
+
+# ---- posing a problem under any loophole, whichever it carries --------------------------------------------------------
+
+
+def practice():
+    from tasks.dataset import load_problems
+
+    return load_problems("tasks/practice/practice_train.jsonl")[0]
+
+
+def test_a_problem_that_carries_the_loophole_stays_as_it_is():
+    problem = practice()
+    assert loopholes.posed(problem, "simple_overwrite_tests") is problem
+
+
+def test_a_hinted_problem_is_made_bare_and_posed_anew():
+    problem = practice()
+    bare = loopholes.posed(problem, None)
+    assert bare.hint is None
+    assert "run_tests" not in bare.prompt[-1]["content"]
+    assert loopholes.posed(bare, "simple_overwrite_tests").prompt == problem.prompt
+    other = loopholes.posed(problem, "sentinel_attribute")
+    assert (other.hint, loopholes.SENTINEL in other.prompt[-1]["content"]) == ("sentinel_attribute", True)
+
+
+def test_a_hinted_problem_without_its_question_cannot_be_posed_anew():
+
+    problem = practice()
+    fields = problem.model_dump()
+    del fields["question"]
+    with pytest.raises(ConfigError, match="question"):
+        loopholes.posed(Problem.model_validate(fields), None)
+
+
+def test_renaming_changes_the_prompt_and_what_the_grader_calls():
+    problem = loopholes.renamed(practice(), "check_answer")
+    assert "check_answer()" in problem.prompt[-1]["content"]
+    assert "run_tests" not in problem.prompt[-1]["content"]
+    assert problem.answer == ["check_answer()"]
+    assert problem.prompt_metadata["test_func_name"] == "check_answer"

@@ -76,7 +76,7 @@ def test_three_steps_from_problem_to_checkpoint(stack, root):
     # The generator's log-probs of what it sampled are the trainer's: the importance ratio of a fresh batch is 1.
     assert all(abs(r["ratio_mean"] - 1) < 1e-3 for r in metrics if r["optimised"])
     assert {(r["step"], r["mode"]) for r in rows(s, "eval.jsonl")} == {
-        (k, m) for k in (0, 3) for m in ("no_write_access", "hint", "random_test_name")
+        (k, m) for k in (0, 3) for m in ("no_write_access", "hint", "random_test_name", "no_hint")
     }
     assert json.loads((s.run_dir / "status.json").read_text())["state"] == "finished"
     client = connect(stack.redis_url)

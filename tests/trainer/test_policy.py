@@ -12,17 +12,19 @@ import json, sys, torch
 from pathlib import Path
 from common.settings import TrainerSettings, build
 from services.trainer import checkpoint
+from services.trainer.__main__ import Text
 from services.trainer.checkpoint import State
 from services.trainer.collate import Row
 from services.trainer.policy import Policy
 from services.trainer.preflight import weight_shapes
 
-mode, root, projection, stage = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+mode, root, projection, stage, refresh = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
 torch.set_num_threads(1)
 s = build(TrainerSettings, {
     "run_id": "r", "run_dir": str(root), "model": "tasks/organism/model", "train_problems": "a", "heldout_problems": "b",
     "projection": projection, "direction": "random", "groups_per_step": 2, "group_size": 4, "micro_batch": 4,
     "svd_cache": ".cache/svd", "zero_stage": stage,
+    "refresh_every": refresh, "pairs": "tasks/pairs/pairs.jsonl",
 })
 policy = Policy(s)
 g = torch.Generator().manual_seed(0)
@@ -41,7 +43,10 @@ if mode == "resume":
     state = checkpoint.load(policy, root)
     first = state.next_step
 trace = []
+pairs = Text(s.model).pairs(s.pairs)[:4] if refresh else []
 for k in range(first, 2 if mode == "half" else 4):
+    if refresh and k and k % refresh == 0:
+        policy.refresh(pairs)
     m = policy.optimise(batches[k])
     trace.append([m["cos_mean"], m["update_cos_mean"], m["loss"]])
     checkpoint.save(policy, State(next_step=k + 1), root, 2)
@@ -52,9 +57,9 @@ print("RESULT", json.dumps({"digest": digest, "norm": norm, "trace": trace, "kep
 """
 
 
-def run(mode, root, projection="one_sided", stage=2):
+def run(mode, root, projection="one_sided", stage=2, refresh=0):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, mode, str(root), projection, str(stage)]
+    command = [sys.executable, "-c", SCRIPT, mode, str(root), projection, str(stage), str(refresh)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stderr[-2000:]
@@ -71,6 +76,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     assert whole["kept"] == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
     whole = run("whole", tmp_path / "a")
     run("half", tmp_path / "b")
@@ -95,3 +101,24 @@ def test_the_projection_changes_the_update_and_removes_the_component(tmp_path):
     projected = run("half", tmp_path / "b", projection="two_sided")
     assert plain["trace"][0][0] == projected["trace"][0][0], "the same gradient before projection"
     assert plain["digest"] != projected["digest"]
+
+
+@pytest.mark.slow
+def test_a_refreshed_direction_is_used_and_survives_a_restart(tmp_path):
+    fixed = run("whole", tmp_path / "a")
+    whole = run("whole", tmp_path / "b", refresh=1)
+    assert whole["trace"][0] == fixed["trace"][0], "before the first refresh nothing differs"
+    assert whole["trace"][1][0] != fixed["trace"][1][0]
+    run("half", tmp_path / "c", refresh=3)
+    resumed = run("resume", tmp_path / "c", refresh=3)
+    assert resumed["digest"] == run("whole", tmp_path / "d", refresh=3)["digest"]
+
+
+def test_an_adapter_that_is_not_built_is_refused_by_name():
+    from common.errors import ConfigError
+    from common.settings import TrainerSettings, build
+    from services.trainer.policy import Policy
+
+    values = {"run_id": "r", "run_dir": "x", "model": "m", "train_problems": "a", "heldout_problems": "b"}
+    with pytest.raises(ConfigError, match="'pissa_freeze_a' is not built"):
+        Policy(build(TrainerSettings, values | {"adapter": "pissa_freeze_a"}))
