@@ -61,6 +61,7 @@ _MODULES = (
     "projection",
     "rebound",
     "svd_cache",
+    "targets",
 )
 
 __all__ = ["RankspaceError", *sorted(_HOME), *_MODULES]

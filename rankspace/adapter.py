@@ -22,7 +22,6 @@ in `model.parameters()`, and names of all other parameters stay what they were.
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,15 +35,10 @@ from torch.nn import functional as F
 from .errors import RankspaceError
 from .merge import merged_weight, split_flat
 from .svd_cache import Progress, svd
+from .targets import DEFAULT_TARGETS, hits
 
 Form = Literal["factored", "merged"]
 PARAMETER = "delta_S"
-DEFAULT_TARGETS = (
-    "q_proj", "k_proj", "v_proj", "o_proj",  # attention: Llama, Qwen3, Qwen3.5
-    "gate_proj", "up_proj", "down_proj",  # MLP
-    "in_proj_*", "out_proj",  # Qwen3.5 and Qwen3-Next linear attention
-)  # fmt: skip
-EXCLUDED_PARTS = ("lm_head", "embed_out", "visual", "vision", "vision_tower", "vision_model", "audio", "audio_tower")
 
 
 class Adapter:
@@ -214,12 +208,11 @@ def _find(model: nn.Module, targets: Sequence[str] | None) -> dict[str, nn.Linea
     found: dict[str, nn.Linear] = {}
     used: set[str] = set()
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or module is output or set(name.split(".")) & set(EXCLUDED_PARTS):
+        if not isinstance(module, nn.Linear) or module is output:
             continue
-        hits = [p for p in patterns if fnmatch.fnmatchcase(name if "." in p else name.rsplit(".", 1)[-1], p)]
-        if hits:
+        if matched := hits(name, patterns):
             found[name] = module
-            used.update(hits)
+            used.update(matched)
     if not found:
         raise RankspaceError(
             f"no nn.Linear of {type(model).__name__} matches the targets {patterns}: give targets that name the model's"

@@ -22,6 +22,7 @@ def check(s: TrainerSettings) -> None:
     ):
         if path is not None and not Path(path).is_file():
             raise ConfigError(f"field '{name}': no file {path}; give an existing JSON-lines file")
+    check_modules(s.model, shapes)
     if s.direction == "v_hack":
         check_direction(Path(s.v_hack), shapes, s.gate)
 
@@ -44,6 +45,18 @@ def weight_shapes(model: str) -> dict[str, tuple[int, ...]]:
         except SafetensorError as error:
             raise ConfigError(f"field 'model': {path} is damaged ({error}); fetch it again") from None
     return shapes
+
+
+def check_modules(model: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Some 2-d weight has the name of an attention or MLP matrix that the adapter knows."""
+    from rankspace.targets import DEFAULT_TARGETS, hits
+
+    names = [name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2]
+    if not any(hits(name) for name in names):
+        raise ConfigError(
+            f"field 'model': {model} has no module that the adapter knows ({', '.join(DEFAULT_TARGETS)}); it has "
+            f"{', '.join(names[:3])} ...; give a Llama- or Qwen-like model"
+        )
 
 
 def check_direction(path: Path, shapes: dict[str, tuple[int, ...]], gate: float) -> None:

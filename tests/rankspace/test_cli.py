@@ -58,6 +58,7 @@ PUBLIC = [
     "split_flat",
     "subspace_direction",
     "svd_cache",
+    "targets",
     "tokenize_pair",
     "update_cosine",
     "validate",

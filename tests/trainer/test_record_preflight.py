@@ -125,6 +125,19 @@ def test_a_direction_of_another_model_is_refused(tmp_path, change, word):
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_without_matching_modules_is_refused_from_its_headers(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"transformer.h.0.attn.c_attn.weight": np.zeros((4, 4), "f4")}, tmp_path / "model.safetensors")
+    done, _ = run_trainer(tmp_path, f"model={tmp_path}")
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "no module that the adapter knows" in line
+    assert "c_attn" in line
+
+
 def test_a_truncated_direction_is_refused(tmp_path):
     path = tmp_path / "v.safetensors"
     foreign_direction(path)
