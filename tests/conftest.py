@@ -6,12 +6,20 @@ import sys
 import time
 from pathlib import Path
 
+# Two cores are shared by many processes here; more threads a process only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import redis
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.stack import free_port, redis_server
+
+# A busy machine is no failure, and a failure is one that the next run shows again.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +43,3 @@ def redis_process(tmp_path_factory):
 def redis_url(redis_process):
     redis.Redis.from_url(redis_process).flushall()
     return redis_process
-
-
-@pytest.fixture(autouse=True, scope="session")
-def quiet_machine():
-    """Two cores are shared by many processes in these tests; more threads a process only get in each other's way."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -27,9 +27,11 @@ class Policy:
     def __init__(self, s: TrainerSettings, progress=None):
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
         import rankspace
 
+        disable_progress_bar()
         self.settings = s
         if s.adapter != "antipasto":
             raise ConfigError(f"field 'adapter': {s.adapter!r} is not built yet; use antipasto")

@@ -24,6 +24,8 @@ from experiments.run import ensure_direction
 from experiments.stack import Stack
 from tasks.dataset import load_problems
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
