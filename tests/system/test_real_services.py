@@ -138,7 +138,7 @@ def test_a_real_delta_reaches_the_generator_and_zero_takes_it_back(stack, root):
     queue = Queue(connect(stack.redis_url), "tester", max_deliveries=100)
     problem = load_problems(presets.PRACTICE_TRAIN)[0]
     seen, proofs = [], []
-    for version, scale in enumerate((0.0, 0.3, 0.0)):
+    for version, scale in enumerate((0.0, 5.0, 0.0)):
         flat = (scale * np.random.default_rng(0).standard_normal(size)).astype("<f4").tobytes()
         delta_store.publish(
             queue.client,
