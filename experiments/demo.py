@@ -92,14 +92,16 @@ def _closing(runs: list[TrainerSettings], out: Path, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=max(100, Console().width))
     text = (out / "report.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("|")]
     table = next(i for i, line in enumerate(rows) if "Pass %" in line)
     head = [cell.strip() for cell in rows[table].strip("|").split("|")]
-    headline = Table(*head, title="held-out and last-25-step numbers; one seed proves nothing")
+    columns = [i for i, name in enumerate(head) if name != "Runs"]
+    headline = Table(*[head[i] for i in columns], title="end of training; one seed proves nothing")
     for line in rows[table + 2 : table + 2 + len(runs)]:
-        headline.add_row(*[cell.strip().strip("*") for cell in line.strip("|").split("|")])
+        cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")]
+        headline.add_row(*[cells[i] for i in columns])
     console.print(headline)
     times = Table("seconds a step (median)", *PHASES)
     for s in runs:
