@@ -75,6 +75,9 @@ def load(policy: Policy, run_dir: Path) -> State | None:
     A damaged one is passed over for the one before it, with a warning; if all are damaged that is a ConfigError.
     """
     found = checkpoints(run_dir)
+    if found and policy.settings.zero_stage == 3:
+        # ZeRO-3 keeps Adam's moments where this file does not find them; a resumed run would quietly be another one.
+        raise ConfigError(f"{run_dir} cannot be resumed under ZeRO-3 (field zero_stage); start a new run_id, or use stage 2")
     for folder in reversed(found):
         try:
             return _load_one(policy, folder)
@@ -125,27 +128,29 @@ def _optimizer(policy: Policy):
     return getattr(outer, "optimizer", outer)
 
 
+def _optimized(policy: Policy) -> list:
+    """The tensors that the torch optimizer steps on, in a fixed order: the keys of its state."""
+    return [p for group in _optimizer(policy).param_groups for p in group["params"]]
+
+
 def _optimizer_tensors(policy: Policy) -> dict:
-    """This rank's optimizer state: {"<parameter number>/<name>": tensor}, parameters in group order."""
+    """This rank's optimizer state: {"<parameter number>/<name>": tensor}."""
     import torch
 
-    optimizer = _optimizer(policy)
-    out = {}
-    for number, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"]):
-        for name, value in optimizer.state.get(parameter, {}).items():
+    state, out = _optimizer(policy).state, {}
+    for number, parameter in enumerate(_optimized(policy)):
+        for name, value in state.get(parameter, {}).items():
             out[f"{number}/{name}"] = value if torch.is_tensor(value) else torch.tensor(value)
     return out
 
 
 def _restore_optimizer(policy: Policy, tensors: dict) -> None:
-    optimizer = _optimizer(policy)
-    parameters = [p for g in optimizer.param_groups for p in g["params"]]
+    state, parameters = _optimizer(policy).state, _optimized(policy)
     for key, value in tensors.items():
         number, name = key.split("/", 1)
         parameter = parameters[int(number)]
-        slot = optimizer.state[parameter]
         # Adam's step counter lives on the CPU, its moments beside the parameter.
-        slot[name] = value if name == "step" else value.to(parameter.device)
+        state[parameter][name] = value if name == "step" else value.to(parameter.device)
 
 
 def _folder(run_dir: Path, step: int) -> Path:
