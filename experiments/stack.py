@@ -151,9 +151,6 @@ class Stack:
         return str(path)
 
     def _spawn(self, name: str, command: list[str]) -> None:
-        # One thread a process: several processes share the cores, and OpenMP threads that spin for each other on a
-        # busy core cost ten times what they gain (measured: 19 s instead of 0.9 s for one batch of the organism).
-        env = {"OMP_NUM_THREADS": "1", **os.environ}
         log = self.root / f"{name}.log"
         with open(log, "ab") as out:
             popen = subprocess.Popen(
@@ -161,7 +158,7 @@ class Stack:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=env,
+                env=environment(),
                 preexec_fn=_die_with_parent,
             )
         self.processes.append(Process(name, popen, log))
@@ -193,6 +190,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def environment() -> dict[str, str]:
+    """What services and trainers start with: one OpenMP thread a process, unless the user has set a number.
+
+    Several processes share the cores, and OpenMP threads that spin for each other on a busy core cost ten times what
+    they gain (measured: 19 s instead of 0.9 s for one batch of the organism).
+    """
+    return {"OMP_NUM_THREADS": "1", **os.environ}
 
 
 def _connected(url: str):
