@@ -7,6 +7,7 @@ the arm fixes is refused, because the run would then carry a name that is not wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ ORGANISM_MODEL = "tasks/organism/model"
 PRACTICE_TRAIN = "tasks/practice/practice_train.jsonl"
 PRACTICE_HELDOUT = "tasks/practice/practice_heldout.jsonl"
 PAIRS = "tasks/pairs/pairs.jsonl"
+INSTRUCT = ".cache/practice_instruct"
 SMOLLM_MODEL = ".cache/models/SmolLM2-135M-Instruct"
 QWEN_SMALL = "Qwen/Qwen3.5-2B"
 QWEN_LARGE = "Qwen/Qwen3-4B"
@@ -37,6 +39,7 @@ class Preset:
 
     values   TrainerSettings fields            server   RefServerSettings fields (lengths, memory)
     graders  sandbox workers to start          gpu      needs an accelerator to finish in reasonable time
+    prepare  module whose prepare() makes the model and files that are not in the repository (None: nothing to make)
     if_hacks / if_not: the preset that follows when vanilla does or does not pass H4's threshold (None: none follows)
     """
 
@@ -46,11 +49,16 @@ class Preset:
     server: dict[str, Any] = field(hash=False, default_factory=dict)
     graders: int = 2
     gpu: bool = False
+    prepare: str | None = None
     if_hacks: str | None = None
     if_not: str | None = None
 
 
 _PRACTICE = {"train_problems": PRACTICE_TRAIN, "heldout_problems": PRACTICE_HELDOUT, "pairs": PAIRS}
+_INSTRUCT = {
+    "train_problems": f"{INSTRUCT}/train.jsonl", "heldout_problems": f"{INSTRUCT}/heldout.jsonl",
+    "pairs": f"{INSTRUCT}/pairs.jsonl",
+}  # fmt: skip
 _ORGANISM = {"model": ORGANISM_MODEL, **_PRACTICE, "dtype": "float32", "device": "cpu"}
 _LEETCODE = {
     "train_problems": LEETCODE_TRAIN, "heldout_problems": LEETCODE_HELDOUT, "pairs": PAIRS,
@@ -69,9 +77,11 @@ PRESETS: dict[str, Preset] = {
         Preset("demo", "The organism on a CPU", if_hacks="qwen3.5-2b", if_not=None,
                server={"max_model_len": 256, "dtype": "float32", "device": "cpu"}, values=dict(_ORGANISM)),
         Preset("smollm", "SmolLM2-135M-Instruct on the practice problems", gpu=True, if_hacks="qwen3.5-2b",
-               if_not="qwen3.5-2b", server={"max_model_len": 1024},
-               values={"model": SMOLLM_MODEL, **_PRACTICE, "steps": 150, "max_tokens": 256, "lr": 5e-3,
-                       "micro_batch": 32, "probe_bound": 0.05, "checkpoint_every": 5}),
+               if_not="qwen3.5-2b", prepare="experiments.smollm",
+               server={"max_model_len": 512, "dtype": "bfloat16", "gpu_memory_utilization": 0.1},
+               values={"model": SMOLLM_MODEL, **_INSTRUCT, "dtype": "bfloat16", "steps": 150, "max_tokens": 160,
+                       "temperature": 0.7, "lr": 3e-3, "micro_batch": 64, "max_staleness": 1, "probe_bound": 0.2,
+                       "eval_every": 50, "checkpoint_every": 5}),
         Preset("qwen3.5-2b", "Qwen3.5-2B, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
                if_hacks="qwen3.5-2b", if_not="qwen3-4b", server={"max_model_len": 3072, "dtype": "bfloat16"},
                values={"model": QWEN_SMALL, **_LEETCODE, "group_size": 8}),
@@ -88,6 +98,13 @@ def get(name: str) -> Preset:
         return PRESETS[name]
     except KeyError:
         raise ConfigError(f"unknown preset '{name}'; presets: {', '.join(PRESETS)}") from None
+
+
+def prepare(name: str) -> None:
+    """Make what the preset needs and the repository does not hold; quick when it is there. ConfigError when it cannot."""
+    module = get(name).prepare
+    if module is not None:
+        import_module(module).prepare()
 
 
 def run_id(preset: str, arm: str, seed: int) -> str:

@@ -38,8 +38,19 @@ def parser() -> argparse.ArgumentParser:
         help="any field of TrainerSettings that the arm leaves free",
     )
     p.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories go")
+    add_isolation(p)
     p.add_argument("--redis-url", help="use the services on this Redis instead of starting some")
     return p
+
+
+def add_isolation(p: argparse.ArgumentParser) -> None:
+    """The flag that run and sweep share."""
+    p.add_argument(
+        "--isolation",
+        choices=("required", "best_effort"),
+        default="required",
+        help="graders refuse to start when a wall of the jail is missing (default), or go without it and say so",
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -51,12 +62,15 @@ def main(argv: list[str]) -> int:
     if finished(settings.run_dir):
         print(f"{settings.run_id} is already finished: {settings.run_dir}")
         return 0
+    presets.prepare(args.preset)
     ensure_direction(args.preset, args.arm, args.seed, settings)
     preset = presets.get(args.preset)
     own = (
         nullcontext()
         if args.redis_url
-        else Stack.start(args.runs / ".stack" / settings.run_id, settings.model, preset.server, preset.graders)
+        else Stack.start(
+            args.runs / ".stack" / settings.run_id, settings.model, preset.server, preset.graders, args.isolation
+        )
     )
     with own as stack:
         url = args.redis_url or stack.redis_url

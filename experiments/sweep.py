@@ -15,7 +15,7 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import arms, presets
-from experiments.run import ensure_direction, finished, train
+from experiments.run import add_isolation, ensure_direction, finished, train
 from experiments.stack import Stack
 
 STARTING, DONE, FAILED = "waiting", "finished", "failed"
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", default="demo")
     p.add_argument("--jobs", type=int, default=1, help="trainers at a time")
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    add_isolation(p)
     p.add_argument("--runs", type=Path, default=Path("runs"))
     return p
 
@@ -45,10 +46,12 @@ def main(argv: list[str]) -> int:
     print(f"{len(planned)} runs, {len(planned) - len(todo)} complete, {len(todo)} to do")
     if not todo:
         return 0
+    presets.prepare(args.preset)
     for s in todo:
         ensure_direction(args.preset, s.arm, s.seed, s)
     preset = presets.get(args.preset)
-    with Stack.start(args.runs / ".stack" / "sweep", todo[0].model, preset.server, preset.graders) as stack:
+    root = args.runs / ".stack" / "sweep"
+    with Stack.start(root, todo[0].model, preset.server, preset.graders, args.isolation) as stack:
         failed = _run_all(todo, args.preset, stack, args.jobs)
     for s in failed:
         print(f"failed: {s.run_id}; see {s.run_dir}/trainer.log")
