@@ -80,6 +80,7 @@ class TrainerSettings(Settings):
     grad_clip: float = Field(1.0, gt=0)
     zero_stage: Literal[0, 1, 2, 3] = 2
     micro_batch: int = Field(128, ge=1)
+    activation_checkpointing: bool = False
 
     # bookkeeping
     eval_every: int = Field(25, ge=0)

@@ -112,6 +112,14 @@ class Adapter:
         finally:
             self._enabled = True
 
+    def use(self, form: Form) -> None:
+        """Compute the same function in the other form from now on (benchmarks, comparisons)."""
+        self.form = form
+        run = _factored_forward if form == "factored" else _merged_forward
+        for linear in self._linears.values():
+            linear.forward = run.__get__(linear)
+            linear._rankspace.merged = linear._rankspace.used_delta = None
+
     def require_fresh(self) -> None:
         """Raise RankspaceError if the merged weights in use belong to an older delta_S (one host sync)."""
         for name, linear in self._linears.items():
@@ -194,6 +202,7 @@ def attach(
     model.requires_grad_(False)
     for name, linear in linears.items():  # only now is the model changed: an error above leaves it as it was
         _equip(adapter, linear, bases[name].U, bases[name].Vh, basis_dtype or linear.weight.dtype)
+    adapter.use(form)  # the forward is an instance attribute: hooks, names and the class stay as they are
     return adapter
 
 
@@ -240,8 +249,6 @@ def _equip(adapter: Adapter, linear: nn.Linear, U: Tensor, Vh: Tensor, dtype: to
     linear.register_buffer("_rankspace_U", U.to(where, dtype), persistent=False)
     linear.register_buffer("_rankspace_Vh", Vh.to(where, dtype), persistent=False)
     linear._rankspace = _State(adapter, linear.forward)
-    run = _factored_forward if adapter.form == "factored" else _merged_forward
-    linear.forward = run.__get__(linear)  # an instance attribute: hooks, names and the class stay as they are
 
 
 def _factored_forward(self: nn.Linear, x: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class Policy:
         torch.manual_seed(s.seed)
         self.device = _device(s.device)
         self.model = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype)).to(self.device)
+        if s.activation_checkpointing:  # Hugging Face checkpoints only in training mode
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.model.train()
         self.adapter = rankspace.attach(self.model, svd_cache_dir=s.svd_cache, progress=progress, form=s.adapter_form)
         self.direction = _direction(s, self.adapter)
         self.rank, self.ranks = _start_distributed(self.device)

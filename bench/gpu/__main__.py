@@ -1,0 +1,160 @@
+"""python -m bench.gpu step|push|loop: what the training step, the push and the whole loop cost on this device.
+
+Each part adds its numbers to --out (JSON, one key per part and shape), so parts may run one by one; `table` prints them
+as Markdown, ratios first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.shapes import SHAPES
+from common import cli
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    p.add_argument("part", choices=("step", "push", "loop", "table"))
+    p.add_argument("--shape", choices=tuple(SHAPES), default="1.7b")
+    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    p.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    p.add_argument("--out", type=Path, required=True, help="JSON file that results are added to")
+    p.add_argument("--work", type=Path, help="where models and SVD caches go (default: a temporary directory)")
+    p.add_argument("--batch", type=int, default=8, help="sequences a step (step), or a micro-batch (loop)")
+    p.add_argument("--tokens", type=int, default=1024, help="tokens a sequence (step), or sampled at most (push, loop)")
+    p.add_argument("--repeats", type=int, default=6, help="timed steps or pushes")
+    p.add_argument("--no-checkpointing", action="store_true", help="keep activations instead of computing them twice")
+    p.add_argument("--groups", type=int, default=16, help="prompts a step, 8 rollouts each (push, loop)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.part == "table":
+        print(table(json.loads(args.out.read_text())))
+        return 0
+    if args.work is not None:
+        _add(args, _measure(args, args.work))
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        _add(args, _measure(args, Path(scratch)))
+    return 0
+
+
+def _measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    checkpointing = not args.no_checkpointing
+    if args.part == "step":
+        from bench.gpu import step
+
+        found = step.measure(
+            args.shape,
+            args.device,
+            args.batch,
+            args.tokens,
+            args.repeats,
+            dtype=args.dtype,
+            checkpointing=checkpointing,
+        )
+        shape = SHAPES[args.shape]
+        found["gradient_error"] = step.gradient_error(
+            shape["intermediate_size"], shape["hidden_size"], args.batch * args.tokens, args.device, args.dtype
+        )
+        return found
+    from bench.gpu import shapes
+
+    folder = shapes.save(args.shape, work / f"model-{args.shape}", args.device, args.dtype)
+    if args.part == "push":
+        from bench.gpu import push
+
+        return push.measure(
+            folder, args.device, args.dtype, args.repeats, work / "svd", prompts=args.groups, new_tokens=args.tokens
+        )
+    from bench.gpu import loop
+
+    root = work / f"loop-{args.shape}"
+    return loop.measure(
+        folder, root, args.device, args.dtype, args.repeats, args.tokens, args.groups, micro_batch=args.batch,
+        checkpointing=checkpointing,
+    )  # fmt: skip
+
+
+def _add(args: argparse.Namespace, found: dict[str, Any]) -> None:
+    everything = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    name = f"{args.part} {args.shape}" + (" keep activations" if args.no_checkpointing else "")
+    everything[name] = found | {"machine": machine(args.device)}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(everything, indent=1))
+    print(json.dumps({name: found}, indent=1))
+
+
+def machine(device: str) -> dict[str, str]:
+    """Device, versions, date."""
+    import torch
+
+    from experiments.run import package_versions
+
+    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU ({platform.machine()})"
+    return {"device": name, "date": datetime.now(UTC).date().isoformat()} | package_versions()
+
+
+def table(everything: dict[str, Any]) -> str:
+    """The numbers as Markdown, ratios first."""
+    lines: list[str] = []
+    for name, found in everything.items():
+        part = name.split()[0]
+        lines += [f"### {name}", "", *{"step": _step, "push": _push, "loop": _loop}[part](found), ""]
+        lines += [", ".join(f"{key} {value}" for key, value in found["machine"].items()), ""]
+    return "\n".join(lines)
+
+
+def _step(found: dict[str, Any]) -> list[str]:
+    speed, peak = found["tokens_per_s"], found["peak_gib"]
+    rows = [f"| {form} | {speed[form] / speed['lora']:.2f} | {speed[form] / speed['frozen']:.2f} | {speed[form]:,.0f}"
+            f" | {peak[form]:.1f} |" for form in speed]  # fmt: skip
+    error = found["gradient_error"]
+    return [
+        "| form | x LoRA-32 | x frozen | tokens/s | peak GiB |", "|---|---|---|---|---|", *rows, "",
+        f"{found['tokens']:,} tokens a step, activations {'checkpointed' if found['checkpointing'] else 'kept'}; SVD of"
+        f" {found['modules']} modules {found['svd_s']:.0f} s; projection {found['projection_ms']:.2f} ms"
+        f" ({100 * found['projection_ms'] * speed['merged'] / found['tokens'] / 1e3:.2f}% of our step); relative error of"
+        f" d_delta against float64: merged {error['merged']:.1e}, factored {error['factored']:.1e}",
+    ]  # fmt: skip
+
+
+def _push(found: dict[str, Any]) -> list[str]:
+    ours, full = found["ours"], found["full"]
+    rows = [
+        f"| {name} | {full['to_first_token_ms'] / x['to_first_token_ms']:.1f} | {x['load_ms']:.0f}"
+        f" | {x['to_first_token_ms']:.0f} | {x['payload_bytes'] / 1e6:,.2f} |"
+        for name, x in (("delta_S", ours), ("full weights", full))
+    ]
+    return [
+        "| push | x full | load ms | to first token ms | payload MB |", "|---|---|---|---|---|", *rows, "",
+        f"first push (reads weights and SVD) {found['first_push_s']:.1f} s; engine start {found['start_s']:.0f} s;"
+        f" sampling {found['sampled_tokens'] / found['sample_s']:,.0f} tokens/s",
+    ]  # fmt: skip
+
+
+def _loop(found: dict[str, Any]) -> list[str]:
+    phases = found["seconds"]
+    idle = ""
+    if "gpu_idle_share" in found:
+        idle = (
+            f"; GPU idle in {found['gpu_idle_share']:.0%} of samples, {found['gpu_memory_gib']:.0f} GiB in use at most"
+        )
+    return [
+        "| " + " | ".join(phases) + " | 200 steps, min |", "|" + "---|" * (len(phases) + 1),
+        "| " + " | ".join(f"{s:.1f}" for s in phases.values()) + f" | {found['minutes_200_steps']:.0f} |", "",
+        f"median seconds a step; {found['rollouts']} rollouts, {found['tokens_per_step']:,.0f} sampled tokens a step{idle}",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

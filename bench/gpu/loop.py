@@ -1,0 +1,92 @@
+"""The whole system on one card, with a model of a given shape: generator, reference, graders and trainer at once.
+
+A few steps of 16 x 8 rollouts of up to 1024 tokens through the real services, one step off-policy, so that generation
+and training overlap. Weights are random, so nearly every rollout runs to the limit (the worst case), and the practice
+problems are only there to be prompts. Rewards of such rollouts are all alike; `rebound_z` shaping gives groups the
+variance without which the trainer would, rightly, skip them, at the cost of one more forward pass.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError
+from common.settings import TrainerSettings, build
+from experiments import presets, smollm
+from experiments.run import train
+from experiments.stack import Stack
+
+PHASES = ("total", "wait", "train", "push", "generate", "grade")
+
+
+def measure(
+    folder: Path, root: Path, device: str, dtype: str, steps: int, max_tokens: int, groups: int = 16, size: int = 8,
+    micro_batch: int = 8, graders: int = 6, checkpointing: bool = True, gpu_memory_utilization: float = 0.35,
+) -> dict[str, Any]:  # fmt: skip
+    """Median seconds a step by phase over the steps after the first two, GPU use, and 200 steps at that pace."""
+    smollm.prepare()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(Path(presets.SMOLLM_MODEL) / name, folder / name)
+    server = {"max_model_len": 256 + max_tokens, "dtype": dtype, "device": device, "svd_cache": str(root / "svd"),
+              "gpu_memory_utilization": gpu_memory_utilization, "max_batch_groups": groups}  # fmt: skip
+    with Stack.start(root / "stack", str(folder), server, graders, "best_effort") as stack, GpuUse() as use:
+        values = presets.get("smollm").values | {
+            "run_id": "bench", "run_dir": str(root / "run"), "arm": "rebound_z", "redis_url": stack.redis_url,
+            "model": str(folder), "dtype": dtype, "device": device, "svd_cache": str(root / "svd"),
+            "projection": "one_sided", "direction": "random", "reward_shaping": "rebound_z", "steps": steps,
+            "groups_per_step": groups, "group_size": size, "max_tokens": max_tokens, "temperature": 1.0,
+            "mask_truncated": False, "micro_batch": micro_batch, "activation_checkpointing": checkpointing,
+            "max_staleness": 1, "eval_every": 0, "eval_problems": 1, "eval_samples": 1, "probe_bound": 1.0,
+            "checkpoint_every": 100, "lr": 1e-4,
+        }  # fmt: skip
+        settings = build(TrainerSettings, values)
+        if train(settings, "smollm", quiet=True, check=stack.check):
+            raise ConfigError(f"the run failed: {(settings.run_dir / 'trainer.log').read_text()[-800:]}")
+    rows = [json.loads(line) for line in (settings.run_dir / "metrics.jsonl").read_text().splitlines()]
+    later = rows[2:] if len(rows) > 2 else rows
+    median = {p: statistics.median(row["seconds"][p] for row in later if p in row["seconds"]) for p in PHASES
+              if any(p in row["seconds"] for row in later)}  # fmt: skip
+    tokens = statistics.median(row["tokens"] for row in later)
+    return {
+        "rollouts": groups * size, "tokens_per_step": tokens, "seconds": median, "all_steps": [r["seconds"] for r in rows],
+        "minutes_200_steps": 200 * median["total"] / 60, **use.summary(),
+    }  # fmt: skip
+
+
+class GpuUse:
+    """Samples nvidia-smi five times a second while it is open; empty where there is none."""
+
+    def __enter__(self) -> GpuUse:
+        self.samples: list[tuple[float, float]] = []
+        self.process = None
+        if shutil.which("nvidia-smi"):
+            query = "--query-gpu=utilization.gpu,memory.used"
+            command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-lms", "200"]
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            threading.Thread(target=self._read, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            fields = line.split(",")
+            if len(fields) == 2 and all(f.strip().isdigit() for f in fields):
+                self.samples.append((float(fields[0]), float(fields[1])))
+
+    def summary(self) -> dict[str, float]:
+        """Share of samples without a running kernel over the last half, and the most memory in use (GiB)."""
+        late = self.samples[len(self.samples) // 2 :]
+        if not late:
+            return {}
+        idle = sum(use == 0 for use, _ in late) / len(late)
+        return {"gpu_idle_share": idle, "gpu_memory_gib": max(m for _, m in self.samples) / 1024}

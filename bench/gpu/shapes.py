@@ -1,0 +1,42 @@
+"""Models of a given shape with random weights: speed does not care what the numbers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SHAPES = {
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 49152},
+    "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+             "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936},
+    "1.7b": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+             "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936},
+    "4b": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936},
+}  # fmt: skip
+
+
+def build(shape: str, device: str, dtype: str = "bfloat16"):
+    """A Qwen3 causal LM of that shape, weights drawn on the device itself."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        **SHAPES[shape], max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
+        pad_token_id=1,
+    )  # fmt: skip
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device(device):
+            return Qwen3ForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def save(shape: str, folder: Path, device: str, dtype: str = "bfloat16") -> Path:
+    """The model as a folder that vLLM and the trainer can open (no tokenizer); made once."""
+    if not (folder / "config.json").is_file():
+        build(shape, device, dtype).save_pretrained(folder)
+    return folder
