@@ -118,6 +118,7 @@ class RefServerSettings(Settings):
     max_model_len: int = Field(256, ge=16)
     max_num_seqs: int = Field(256, ge=1)
     gpu_memory_utilization: float = Field(0.45, gt=0, le=1)
+    kv_cache_gib: float | None = Field(None, gt=0)
     enforce_eager: bool = False
     max_batch_groups: int = Field(16, ge=1)
     host: str = "127.0.0.1"

@@ -267,7 +267,8 @@ def _merged_forward(self: nn.Linear, x: Tensor) -> Tensor:
         return state.base_forward(x)
     if state.merged is None or state.version != state.adapter.version or _moved_on_cpu(self):
         state.used_delta = self.delta_S.detach().clone()
-        state.merged = merged_weight(self.weight, self._rankspace_U, state.used_delta, self._rankspace_Vh)
+        on_gpu = self.weight.is_cuda  # where a look at the values would stall the queue once per module
+        state.merged = merged_weight(self.weight, self._rankspace_U, state.used_delta, self._rankspace_Vh, trusted=on_gpu)
         state.version = state.adapter.version
     return _MergedLinear.apply(x, self.delta_S, state.merged, self.bias, self._rankspace_U, self._rankspace_Vh)
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -70,14 +71,21 @@ class Layout:
         """[..., sum r] -> float64 [..., M, r_max], zeros behind each module's entries."""
         if flat.shape[-1] != self.size:
             raise RankspaceError(f"a flat vector of {flat.shape[-1]} entries does not fit modules of {self.size}")
-        mask = self.mask(flat.device)
-        padded = torch.zeros(*flat.shape[:-1], *mask.shape, dtype=torch.float64, device=flat.device)
-        padded[..., mask] = flat.detach().double()
-        return padded
+        m, width = len(self.ranks), max(self.ranks)
+        padded = torch.zeros(*flat.shape[:-1], m * width, dtype=torch.float64, device=flat.device)
+        padded.index_copy_(-1, _places(self.ranks, flat.device), flat.detach().double())
+        return padded.unflatten(-1, (m, width))
 
     def unpad(self, padded: Tensor) -> Tensor:
         """[..., M, r_max] -> [..., sum r]."""
-        return padded[..., self.mask(padded.device)]
+        return padded.flatten(-2).index_select(-1, _places(self.ranks, padded.device))
+
+
+@lru_cache(maxsize=16)
+def _places(ranks: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where the entries of a flat vector lie in the padded one, int64 [sum r]; kept, so that no step waits for it."""
+    width = max(ranks)
+    return torch.cat([torch.arange(r) + i * width for i, r in enumerate(ranks)]).to(device)
 
 
 def unit_rows(padded: Tensor, names: Sequence[str]) -> Tensor:

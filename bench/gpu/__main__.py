@@ -118,13 +118,12 @@ def _step(found: dict[str, Any]) -> list[str]:
     speed, peak = found["tokens_per_s"], found["peak_gib"]
     rows = [f"| {form} | {speed[form] / speed['lora']:.2f} | {speed[form] / speed['frozen']:.2f} | {speed[form]:,.0f}"
             f" | {peak[form]:.1f} |" for form in speed]  # fmt: skip
-    error = found["gradient_error"]
+    error, share = found["gradient_error"], 0.1 * found["projection_ms"] * speed["merged"] / found["tokens"]
     return [
         "| form | x LoRA-32 | x frozen | tokens/s | peak GiB |", "|---|---|---|---|---|", *rows, "",
-        f"{found['tokens']:,} tokens a step, activations {'checkpointed' if found['checkpointing'] else 'kept'}; SVD of"
-        f" {found['modules']} modules {found['svd_s']:.0f} s; projection {found['projection_ms']:.2f} ms"
-        f" ({100 * found['projection_ms'] * speed['merged'] / found['tokens'] / 1e3:.2f}% of our step); relative error of"
-        f" d_delta against float64: merged {error['merged']:.1e}, factored {error['factored']:.1e}",
+        f"{found['tokens']:,} tokens a step, activations {'checkpointed' if found['checkpointing'] else 'kept'};"
+        f" projection of {found['modules']} modules {found['projection_ms']:.2f} ms ({share:.2f}% of our step);"
+        f" relative error of d_delta against float64: merged {error['merged']:.1e}, factored {error['factored']:.1e}",
     ]  # fmt: skip
 
 

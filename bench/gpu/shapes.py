@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 SHAPES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -40,3 +43,25 @@ def save(shape: str, folder: Path, device: str, dtype: str = "bfloat16") -> Path
     if not (folder / "config.json").is_file():
         build(shape, device, dtype).save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def random_bases(device: str) -> Iterator[None]:
+    """Within it, adapters and generators get orthonormal bases by QR instead of the weights' own SVD.
+
+    The speed of a step or a push does not depend on which basis it is, and 196 SVDs take a minute.
+    """
+    import torch
+
+    from rankspace.svd_cache import Basis
+
+    def draw(rows: int, columns: int):
+        return torch.linalg.qr(torch.randn(rows, columns, device=device)).Q
+
+    def basis(weight, *_args) -> Basis:
+        out, inner = weight.shape
+        r = min(out, inner)
+        return Basis(draw(out, r), torch.ones(r), draw(inner, r).T.contiguous(), key="random", content="random")
+
+    with mock.patch("rankspace.adapter.svd", basis), mock.patch("rankspace.merge.svd", basis):
+        yield

@@ -68,7 +68,7 @@ class Engine:
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
             seed=0,
-            **(cpu_only if on_cpu else {"enforce_eager": settings.enforce_eager}),
+            **(cpu_only if on_cpu else _gpu_only(settings)),
         )
         self.llm.collective_rpc("delta_prepare", args=(model_path(settings.model), str(settings.svd_cache)))
 
@@ -112,6 +112,12 @@ class Engine:
                 "vLLM workers of one generator disagree about the delta_S they loaded; restart the generator"
             )
         return Loaded(sums.pop(), max(a["seconds"] for a in answers), min(a["modules"] for a in answers))
+
+
+def _gpu_only(settings: RefServerSettings) -> dict:
+    """With a stated cache size vLLM need not infer one from free memory, which other processes on the card change."""
+    cache = {} if settings.kv_cache_gib is None else {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
+    return cache | {"enforce_eager": settings.enforce_eager}
 
 
 def _sample(output) -> Sample:
