@@ -205,7 +205,7 @@ class Queue:
         return self._with_attempts(stream, group, entries)  # reading one's own pending list counts as a delivery
 
     def _abandoned(self, stream: str, group: str, count: int) -> list[tuple[bytes, dict, int]]:
-        _, entries, _ = self.client.xautoclaim(
+        _, entries, *_ = self.client.xautoclaim(  # Redis 6.2 answers with two fields, 7 with three
             stream, group, self.consumer, int(self.claim_idle_s * 1000), "0", count=count
         )
         return self._with_attempts(stream, group, [(i, f) for i, f in entries if f])
