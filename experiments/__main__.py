@@ -3,6 +3,7 @@
   demo          vanilla and projected on this machine, from nothing to a report
   run           one arm, one seed                 --arm A --seed N --preset P [--set field=value]
   sweep         arms x seeds, resumable
+  prepare       model, direction and settings files for services that run elsewhere
   status        a line for every run
   report        HTML, Markdown, figures, LaTeX table
   verdict       every preregistered claim: supported, falsified, inconclusive, not evaluable
@@ -23,6 +24,7 @@ COMMANDS = {
     "demo": "experiments.demo",
     "run": "experiments.run",
     "sweep": "experiments.sweep",
+    "prepare": "experiments.prepare",
     "status": "experiments.status",
     "report": "experiments.report.build",
     "verdict": "experiments.verdict",

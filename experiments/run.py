@@ -199,8 +199,8 @@ def package_versions() -> dict[str, str]:
 
 
 def git_state() -> tuple[str | None, bool]:
-    """(commit, whether tracked files differ from it); (None, False) outside a checkout or without git."""
-    root = Path(__file__).resolve().parent.parent
+    """(commit, whether tracked files differ from it). An image says its commit in GIT_COMMIT; else (None, False)."""
+    root, baked = Path(__file__).resolve().parent.parent, os.environ.get("GIT_COMMIT") or None
 
     def git(*args: str) -> str:
         done = subprocess.run(
@@ -209,6 +209,6 @@ def git_state() -> tuple[str | None, bool]:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        return git("rev-parse", "HEAD") or None, bool(git("status", "--porcelain", "--untracked-files=no"))
+        return git("rev-parse", "HEAD") or baked, bool(git("status", "--porcelain", "--untracked-files=no"))
     except FileNotFoundError:
-        return None, False
+        return baked, False

@@ -1,0 +1,1 @@
+"""Running the whole system from docker-compose.yml, with Docker or without it."""
