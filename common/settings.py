@@ -6,6 +6,7 @@ A settings file is JSON or YAML; the command line sets single fields with `--set
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,13 +24,40 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _environment(name: str, default: str | None = None):
+    """A field that an unset value takes from the environment, as deployments give it."""
+    return Field(default_factory=lambda: os.environ.get(name) or default, validate_default=True)
+
+
+class RedisSettings(Settings):
+    """Where Redis is and who we are there (environment: REDIS_URL, REDIS_USERNAME, REDIS_PASSWORD_FILE).
+
+    The password is in the file that redis_password_file names, alone on one line; nowhere else.
+    """
+
+    redis_url: str = _environment("REDIS_URL", DEFAULT_REDIS)
+    redis_username: str | None = _environment("REDIS_USERNAME")
+    redis_password_file: Path | None = _environment("REDIS_PASSWORD_FILE")
+
+    @model_validator(mode="after")
+    def _no_password_in_the_address(self) -> RedisSettings:
+        if "@" in self.redis_url or "password=" in self.redis_url:
+            raise ValueError(
+                "field 'redis_url' must hold no user or password (settings are saved and shown); give redis_username and "
+                "redis_password_file"
+            )
+        if self.redis_username is not None and self.redis_password_file is None:
+            raise ValueError("redis_username needs redis_password_file: the file that holds that user's password")
+        return self
+
+
 Projection = Literal["off", "measure_only", "one_sided", "no_rescale", "two_sided", "drift_only", "subspace", "update"]
 RewardShaping = Literal[
     "none", "rebound", "rebound_multiplicative", "rebound_z", "ground_truth_penalty", "ground_truth_screening"
 ]
 
 
-class TrainerSettings(Settings):
+class TrainerSettings(RedisSettings):
     """One training run. Rates are per optimizer step, sizes in rollouts or tokens, seconds are seconds."""
 
     # what runs
@@ -37,7 +65,6 @@ class TrainerSettings(Settings):
     run_dir: Path
     arm: str = "vanilla"
     seed: int = Field(0, ge=0)
-    redis_url: str = DEFAULT_REDIS
 
     # model and data
     model: str
@@ -47,6 +74,7 @@ class TrainerSettings(Settings):
     svd_cache: Path = Path(".cache/svd")
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "auto"
+    gpu_memory_fraction: float | None = Field(None, gt=0, le=1)
 
     # the method
     adapter: Literal["antipasto", "pissa_freeze_a"] = "antipasto"
@@ -81,6 +109,7 @@ class TrainerSettings(Settings):
     zero_stage: Literal[0, 1, 2, 3] = 2
     micro_batch: int = Field(128, ge=1)
     activation_checkpointing: bool = False
+    compile_layers: bool = False
 
     # bookkeeping
     eval_every: int = Field(25, ge=0)
@@ -106,10 +135,9 @@ class TrainerSettings(Settings):
         return self
 
 
-class RefServerSettings(Settings):
+class RefServerSettings(RedisSettings):
     """Generator and reference log-probs."""
 
-    redis_url: str = DEFAULT_REDIS
     model: str
     replica: str = "gen-0"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -118,24 +146,27 @@ class RefServerSettings(Settings):
     max_model_len: int = Field(256, ge=16)
     max_num_seqs: int = Field(256, ge=1)
     gpu_memory_utilization: float = Field(0.45, gt=0, le=1)
+    tensor_parallel_size: int = Field(1, ge=1)
     kv_cache_gib: float | None = Field(None, gt=0)
     enforce_eager: bool = False
     max_batch_groups: int = Field(16, ge=1)
     host: str = "127.0.0.1"
     port: int = Field(8100, ge=0, le=65535)
+    admin_token_file: Path | None = _environment("ADMIN_TOKEN_FILE")
     max_deliveries: int = Field(3, ge=1)
+    claim_idle_s: float = Field(30.0, gt=0)
 
 
-class SandboxSettings(Settings):
+class SandboxSettings(RedisSettings):
     """One grading worker."""
 
-    redis_url: str = DEFAULT_REDIS
     name: str = "grader-0"
     parallel: int = Field(1, ge=1)
     isolation: Literal["required", "best_effort"] = "required"
     host: str = "127.0.0.1"
     port: int = Field(0, ge=0, le=65535)
     max_deliveries: int = Field(3, ge=1)
+    claim_idle_s: float = Field(30.0, gt=0)
 
 
 T = TypeVar("T", bound=Settings)

@@ -53,6 +53,7 @@ _MODULES = (
     "adapter",
     "advantage",
     "batch",
+    "compile",
     "direction",
     "ds_hook",
     "loss",

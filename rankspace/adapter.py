@@ -9,12 +9,15 @@ for bit (in `factored` a base output of -0.0 may become 0.0, which compares equa
 
 Gradient of delta, per module, over tokens t with input x_t and output gradient g_t:
     d_delta = sum_t (Uᵀ g_t) ∘ (Vh x_t)  =  rowsum( (Uᵀ G) ∘ Vh ),   G = sum_t g_t x_tᵀ
-`factored` leaves it to autograd; `merged` picks the cheaper of the two forms by shape.
+`factored` leaves it to autograd; `merged` picks the cheaper of the two forms by shape, for each micro-batch; `summed`
+is `merged` with G added up over the micro-batches of a step in W's shape and dtype, and d_delta taken from it once.
 
 Which form: `factored` costs two more products per module and keeps no copy of W0; `merged` costs one extra copy of the
 adapted weights and one product with G per micro-batch, which pays off when tokens per micro-batch >> r: about the
 cost of full fine-tuning, where `factored` takes 1.4 to 1.9 times that (128-wide Qwen3, 2k to 16k tokens, one core).
-Rounded to bf16, `merged` loses the part of delta that is smaller than the last bit of W0; `factored` does not.
+`summed` saves 2·out·in·r per module for each further micro-batch, keeps one more copy of the adapted weights (G), and
+needs a loop that calls `fold` (no engine's backward hooks see its gradient). Rounded to bf16, `merged` and `summed` lose
+the part of delta that is smaller than the last bit of W0; `factored` does not.
 
 delta_S is an nn.Parameter of the nn.Linear itself (`<module>.delta_S`), so any optimizer or DeepSpeed engine finds it
 in `model.parameters()`, and names of all other parameters stay what they were.
@@ -26,18 +29,19 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import RankspaceError
-from .merge import merged_weight, split_flat
+from .merge import merge_into, split_flat
 from .svd_cache import Progress, svd
 from .targets import DEFAULT_TARGETS, hits
 
-Form = Literal["factored", "merged"]
+Form = Literal["factored", "merged", "summed"]
+FORMS: tuple[str, ...] = get_args(Form)
 PARAMETER = "delta_S"
 
 
@@ -96,12 +100,46 @@ class Adapter:
         self.refresh()
 
     def refresh(self) -> None:
-        """Say that delta_S changed: the merged form builds its weights anew at the next forward. Free when factored.
+        """Say that delta_S changed: the merged forms build their weights anew at the next forward. Free when factored.
 
         `set_flat` and ProjectionHook.after_step call it. A loop of your own calls it after each optimizer step (on the
-        CPU the merged form also notices by itself).
+        CPU the merged forms also notice by themselves).
         """
         self.version += 1
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Build all merged weights now, in place. One host sync; nothing when they are fresh, factored or partitioned.
+
+        Raises:
+            RankspaceError: delta_S holds NaN or Inf.
+        """
+        fresh = all(linear._rankspace.version == self.version for linear in self._linears.values())
+        if fresh or self.form == "factored" or not self._whole():
+            return
+        deltas = [p.detach().float() for p in self.parameters()]
+        if not torch.isfinite(torch.cat(deltas)).all():
+            raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, take an earlier checkpoint")
+        for linear, delta in zip(self._linears.values(), deltas, strict=True):
+            _remerge(linear, delta)
+
+    @torch.no_grad()
+    def fold(self) -> Tensor:
+        """The `summed` form's gradient of delta_S since the last call, fp32 [sum r] on the model's device; G is dropped.
+
+        Raises:
+            RankspaceError: another form, or a module without a gradient.
+        """
+        if self.form != "summed":
+            raise RankspaceError(f"fold belongs to the form 'summed', this adapter is {self.form!r}")
+        parts = []
+        for name, linear in self._linears.items():
+            G = None if linear._rankspace.merged is None else linear._rankspace.merged.grad
+            if G is None:
+                raise RankspaceError(f"{name} has no gradient: call backward before fold, with the adapter enabled")
+            parts.append(_from_outer(G, linear._rankspace_U, linear._rankspace_Vh).float())
+            linear._rankspace.merged.grad = None
+        return torch.cat(parts)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -113,12 +151,18 @@ class Adapter:
             self._enabled = True
 
     def use(self, form: Form) -> None:
-        """Compute the same function in the other form from now on (benchmarks, comparisons)."""
+        """Compute the same function in another form from now on.
+
+        Raises:
+            RankspaceError: unknown form.
+        """
+        if form not in FORMS:
+            raise RankspaceError(f"form {form!r} is unknown: choose one of {', '.join(FORMS)}")
         self.form = form
         run = _factored_forward if form == "factored" else _merged_forward
         for linear in self._linears.values():
             linear.forward = run.__get__(linear)
-            linear._rankspace.merged = linear._rankspace.used_delta = None
+            linear._rankspace.merged = linear._rankspace.used_delta = linear._rankspace.version = None
 
     def require_fresh(self) -> None:
         """Raise RankspaceError if the merged weights in use belong to an older delta_S (one host sync)."""
@@ -141,6 +185,10 @@ class Adapter:
             parameter.requires_grad_(self._frozen_before.get(name, parameter.requires_grad))
         self._linears = {}
 
+    def _whole(self) -> bool:
+        """False under ZeRO-3, where a module's weight exists only during its own forward."""
+        return not any(hasattr(linear.weight, "ds_id") for linear in self._linears.values())
+
     def _require_whole(self) -> None:
         for name, parameter in zip(self._linears, self.parameters(), strict=True):
             if parameter.numel() == 0:
@@ -155,7 +203,7 @@ class _State:
         self.base_forward = base_forward
         self.merged: Tensor | None = None
         self.used_delta: Tensor | None = None
-        self.version = -1
+        self.version: int | None = None
 
 
 def attach(
@@ -178,15 +226,15 @@ def attach(
             Qwen3.5. lm_head, embeddings and vision or audio towers are never adapted.
         svd_cache_dir: where to keep SVDs (svd_cache.py); None computes them each time.
         progress: called as progress(done, total, name) after each module.
-        form: 'factored' or 'merged', see the top of this file.
+        form: 'factored', 'merged' or 'summed', see the top of this file.
         basis_dtype: dtype of U and Vh on the model; None takes the weight's.
         device: where to compute the SVD; None means the GPU when there is one.
 
     Raises:
         RankspaceError: nothing matches, a pattern matches nothing, already attached, ZeRO-3 weights, quantised weights.
     """
-    if form not in ("factored", "merged"):
-        raise RankspaceError(f"form {form!r} is unknown: choose 'factored' or 'merged'")
+    if form not in FORMS:
+        raise RankspaceError(f"form {form!r} is unknown: choose one of {', '.join(FORMS)}")
     linears = _find(model, targets)
     for name, linear in linears.items():
         _check(name, linear)
@@ -265,17 +313,37 @@ def _merged_forward(self: nn.Linear, x: Tensor) -> Tensor:
     state = self._rankspace
     if not state.adapter._enabled:
         return state.base_forward(x)
-    if state.merged is None or state.version != state.adapter.version or _moved_on_cpu(self):
-        state.used_delta = self.delta_S.detach().clone()
-        on_gpu = self.weight.is_cuda  # where a look at the values would stall the queue once per module
-        state.merged = merged_weight(self.weight, self._rankspace_U, state.used_delta, self._rankspace_Vh, trusted=on_gpu)
-        state.version = state.adapter.version
+    if not torch.compiler.is_compiling():  # a compiled layer gets its weights from Adapter.merge, before its forward
+        _freshen(self)
+    if state.adapter.form == "summed":
+        return F.linear(x, state.merged, self.bias)  # a leaf: autograd adds G up in its .grad
     return _MergedLinear.apply(x, self.delta_S, state.merged, self.bias, self._rankspace_U, self._rankspace_Vh)
+
+
+@torch.no_grad()
+def _freshen(self: nn.Linear) -> None:
+    state = self._rankspace
+    if state.version != state.adapter.version:
+        state.adapter.merge()
+    if state.version != state.adapter.version or _moved_on_cpu(self):
+        _remerge(self, self.delta_S.detach().float())
+
+
+def _remerge(self: nn.Linear, delta: Tensor) -> None:
+    """Put W0 + U diag(delta) Vh in the module's merged weight."""
+    state = self._rankspace
+    if state.merged is None:
+        state.merged = torch.empty_like(self.weight, requires_grad=False)
+        state.merged.requires_grad_(state.adapter.form == "summed")
+        state.used_delta = torch.empty_like(delta)
+    state.used_delta.copy_(delta)
+    state.version = state.adapter.version
+    merge_into(state.merged, self.weight, self._rankspace_U, delta, self._rankspace_Vh)
 
 
 def _moved_on_cpu(self: nn.Linear) -> bool:
     """Comparing r numbers is free on the CPU, so a forgotten refresh() cannot hurt there; on a GPU it costs a sync."""
-    return self.delta_S.device.type == "cpu" and not torch.equal(self._rankspace.used_delta, self.delta_S)
+    return self.delta_S.device.type == "cpu" and not torch.equal(self._rankspace.used_delta, self.delta_S.float())
 
 
 class _MergedLinear(torch.autograd.Function):
@@ -310,4 +378,16 @@ def delta_gradient(x: Tensor, g: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
     tokens = x.shape[0]
     if tokens * r * (inner + out) <= out * inner * (tokens + r):
         return ((g @ U).to(wide) * (x @ Vh.T)).sum(dim=0)
-    return ((U.T @ (g.T @ x)).to(wide) * Vh).sum(dim=1)
+    return _from_outer(g.T @ x, U, Vh)
+
+
+def _from_outer(G: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
+    """rowsum((Uᵀ G) ∘ Vh) for G [out, in], fp32 or wider [r]. The product UᵀG is not rounded to the dtype of G, which
+    is what keeps the error below that of the factored form."""
+    wide = torch.promote_types(torch.float32, Vh.dtype)
+    G = G.to(U.dtype)
+    if U.is_cuda and U.dtype in (torch.bfloat16, torch.float16):
+        product = torch.mm(U.T, G, out_dtype=torch.float32)
+    else:
+        product = U.T.to(wide) @ G.to(wide)
+    return (product * Vh).sum(dim=1)

@@ -2,8 +2,10 @@
 
     logp[i, t] = log softmax( lm_head(h[i, |prompt_i| + t − 1]) / temperature )[ completion_i[t] ]
 
-Only hidden states that predict a completion token go through the lm_head, so the [tokens, vocab] matrix has no rows for
-prompts or padding. Padding is on the right and masked by length; the pad id never decides anything (pad may equal eos).
+Only hidden states that predict a completion token go through the lm_head, and with a frozen lm_head a chunk of them at a
+time, so no [tokens, vocab] matrix ever exists. Padding is on the right and left out by length; the pad id never decides
+anything (pad may equal eos). The model is given no attention mask: it is causal, so nothing to the right of a token,
+padding least of all, can reach it, and without a mask the fast attention kernels apply.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import RankspaceError
-from .loss import completion_logprobs
+from .loss import completion_logprobs, linear_logprobs
 
 PAD = 0
 
@@ -68,15 +70,29 @@ def pad_batch(
     return Batch(**{name: tensor.to(device) for name, tensor in fields.items()})
 
 
-def batch_logprobs(model: nn.Module, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def batch_logprobs(
+    model: nn.Module, batch: Batch, temperature: float = 1.0, compiled: bool = False
+) -> tuple[Tensor, Tensor]:
     """(logprobs, entropy) of the completion tokens, fp32 [B, T] each; zeros where `batch.mask` is False.
 
     Args:
-        model: a Hugging Face causal LM whose logits are lm_head(last hidden state) (Llama, Qwen: no logit scaling or
+        model: a causal Hugging Face LM whose logits are lm_head(last hidden state) (Llama, Qwen: no logit scaling or
             soft cap).
+        compiled: as in `loss.linear_logprobs`.
     """
-    hidden = model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)[0]
-    logits = model.get_output_embeddings()(hidden[batch.rows, batch.columns])
-    picked, entropy = completion_logprobs(logits, batch.token_ids[batch.mask], temperature)
+    hidden = model.get_decoder()(input_ids=batch.input_ids, use_cache=False)[0]
+    head = model.get_output_embeddings()
+    states, ids = hidden[batch.rows, batch.columns], batch.token_ids[batch.mask]
+    if _plain_and_frozen(head):
+        picked, entropy = linear_logprobs(states, head.weight, ids, temperature, compiled=compiled)
+    else:
+        picked, entropy = completion_logprobs(head(states), ids, temperature)
     zeros = torch.zeros(batch.mask.shape, dtype=picked.dtype, device=picked.device)
     return zeros.masked_scatter(batch.mask, picked), zeros.masked_scatter(batch.mask, entropy)
+
+
+def _plain_and_frozen(head: nn.Module) -> bool:
+    """A bare matrix that gets no gradient and is all here (ZeRO-3 gathers a weight only for its module's forward)."""
+    if type(head) is not nn.Linear or head.bias is not None or hasattr(head.weight, "ds_id"):
+        return False
+    return not (head.weight.requires_grad and torch.is_grad_enabled())

@@ -17,6 +17,7 @@ then the loss of the batch (engines that divide by the number of micro-batches n
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -84,6 +85,82 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
             part.scatter_add_(-1, ids[piece, None], torch.ones_like(lse[piece, None]))
             out[piece] = part * (grad[piece, None] / ctx.temperature)
         return out, None, None, None
+
+
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    token_ids: Tensor,
+    temperature: float = 1.0,
+    rows_per_chunk: int = ROWS_PER_CHUNK,
+    compiled: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`completion_logprobs(hidden @ weightᵀ, token_ids)` for a frozen lm_head, without ever holding the logits.
+
+        d logp_t / d h_t = (W[id_t] − softmax(W h_t / temperature) W) / temperature
+
+    is one row per token and does not depend on what the loss does with logp, so the forward makes it while a chunk of
+    logits is there, and the backward only scales it: the same products as with kept logits, no second pass.
+
+    Args:
+        hidden: [N, d]. weight: [V, d], gets no gradient. token_ids: int [N], inside the vocabulary.
+        compiled: let torch.compile fuse the passes over a chunk of logits (for GPUs; seconds at the first call).
+
+    Returns:
+        (logprobs fp32 [N], differentiable in hidden; entropy fp32 [N] in nats, detached).
+
+    Raises:
+        RankspaceError: shapes that do not fit, temperature <= 0.
+    """
+    if hidden.ndim != 2 or hidden.shape[:1] != token_ids.shape or hidden.shape[1] != weight.shape[1]:
+        raise RankspaceError(
+            f"hidden {tuple(hidden.shape)}, lm_head {tuple(weight.shape)}, token_ids {tuple(token_ids.shape)} do not fit"
+        )
+    if not temperature > 0:
+        raise RankspaceError(f"temperature {temperature} must be > 0: log-probs of greedy decoding do not exist")
+    return _LinearLogprobs.apply(hidden, weight.detach(), token_ids, float(temperature), rows_per_chunk, compiled)
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, ids, temperature, chunk, compiled):
+        dtype = torch.promote_types(torch.float32, hidden.dtype)
+        logprobs = torch.empty(len(ids), dtype=dtype, device=hidden.device)
+        entropy = torch.empty_like(logprobs)
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        statistics = _compiled_statistics() if compiled else _row_statistics
+        for a in range(0, len(ids), chunk):
+            piece = slice(a, a + chunk)
+            logits = hidden[piece] @ weight.T
+            logprobs[piece], entropy[piece], pull = statistics(logits, ids[piece], temperature, slope is not None)
+            if slope is not None:
+                slope[piece] = pull @ weight
+        ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx, grad, _entropy_grad):
+        (slope,) = ctx.saved_tensors
+        return (slope * grad[:, None]).to(slope.dtype), None, None, None, None, None
+
+
+def _row_statistics(logits: Tensor, ids: Tensor, temperature: float, want_pull: bool):
+    """Per row of logits [n, V]: log-prob of the id, entropy, and (onehot − softmax)/temperature in the logits' dtype."""
+    part = logits.to(torch.promote_types(torch.float32, logits.dtype)) / temperature
+    lse = part.logsumexp(dim=-1)
+    p = torch.exp(part - lse[:, None])
+    entropy = lse - torch.where(p > 0, p * part, 0.0).sum(dim=-1)
+    logprob = part.gather(-1, ids[:, None]).squeeze(-1) - lse
+    if not want_pull:
+        return logprob, entropy, None
+    here = torch.arange(logits.shape[-1], device=logits.device) == ids[:, None]
+    return logprob, entropy, ((here.to(p.dtype) - p) / temperature).to(logits.dtype)
+
+
+@cache
+def _compiled_statistics():
+    return torch.compile(_row_statistics)
 
 
 def completion_mask(

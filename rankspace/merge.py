@@ -27,14 +27,12 @@ from .errors import RankspaceError
 from .svd_cache import Progress, svd
 
 
-def merged_weight(W0: Tensor, U: Tensor, delta: Tensor, Vh: Tensor, trusted: bool = False) -> Tensor:
+def merged_weight(W0: Tensor, U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
     """W0 + U·diag(delta)·Vh in the dtype and on the device of W0.
 
     Args:
         W0: [out, in], any floating dtype. Also a block of rows or columns, with the matching block of U or Vh.
-        U: [out, r], delta: [r], Vh: [r, in]; used in fp32 at least (on a GPU their product runs in TF32, whose error is
-            a thousandth of what rounding the sum to bf16 costs).
-        trusted: skip the looks at delta's values, each of which makes the host wait for the GPU; the caller has looked.
+        U: [out, r], delta: [r], Vh: [r, in]; see `merge_into` for the precision.
 
     Returns:
         [out, in]. When every entry of delta is zero it is a bit-identical copy of W0.
@@ -49,15 +47,32 @@ def merged_weight(W0: Tensor, U: Tensor, delta: Tensor, Vh: Tensor, trusted: boo
             f"cannot merge: W0 {tuple(W0.shape)}, U {tuple(U.shape)}, delta {tuple(delta.shape)}, Vh {tuple(Vh.shape)}"
             " do not fit; slice U by the rows and Vh by the columns of the weight block"
         )
-    if not trusted:
-        if not torch.isfinite(delta).all():
-            raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, take an earlier checkpoint")
-        if not torch.any(delta):  # adding an exact zero would still turn -0.0 into 0.0
-            return W0.detach().clone()
+    if not torch.isfinite(delta).all():
+        raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, take an earlier checkpoint")
+    if not torch.any(delta):  # adding an exact zero would still turn -0.0 into 0.0
+        return W0.detach().clone()
+    merged = torch.empty_like(W0, requires_grad=False)
+    merge_into(merged, W0, U.to(W0.device), delta.to(W0.device), Vh.to(W0.device))
+    return merged
+
+
+@torch.no_grad()
+def merge_into(out: Tensor, W0: Tensor, U: Tensor, delta: Tensor, Vh: Tensor) -> None:
+    """Write W0 + U·diag(delta)·Vh over `out`, without looking at a value (no host sync).
+
+    Args:
+        out: [out, in] like W0 in dtype and device; may be a block of rows of an engine's fused weight.
+        W0, U, delta, Vh: as in `merged_weight`, all on one device.
+
+    On a GPU with weights and bases in one 16-bit dtype the factors are read in that dtype; the sum is still made in fp32
+    and rounded once. Their rounding is relative to the small added term, far below the last bit of W0.
+    """
+    if W0.is_cuda and W0.dtype == U.dtype == Vh.dtype and W0.dtype in (torch.bfloat16, torch.float16):
+        torch.addmm(W0.detach(), (U * delta.float()).to(U.dtype), Vh, out=out.detach())
+        return
     work = torch.promote_types(torch.float32, W0.dtype)
-    scaled = U.to(W0.device, work) * delta.to(W0.device, work)
     with _tensor_cores():
-        return torch.addmm(W0.detach().to(work), scaled, Vh.to(W0.device, work)).to(W0.dtype)
+        out.detach().copy_(torch.addmm(W0.detach().to(work), U.to(work) * delta.to(work), Vh.to(work)))
 
 
 @contextmanager
@@ -121,6 +136,30 @@ class MergeSource:
         deltas = split_flat(flat, self.modules)
         for (name, _), weight, (U, Vh), delta in zip(self.modules, self.weights, self.bases, deltas, strict=True):
             yield f"{name}.weight", merged_weight(weight, U, delta, Vh)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> MergeSource:
+        """The same with weights and bases on `device` in `dtype`, as a trainer of that dtype holds them."""
+        bases = [(U.to(device, dtype), Vh.to(device, dtype)) for U, Vh in self.bases]
+        return MergeSource(self.modules, [w.to(device, dtype) for w in self.weights], bases)
+
+    def merge_into(self, flat: Tensor, places: Sequence[Tensor]) -> None:
+        """Overwrite `places`, one [out, in] per module (views of an engine's fused weights), for the delta_S [sum r].
+
+        Looks at `flat` where it lies: keep it on the CPU and nothing waits for the GPU.
+
+        Raises:
+            RankspaceError: the flat vector has another length, or holds NaN or Inf.
+        """
+        if not torch.isfinite(flat).all():
+            raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, take an earlier checkpoint")
+        moving = [bool(torch.any(delta)) for delta in split_flat(flat, self.modules)]
+        deltas = split_flat(flat.to(self.weights[0].device, non_blocking=True), self.modules)
+        parts = zip(places, self.weights, self.bases, deltas, moving, strict=True)
+        for place, weight, (U, Vh), delta, moves in parts:
+            if moves:
+                merge_into(place, weight, U, delta, Vh)
+            else:
+                place.copy_(weight)
 
 
 def split_flat(flat: Tensor, modules: Sequence[tuple[str, int]]) -> list[Tensor]:

@@ -31,6 +31,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tokens", type=int, default=1024, help="tokens a sequence (step), or sampled at most (push, loop)")
     p.add_argument("--repeats", type=int, default=6, help="timed steps or pushes")
     p.add_argument("--no-checkpointing", action="store_true", help="keep activations instead of computing them twice")
+    p.add_argument("--no-compile", action="store_true", help="leave out the compiled forms (step)")
+    p.add_argument("--limit", type=float, default=600.0, help="seconds after which no further form is begun (step)")
     p.add_argument("--groups", type=int, default=16, help="prompts a step, 8 rollouts each (push, loop)")
     return p
 
@@ -51,22 +53,18 @@ def main(argv: list[str] | None = None) -> int:
 def _measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     checkpointing = not args.no_checkpointing
     if args.part == "step":
-        from bench.gpu import step
+        from bench.gpu import shapes, step
 
-        found = step.measure(
-            args.shape,
-            args.device,
-            args.batch,
-            args.tokens,
-            args.repeats,
-            dtype=args.dtype,
-            checkpointing=checkpointing,
-        )
         shape = SHAPES[args.shape]
-        found["gradient_error"] = step.gradient_error(
-            shape["intermediate_size"], shape["hidden_size"], args.batch * args.tokens, args.device, args.dtype
-        )
-        return found
+        with shapes.random_bases(args.device):
+            error = step.gradient_error(
+                shape["intermediate_size"], shape["hidden_size"], args.batch * args.tokens, args.device, args.dtype
+            )
+        return step.measure(
+            args.shape, args.device, args.batch, args.tokens, args.repeats, dtype=args.dtype,
+            checkpointing=checkpointing, compiled=not args.no_compile, limit_s=args.limit,
+            keep=lambda found: _add(args, found | {"gradient_error": error}, quiet=True),
+        ) | {"gradient_error": error}  # fmt: skip
     from bench.gpu import shapes
 
     folder = shapes.save(args.shape, work / f"model-{args.shape}", args.device, args.dtype)
@@ -85,13 +83,14 @@ def _measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _add(args: argparse.Namespace, found: dict[str, Any]) -> None:
+def _add(args: argparse.Namespace, found: dict[str, Any], quiet: bool = False) -> None:
     everything = json.loads(args.out.read_text()) if args.out.is_file() else {}
     name = f"{args.part} {args.shape}" + (" keep activations" if args.no_checkpointing else "")
     everything[name] = found | {"machine": machine(args.device)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(everything, indent=1))
-    print(json.dumps({name: found}, indent=1))
+    if not quiet:
+        print(json.dumps({name: found}, indent=1))
 
 
 def machine(device: str) -> dict[str, str]:
@@ -116,14 +115,19 @@ def table(everything: dict[str, Any]) -> str:
 
 def _step(found: dict[str, Any]) -> list[str]:
     speed, peak = found["tokens_per_s"], found["peak_gib"]
-    rows = [f"| {form} | {speed[form] / speed['lora']:.2f} | {speed[form] / speed['frozen']:.2f} | {speed[form]:,.0f}"
-            f" | {peak[form]:.1f} |" for form in speed]  # fmt: skip
-    error, share = found["gradient_error"], 0.1 * found["projection_ms"] * speed["merged"] / found["tokens"]
+    against = [name for name in ("lora", "frozen", "frozen compiled") if name in speed]
+    rows = [f"| {form} | " + " | ".join(f"{speed[form] / speed[name]:.2f}" for name in against)
+            + f" | {speed[form]:,.0f} | {peak[form]:.1f} |" for form in speed]  # fmt: skip
+    ours = max((form for form in speed if form.startswith("merged") and "x4" not in form), key=speed.get, default=None)
+    share = "" if ours is None else f" ({0.1 * found['projection_ms'] * speed[ours] / found['tokens']:.2f}% of a step)"
+    errors = ", ".join(f"{form} {error:.1e}" for form, error in found["gradient_error"].items())
+    failed = [f"{form} did not run: {why}" for form, why in found["failed"].items()]
     return [
-        "| form | x LoRA-32 | x frozen | tokens/s | peak GiB |", "|---|---|---|---|---|", *rows, "",
-        f"{found['tokens']:,} tokens a step, activations {'checkpointed' if found['checkpointing'] else 'kept'};"
-        f" projection of {found['modules']} modules {found['projection_ms']:.2f} ms ({share:.2f}% of our step);"
-        f" relative error of d_delta against float64: merged {error['merged']:.1e}, factored {error['factored']:.1e}",
+        "| form | " + " | ".join(f"x {name}" for name in against) + " | tokens/s | peak GiB |",
+        "|---|" + "---|" * (len(against) + 2), *rows, "",
+        f"{found['tokens']:,} tokens a micro-batch, activations {'checkpointed' if found['checkpointing'] else 'kept'};"
+        f" projection of {found['modules']} modules {found['projection_ms']:.2f} ms{share};"
+        f" relative error of d_delta against float64: {errors}", *failed,
     ]  # fmt: skip
 
 

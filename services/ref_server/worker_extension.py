@@ -1,7 +1,10 @@
 """Methods that vLLM mixes into each of its workers: hold W0, U and Vh, and put a delta_S in place.
 
-Covers: tensor-parallel workers (vLLM's own loaders cut the full weight for each), CUDA-graph engines (tensors are
-overwritten in place), CPU engines (which pack weights and must reload layer by layer).
+Three ways in, the first that applies:
+    GPU, every module found whole inside one of vLLM's weights   merged straight into that memory (CUDA graphs keep it)
+    GPU otherwise (tensor-parallel: the loaders cut for each)    merged, then vLLM's own load_weights
+    CPU (weights are packed when loaded)                         merged, then vLLM's layer-wise reload
+A module counts as found when the block of rows where it should lie holds W0, value by value.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ class DeltaWorker:
 
     def delta_prepare(self, model: str, svd_cache: str) -> None:
         """Remember where the base weights and the SVD cache are. Bases are read at the first push."""
-        self.delta_model, self.delta_cache, self.delta_source = Path(model), Path(svd_cache), None
+        self.delta_model, self.delta_cache = Path(model), Path(svd_cache)
+        self.delta_source = self.delta_places = None
 
     def delta_load(self, vector: bytes, modules: list) -> dict:
         """Recompute W0 + U diag(delta_S) Vh and load it. `vector`: little-endian fp32, modules [[name, r], ...].
@@ -31,8 +35,14 @@ class DeltaWorker:
         modules = [(name, int(r)) for name, r in modules]
         if self.delta_source is None or self.delta_source.modules != modules:
             self.delta_source = self._delta_bases(modules)
+            self.delta_places = self._delta_find_places()
         flat = torch.from_numpy(np.frombuffer(bytes(vector), dtype="<f4").copy())
-        loaded = self._delta_put(self.delta_source.merged(flat))
+        if self.delta_places is None:
+            loaded = self._delta_put(self.delta_source.merged(flat))
+        else:
+            self.delta_source.merge_into(flat, self.delta_places)
+            torch.cuda.synchronize()
+            loaded = len(self.delta_places)
         held = flat.numpy().astype("<f4").tobytes()
         return {"checksum": checksum(held), "seconds": time.perf_counter() - started, "modules": loaded}
 
@@ -42,10 +52,16 @@ class DeltaWorker:
         source = MergeSource.load(self._delta_checkpoint(), modules, self.delta_cache)
         if self.device.type != "cuda":
             return source
-        dtype = self.model_runner.model_config.dtype
-        weights = [w.to(self.device, dtype) for w in source.weights]
-        bases = [(u.to(self.device), vh.to(self.device)) for u, vh in source.bases]
-        return MergeSource(source.modules, weights, bases)
+        return source.to(self.device, self.model_runner.model_config.dtype)
+
+    def _delta_find_places(self) -> list | None:
+        """Where each module's weight lies in vLLM's own parameters, or None when not all of them are there whole."""
+        if self.device.type != "cuda":
+            return None
+        source = self.delta_source
+        names = [name for name, _ in source.modules]
+        self._delta_put((f"{name}.weight", weight) for name, weight in zip(names, source.weights, strict=True))
+        return find_places(self.model_runner.get_model(), names, source.weights)
 
     def _delta_checkpoint(self):
         """(name, tensor) pairs of the base checkpoint, in the dtype the engine runs in."""
@@ -76,3 +92,30 @@ class DeltaWorker:
                 model.load_weights(counted())
                 torch.cuda.synchronize()
         return count
+
+
+def find_places(model, names: list[str], weights: list) -> list | None:
+    """Views of `model`'s parameters that hold exactly `weights` ([out, in] each), also inside fused ones (q|k|v, gate|up).
+
+    model: a vLLM model; `packed_modules_mapping` names the parts of its fused weights in order. None when one is not
+    there whole and unchanged: cut for tensor parallelism, padded, packed or named otherwise.
+    """
+    import torch
+
+    parameters = dict(model.named_parameters())
+    rows = {name: weight.shape[0] for name, weight in zip(names, weights, strict=True)}
+    packed = {part: (whole, parts) for whole, parts in getattr(model, "packed_modules_mapping", {}).items() for part in parts}
+    places = []
+    for name, weight in zip(names, weights, strict=True):
+        prefix, _, leaf = name.rpartition(".")
+        whole, parts = packed.get(leaf, (leaf, [leaf]))
+        before = [f"{prefix}.{part}" for part in parts[: parts.index(leaf)]]
+        parameter = parameters.get(f"{prefix}.{whole}.weight")
+        if parameter is None or any(part not in rows for part in before):
+            return None
+        start = sum(rows[part] for part in before)
+        place = parameter.data[start : start + weight.shape[0]]
+        if place.shape != weight.shape or place.dtype != weight.dtype or not torch.equal(place, weight):
+            return None
+        places.append(place)
+    return places

@@ -115,15 +115,35 @@ def _staleness(groups: Sequence[GradedGroup], version: int) -> dict:
 
 
 def micro_batches(rows: Sequence[Row], rank: int, ranks: int, accumulation: int) -> list[list[Row]]:
-    """This rank's rows in exactly `accumulation` parts of near-equal token count (parts may be empty).
+    """This rank's rows in exactly `accumulation` parts (parts may be empty); every rank computes the same deal.
 
-    Rows are dealt longest first to the part with the fewest tokens, so no part is much longer than another; every rank
-    computes the same deal.
+    Rows of like length share a part, so that little of its padded rectangle (rows x longest) is padding, and the
+    largest rectangle, which decides peak memory, is as small as a cut of the rows in order of length can make it. Ranks
+    take turns, so that they work on rectangles of like size at the same time.
     """
-    parts: list[list[Row]] = [[] for _ in range(ranks * accumulation)]
-    load = [0] * len(parts)
-    for row in sorted(rows, key=lambda r: -(len(r.prompt_ids) + len(r.token_ids))):
-        lightest = min(range(len(parts)), key=lambda i: (load[i], i))
-        parts[lightest].append(row)
-        load[lightest] += len(row.prompt_ids) + len(row.token_ids)
-    return parts[rank * accumulation : (rank + 1) * accumulation]
+    ordered = sorted(rows, key=lambda r: -_length(r))
+    low, high = (_length(ordered[0]) if rows else 0), sum(map(_length, rows))
+    while low < high:  # the smallest area that `ranks * accumulation` parts suffice for
+        middle = (low + high) // 2
+        if len(_cut(ordered, middle)) <= ranks * accumulation:
+            high = middle
+        else:
+            low = middle + 1
+    parts = _cut(ordered, low)
+    parts += [[] for _ in range(ranks * accumulation - len(parts))]
+    return parts[rank::ranks]
+
+
+def _length(row: Row) -> int:
+    return len(row.prompt_ids) + len(row.token_ids)
+
+
+def _cut(ordered: Sequence[Row], area: int) -> list[list[Row]]:
+    """Consecutive parts of rows sorted longest first, each as long as its padded rectangle stays within `area`."""
+    parts: list[list[Row]] = []
+    for row in ordered:
+        if parts and _length(parts[-1][0]) * (len(parts[-1]) + 1) <= area:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts

@@ -36,12 +36,16 @@ class Policy:
         if s.adapter != "antipasto":
             raise ConfigError(f"field 'adapter': {s.adapter!r} is not built yet; use antipasto")
         torch.manual_seed(s.seed)
-        self.device = _device(s.device)
+        self.device = _device(s.device, s.gpu_memory_fraction)
         self.model = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype)).to(self.device)
         if s.activation_checkpointing:  # Hugging Face checkpoints only in training mode
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.train()
         self.adapter = rankspace.attach(self.model, svd_cache_dir=s.svd_cache, progress=progress, form=s.adapter_form)
+        if s.compile_layers:
+            from rankspace.compile import compile_layers
+
+            compile_layers(self.model, self.adapter, dynamic=True)
         self.direction = _direction(s, self.adapter)
         self.rank, self.ranks = _start_distributed(self.device)
         rows = s.groups_per_step * s.group_size
@@ -64,9 +68,10 @@ class Policy:
         import torch
 
         from rankspace.batch import batch_logprobs, pad_batch
+        from rankspace.compile import eagerly
 
         batch = pad_batch([ids[:1]], [ids[1:]], device=self.device)
-        with torch.no_grad():
+        with torch.no_grad(), eagerly():
             values, _ = batch_logprobs(self.model, batch)
         return values[0].float().cpu().tolist()
 
@@ -92,9 +97,11 @@ class Policy:
 
     def refresh(self, pairs: Sequence) -> None:
         """Extract v_hack anew from tokenised pairs, at the present delta_S, and project along it from now on."""
+        from rankspace.compile import eagerly
         from rankspace.direction import extract_gradients, hack_direction
 
-        gradients = extract_gradients(self.model, self.adapter, pairs, at_zero=False)
+        with eagerly():
+            gradients = extract_gradients(self.model, self.adapter, pairs, at_zero=False)
         self.set_direction(hack_direction(gradients).vectors)
 
     def set_direction(self, vectors) -> None:
@@ -144,7 +151,8 @@ class Policy:
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,
         }
-        engine, *_ = deepspeed.initialize(model=_scorer(self.model), optimizer=optimizer, config=config)
+        scorer = _scorer(self.model, compiled=s.compile_layers and self.device != "cpu")
+        engine, *_ = deepspeed.initialize(model=scorer, optimizer=optimizer, config=config)
         return engine
 
     def _hook(self):
@@ -158,7 +166,7 @@ class Policy:
         return ProjectionHook(self.engine, self.adapter, self.direction, variant=variant)
 
 
-def _scorer(model):
+def _scorer(model, compiled: bool):
     """What the engine wraps: forward(batch, temperature) -> (logprobs, entropy), fp32 [B, T]."""
     import torch
 
@@ -170,7 +178,7 @@ def _scorer(model):
             self.model = model
 
         def forward(self, batch, temperature: float):
-            return batch_logprobs(self.model, batch, temperature)
+            return batch_logprobs(self.model, batch, temperature, compiled)
 
     return Scorer()
 
@@ -212,10 +220,17 @@ def _mean_by_tokens(losses: list[dict]) -> dict:
     return out | {"loss": sum(m["loss"] for m in losses)}
 
 
-def _device(name: str) -> str:
+def _device(name: str, memory_fraction: float | None = None) -> str:
+    """The device, one card a rank, with this process's share of its memory capped where another service is on it too."""
     import torch
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if device.startswith("cuda"):
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        if memory_fraction is not None:
+            torch.cuda.set_per_process_memory_fraction(memory_fraction)
+    return device
 
 
 def _start_distributed(device: str) -> tuple[int, int]:

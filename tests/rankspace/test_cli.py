@@ -28,6 +28,7 @@ PUBLIC = [
     "advantage",
     "attach",
     "batch",
+    "compile",
     "completion_logprobs",
     "completion_mask",
     "concept_vector",

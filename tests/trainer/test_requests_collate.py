@@ -111,8 +111,19 @@ def test_micro_batches_deal_every_row_once_to_every_rank():
     parts = [part for rank in range(2) for part in micro_batches(rows, rank, 2, 3)]
     assert len(parts) == 6
     assert sorted(len(r.token_ids) for part in parts for r in part) == [1, 2, 3, 5, 7, 8, 9]
-    loads = [sum(5 + len(r.token_ids) for r in part) for part in parts]
-    assert max(loads) - min(loads) <= 14
+    # lengths with a prompt of 5: 14 13 12 | 10 8 7 6; six parts, and no cut needs less than the longest row's 14
+    areas = [len(part) * max((5 + len(r.token_ids) for r in part), default=0) for part in parts]
+    assert max(areas) == 14  # 7 and 6 share a rectangle of 14; the other rows are alone
+
+
+def test_micro_batches_pad_little_when_lengths_differ():
+    rows = [row(n) for n in [95] * 8 + [5] * 56]
+    parts = micro_batches(rows, 0, 1, 8)
+    areas = [len(part) * max(5 + len(r.token_ids) for r in part) for part in parts if part]
+    tokens = sum(5 + len(r.token_ids) for r in rows)
+    assert len(parts) == 8 and sum(areas) <= 1.15 * tokens  # dealt by token count each part would pad to 8 x 100
+    assert max(areas) <= 200
+    assert micro_batches([], 0, 1, 2) == [[], []]
 
 
 def test_service_seconds_count_a_batch_once():
