@@ -46,3 +46,8 @@ def heartbeats(service: str) -> str:
 
 def trainer_lock(run_id: str) -> str:
     return f"{PREFIX}:lock:trainer:{run_id}"
+
+
+def trainer_locks() -> str:
+    """Glob that matches the lock of every run in training."""
+    return f"{PREFIX}:lock:trainer:*"

@@ -61,6 +61,12 @@ class TrainerLock:
             self.client.delete(self.key)
 
 
+def runs_in_training(client: redis.Redis) -> list[str]:
+    """Run ids that a living trainer holds."""
+    prefix = keys.trainer_lock("")
+    return sorted(key.decode().removeprefix(prefix) for key in client.scan_iter(keys.trainer_locks(), count=1000))
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -97,7 +97,7 @@ class Stack:
         )
         client = self._wait("Redis", lambda: _connected(self.redis_url))
         say("starting vLLM, the reference model and the graders ...")
-        values = {**server, "model": model, "redis_url": self.redis_url, "port": self.ref_port}
+        values = {"replica": "gen-0", **server, "model": model, "redis_url": self.redis_url, "port": self.ref_port}
         self._spawn(
             "ref_server", [sys.executable, "-m", "services.ref_server", "--config", self._config("ref_server", values)]
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
 def settings_from(argv: list[str] | None) -> RefServerSettings:
     args = parser().parse_args(argv)
     values = read_settings_file(args.config) if args.config else {}
+    values.setdefault("replica", f"gen-{os.uname().nodename}-{os.getpid()}")
     values |= {k: v for k, v in {"model": args.model, "redis_url": args.redis_url}.items() if v is not None}
     return build(RefServerSettings, values | parse_assignments(args.set), "ref_server")
 

@@ -4,8 +4,9 @@
        one transaction                 proofs ──> trainer           vLLM          torch, delta_S = 0
 
 The loop waits for requests; the trainer waits for rollouts and proofs. A request names the oldest policy version it
-accepts, so the loop never samples with older weights than the trainer allows. Killed in the middle, it leaves its
-requests claimed; they are taken over and sampled again with the same seed.
+accepts, so the loop never samples with older weights than the trainer allows. A replica without requests loads and
+proves each push all the same, so that the trainer can tell that all its replicas hold what it pushed. Killed in the
+middle, it leaves its requests claimed; they are taken over and sampled again with the same seed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from itertools import groupby
 
 from common import delta_store, keys
 from common.errors import DeliveryError
+from common.lock import runs_in_training
 from common.metrics import Metrics
 from common.queue import Delivery, Queue
 from common.settings import RefServerSettings
@@ -51,6 +53,14 @@ class Policy:
             newest = delta_store.latest(self.queue.client, run_id)
         if self._push != (run_id, *newest):
             self._load(run_id, newest[0])
+
+    def follow(self) -> None:
+        """Without requests: hold and prove the newest push of the run in training, if there is just one."""
+        client = self.queue.client
+        runs = runs_in_training(client)
+        newest = delta_store.latest(client, runs[0]) if len(runs) == 1 else None
+        if newest is not None and self._push != (runs[0], *newest):
+            self._load(runs[0], newest[0])
 
     def _load(self, run_id: str, version: int) -> None:
         delta = delta_store.load(self.queue.client, run_id, version)
@@ -91,12 +101,21 @@ class Generator:
         deliveries = self.queue.take(
             keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), self.settings.max_batch_groups, wait_s, self._drop
         )
+        if not deliveries:
+            self._follow()
         with self.queue.held(keys.GENERATORS, deliveries):
             for run_id, part in groupby(
                 sorted(deliveries, key=lambda d: d.message.run_id), key=lambda d: d.message.run_id
             ):
                 self._batch(run_id, list(part))
         return len(deliveries)
+
+    def _follow(self) -> None:
+        with self.policy.lock:
+            try:
+                self.policy.follow()
+            except DeliveryError as error:  # replaced by a newer push meanwhile; the next turn loads that one
+                log.warning("%s", error)
 
     def _batch(self, run_id: str, deliveries: list[Delivery]) -> None:
         requests = [d.message for d in deliveries]

@@ -40,6 +40,8 @@ def train(s: TrainerSettings) -> int:
     rank = int(os.environ.get("RANK", "0"))
     preflight.check(s)
     if rank != 0:
+        for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 stops at a step's end and dismisses the others
+            signal.signal(number, signal.SIG_IGN)
         from services.trainer.crew import follow
         from services.trainer.policy import Policy
 

@@ -3,7 +3,9 @@
     trainer: log-probs of a probe sequence under its own weights ──┐
     trainer ── delta_S, probe ids ──> Redis ──> generator loads ── probe log-probs, checksum ──> |difference| <= bound
 
-A rollout group is accepted only if its generator has proven the very push that the group claims to be sampled from.
+A rollout group is accepted only if its generator has proven the very push that the group claims to be sampled from. And
+before a step is trained on, every living replica has proven a push no older than the step accepts, whether or not it
+sampled for it. (Not so while several runs share the generators: each replica then holds the run it last served.)
 Covers: wrong vector, wrong module order, a generator that skipped a push, stale prefix caches on the probe, merged
 weights that differ. Does not cover: a generator that proves one set of weights and samples from another on purpose.
 """
@@ -12,10 +14,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from common import delta_store
 from common.errors import DeliveryError
+from common.heartbeat import alive
+from common.lock import runs_in_training
 from common.queue import Queue
 from common.types import DeliveryProof, DeltaS, GradedGroup, checksum
 
@@ -86,6 +91,37 @@ class Publisher:
         self._check(proof, expected)
         self.proven[group.replica, group.policy_version] = proof.checksum
         self.last_seconds += proof.load_s
+
+    def require_all(self, oldest: int, patience_s: float, check: Callable[[], None]) -> None:
+        """Wait until every living generator has proven version `oldest` or a newer one.
+
+        DeliveryError naming those that have not after `patience_s` seconds; a replica that dies meanwhile is not waited
+        for. `check()` is called while waiting and may raise.
+        """
+        client, deadline = self.queue.client, time.monotonic() + patience_s
+        while late := [name for name in alive(client, "ref_server") if not self._holds(name, oldest)]:
+            if set(runs_in_training(client)) - {self.run_id}:
+                return
+            check()
+            if time.monotonic() > deadline:
+                raise DeliveryError(
+                    f"{len(late)} living generators have not proven policy version {oldest} or newer within {patience_s:.0f} "
+                    f"s: {', '.join(late)}; restart them"
+                )
+            time.sleep(0.1)
+
+    def _holds(self, replica: str, oldest: int) -> bool:
+        for version in sorted((v for v in self.expected if v >= oldest), reverse=True):
+            expected = self.expected[version]
+            if self.proven.get((replica, version)) == expected.checksum:
+                return True
+            proof = delta_store.proof(self.queue.client, self.run_id, version, replica)
+            # Another checksum is the answer to an earlier push of this number, before a restart: the new one will come.
+            if proof is not None and proof.checksum == expected.checksum:
+                self._check(proof, expected)
+                self.proven[replica, version] = proof.checksum
+                return True
+        return False
 
     def _check(self, proof: DeliveryProof, expected: Expected) -> None:
         who = f"generator {proof.replica}, policy version {proof.version}"

@@ -34,6 +34,8 @@ RESUMABLE = (
     "keep_checkpoints",
     "group_timeout_s",
     "device",
+    "gpu_memory_fraction",
+    "metrics_host",
 )
 """Fields that may differ when a run is resumed: they do not change what is computed."""
 

@@ -80,6 +80,7 @@ class Trainer:
         collected = self.rollouts.collect(train_requests(self.s, self.train_problems, k))
         for graded in collected.groups:
             self.publisher.require_proof(graded)
+        self.publisher.require_all(max(0, k - self.s.max_staleness), self.s.group_timeout_s, self.rollouts.check)
         collected_at = time.perf_counter()
         if self.s.refresh_every and k and k % self.s.refresh_every == 0:
             self.crew.refresh(self.pairs)
