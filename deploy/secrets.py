@@ -9,17 +9,14 @@ user is another one; nobody else on this machine gets through the folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import secrets
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-REDIS_USERS = ("trainer", "ref_server", "sandbox", "monitor")
-RANDOM = (*(f"redis_{user}" for user in REDIS_USERS), "admin_token", "grafana_admin")
-USERS_TEMPLATE = ROOT / "deploy" / "redis" / "users.acl.in"
+from common import acl
+
+RANDOM = (*(f"redis_{user}" for user in acl.USERS), "admin_token", "grafana_admin")
 
 
 def ensure(folder: Path, redis_addresses: tuple[str, ...] = ("redis:6379",)) -> list[str]:
@@ -33,14 +30,10 @@ def ensure(folder: Path, redis_addresses: tuple[str, ...] = ("redis:6379",)) -> 
     for name in new:
         _write(folder / name, secrets.token_urlsafe(32))
     values = {name: (folder / name).read_text().strip() for name in RANDOM}
-    _write(folder / "redis_users.acl", users(USERS_TEMPLATE.read_text(), values))
+    digests = {user: acl.digest(values[f"redis_{user}"]) for user in acl.USERS}
+    _write(folder / "redis_users.acl", acl.users_file(digests))
     _write(folder / "redis_exporter.json", json.dumps(_exporter(values["redis_monitor"], redis_addresses)))
     return new
-
-
-def users(template: str, values: dict[str, str]) -> str:
-    """Redis's ACL file: each {name} of the template becomes the SHA-256 of that secret, so no password is in it."""
-    return re.sub(r"\{(\w+)\}", lambda m: hashlib.sha256(values[m[1]].encode()).hexdigest(), template)
 
 
 def _exporter(password: str, addresses: tuple[str, ...]) -> dict[str, str]:

@@ -4,7 +4,8 @@
     down:  the reverse order, each with its grace period, then supervisord itself
 
 supervisord restarts what its service's restart policy says, but for exit code 2, which a person must put right (its
-count of `on-failure:N` holds for processes that end within a second only). Its socket, configuration and logs are in the state folder.
+count of `on-failure:N` holds for processes that end within a second only). Its socket, configuration and logs are in
+the state folder.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ class Supervisor:
                 raise ConfigError(f"{program.name} does not start ({fault.faultString}): {self.tail(program)}") from None
         check = service.healthcheck
         limit = seconds(check.get("start_period"), 0) + seconds(check.get("interval"), 30) * int(check.get("retries", 3))
+        ends = service.restart == "no"
         for program in group:
-            ends = service.restart == "no"
             _until(lambda p=program: self._ready(p, ends), max(limit, 3600.0 if ends else 60.0), program.name)
             say(f"  {program.name}: {'done' if ends else 'healthy' if program.health else 'started'}")
 
