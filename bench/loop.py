@@ -34,10 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     ):
         for ahead in (0, 1):
             free = {"steps": args.steps, "max_staleness": ahead, "eval_every": 0, "eval_problems": 1}
-            values = presets.resolve(
-                "demo", "projected", 0, free, Path(root), Path(root) / f"ahead{ahead}", stack.redis_url
-            )
-            s = build(TrainerSettings, values | {"run_id": f"bench-{ahead}"})
+            values = presets.resolve("demo", "projected", 0, free, Path(root), Path(root) / f"ahead{ahead}")
+            s = build(TrainerSettings, values | stack.access("trainer") | {"run_id": f"bench-{ahead}"})
             ensure_direction("demo", "projected", 0, s)
             if train(s, "demo", quiet=True, check=stack.check):
                 raise ConfigError(f"the run failed: {(s.run_dir / 'trainer.log').read_text()[-500:]}")

@@ -3,6 +3,7 @@
 requests ──> rollouts ──> graded:{run}           work, in flow order
 delta:{run}:tensor:{version} then delta:{run}:version    the adapter: tensors first, version key last
 proofs:{run}:{version}                           hash replica -> its answer to the push
+seals:{run}:{group}                              set: digests of the rollouts its generator made (common/seals.py)
 dead                                             poison messages with their reason
 heartbeat:{service}:{name}                       expires when the process is gone
 lock:trainer:{run}                               one trainer a run
@@ -33,6 +34,10 @@ def delta_version(run_id: str) -> str:
 
 def proofs(run_id: str, version: int) -> str:
     return f"{PREFIX}:proofs:{run_id}:{version}"
+
+
+def seals(run_id: str, group_id: str) -> str:
+    return f"{PREFIX}:seals:{run_id}:{group_id}"
 
 
 def heartbeat(service: str, name: str) -> str:

@@ -19,46 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 
 from common import keys
+from common.access import connect as connect
 from common.errors import QueueError, WireError
 from common.types import Message
 from common.wire import pack, unpack
 
 FIELD = b"m"
 DEAD_LETTERS_KEPT = 1000
-
-
-def connect(url: str, wait_s: float = 3.0) -> redis.Redis:
-    """A checked connection. QueueError within `wait_s` seconds, naming the address without its password."""
-    try:
-        client = redis.Redis.from_url(
-            url,
-            socket_connect_timeout=wait_s,
-            socket_timeout=120,
-            health_check_interval=30,
-            retry=Retry(ExponentialBackoff(cap=1.0), 6),
-        )
-        probe = redis.Redis.from_url(
-            url, socket_connect_timeout=wait_s, socket_timeout=wait_s, retry=Retry(ExponentialBackoff(), 0)
-        )
-        probe.ping()
-        probe.close()
-    except ValueError as error:
-        raise QueueError(f"redis_url {_shown(url)!r}: {error}; write redis://HOST:PORT/DB") from None
-    except redis.RedisError as error:
-        raise QueueError(
-            f"redis_url {_shown(url)}: no Redis answers there ({type(error).__name__}); start one "
-            "(`make up`, or `redis-server --appendonly yes`) or set redis_url to where it runs"
-        ) from None
-    return client
-
-
-def _shown(url: str) -> str:
-    head, at, tail = url.rpartition("@")
-    return f"{head.split('://')[0]}://***@{tail}" if at else url
 
 
 @dataclass(frozen=True)

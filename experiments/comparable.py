@@ -23,8 +23,9 @@ from experiments import arms as arm_table
 from experiments.runs import Run, read_rollouts, read_runs
 
 # Where a run wrote and where its services listened: no bearing on the result.
-INCIDENTAL = frozenset({"run_id", "run_dir", "arm", "seed", "redis_url", "metrics_port", "svd_cache", "v_hack",
-                        "checkpoint_every", "keep_checkpoints", "group_timeout_s"})  # fmt: skip
+INCIDENTAL = frozenset({"run_id", "run_dir", "arm", "seed", "redis_url", "redis_username",
+                        "redis_password_file", "metrics_port", "svd_cache", "v_hack", "checkpoint_every",
+                        "keep_checkpoints", "group_timeout_s"})  # fmt: skip
 
 
 @dataclass(frozen=True)

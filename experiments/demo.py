@@ -68,7 +68,7 @@ def _train_all(todo: list[TrainerSettings], preset_name: str, root: Path) -> Non
     with services as stack:
         for s in todo:
             print(f"\n{s.arm}: {s.steps} steps of {s.groups_per_step} x {s.group_size} rollouts", flush=True)
-            code = train(s.model_copy(update={"redis_url": stack.redis_url}), preset_name, check=stack.check)
+            code = train(s.model_copy(update=stack.access("trainer")), preset_name, check=stack.check)
             if code:
                 raise ConfigError(f"{s.run_id} did not finish (exit code {code}); the same command resumes it")
 

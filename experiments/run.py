@@ -73,8 +73,9 @@ def main(argv: list[str]) -> int:
         )
     )
     with own as stack:
-        url = args.redis_url or stack.redis_url
-        return train(settings.model_copy(update={"redis_url": url}), args.preset, check=stack.check if stack else None)
+        if stack is None:
+            return train(settings, args.preset)
+        return train(settings.model_copy(update=stack.access("trainer")), args.preset, check=stack.check)
 
 
 def finished(run_dir: Path) -> bool:

@@ -1,10 +1,11 @@
 """The services as plain processes: Redis (AOF on, own port), one ref_server, some sandbox workers.
 
     with Stack.start(root, model, server={...}, graders=2) as stack:
-        run_trainer(redis_url=stack.redis_url)
+        run_trainer(**stack.access("trainer"))
 
-Everything listens on loopback. Logs go to `root`. Every child dies with its parent (also when that is killed), so
-nothing is left behind; leaving the block stops them in reverse order.
+Everything listens on loopback, and each service logs in as its own Redis user (common/acl.py). Logs go to `root`. Every
+child dies with its parent (also when that is killed), so nothing is left behind; leaving the block stops them in reverse
+order.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -24,9 +26,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from common import acl
+from common.access import Client, open_redis
 from common.errors import ConfigError, QueueError
 from common.heartbeat import alive
-from common.queue import connect
+from common.settings import RedisSettings
 
 START_LIMIT_S = 300.0
 STOP_LIMIT_S = 20.0
@@ -39,6 +43,7 @@ class Process:
     name: str
     popen: subprocess.Popen
     log: Path
+    command: list[str]
 
     def tail(self, lines: int = 5) -> str:
         text = self.log.read_text(errors="replace").strip().splitlines()
@@ -63,46 +68,29 @@ class Stack:
         graders: int = 2,
         isolation: str = "required",
         say: Callable[[str], None] = print,
+        sandbox: Mapping[str, Any] | None = None,
     ) -> Stack:
         """Start and wait until every service has reported in. ConfigError with the tail of the log of one that died."""
         stack = cls(Path(root))
         stack.root.mkdir(parents=True, exist_ok=True)
         try:
-            stack._start(model, dict(server or {}), graders, isolation, say)
+            stack._start(model, dict(server or {}), graders, isolation, say, dict(sandbox or {}))
         except BaseException:
             stack.stop()
             raise
         return stack
 
-    def _start(self, model: str, server: dict[str, Any], graders: int, isolation: str, say) -> None:
-        port, self.ref_port = free_port(), free_port()
-        self.redis_url = f"redis://127.0.0.1:{port}/0"
-        data = self.root / "redis"
-        data.mkdir(exist_ok=True)
-        self._spawn(
-            "redis",
-            [
-                redis_server(),
-                "--port",
-                str(port),
-                "--bind",
-                "127.0.0.1",
-                "--dir",
-                str(data),
-                "--appendonly",
-                "yes",
-                "--save",
-                "",
-            ],
-        )
-        client = self._wait("Redis", lambda: _connected(self.redis_url))
+    def _start(self, model: str, server: dict, graders: int, isolation: str, say, sandbox: dict) -> None:
+        self.ref_port = free_port()
+        self._start_redis(free_port())
+        client = self._wait("Redis", self._connected)
         say("starting vLLM, the reference model and the graders ...")
-        values = {"replica": "gen-0", **server, "model": model, "redis_url": self.redis_url, "port": self.ref_port}
+        values = {"replica": "gen-0", **server, "model": model, **self.access("ref_server"), "port": self.ref_port}
         self._spawn(
             "ref_server", [sys.executable, "-m", "services.ref_server", "--config", self._config("ref_server", values)]
         )
         for i in range(graders):
-            values = {"name": f"grader-{i}", "redis_url": self.redis_url, "isolation": isolation}
+            values = {**sandbox, "name": f"grader-{i}", **self.access("sandbox"), "isolation": isolation}
             self._spawn(
                 f"sandbox-{i}",
                 [sys.executable, "-m", "services.sandbox", "worker", "--config", self._config(f"sandbox-{i}", values)],
@@ -111,6 +99,51 @@ class Stack:
         self._wait("the generator", lambda: alive(client, "ref_server"))
         for line in self.missing_isolation():
             say(f"warning: {line}")
+
+    def _start_redis(self, port: int) -> None:
+        """Redis with a fresh password a service; the ACL file holds their digests only."""
+        self.redis_url = f"redis://127.0.0.1:{port}/0"
+        data, passwords = self.root / "redis", {user: secrets.token_urlsafe(32) for user in acl.USERS}
+        data.mkdir(exist_ok=True)
+        for user, password in passwords.items():
+            write_secret(self._secret(user), password)
+        users = self.root / "users.acl"
+        digests = {user: acl.digest(password) for user, password in passwords.items()}
+        server = redis_server()
+        users.write_text(acl.users_file(digests, selectors=redis_version(server) >= (7, 0)))
+        options = {
+            "port": str(port), "bind": "127.0.0.1", "dir": str(data.resolve()), "aclfile": str(users.resolve()),
+            "appendonly": "yes", "save": "",
+        }  # fmt: skip
+        self._spawn("redis", [server, *(part for name, value in options.items() for part in (f"--{name}", value))])
+
+    def access(self, user: str) -> dict[str, Any]:
+        """The settings fields with which a service logs in as `user` (see common/acl.py)."""
+        return {"redis_url": self.redis_url, "redis_username": user, "redis_password_file": self._secret(user).resolve()}
+
+    def client(self, user: str = "monitor") -> Client:
+        """A connection with the rights of `user`."""
+        return open_redis(RedisSettings(**self.access(user)), wait_s=1.0)
+
+    def _secret(self, user: str) -> Path:
+        return self.root / f"redis_{user}.secret"
+
+    def _connected(self) -> Client | None:
+        try:
+            return self.client()
+        except QueueError:
+            return None
+
+    def process(self, name: str) -> Process:
+        """The service of that name."""
+        return next(p for p in self.processes if p.name == name)
+
+    def restart(self, name: str) -> None:
+        """Start a service that has ended once more, with the same command; does not wait for it."""
+        former = self.process(name)
+        former.popen.wait()
+        self.processes.remove(former)
+        self._spawn(name, former.command)
 
     def missing_isolation(self) -> list[str]:
         """Walls of the jail that this machine lacks, as the first grader reported them."""
@@ -161,7 +194,7 @@ class Stack:
                 env=environment(),
                 preexec_fn=_die_with_parent,
             )
-        self.processes.append(Process(name, popen, log))
+        self.processes.append(Process(name, popen, log, command))
 
     def _wait(self, what: str, ready: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + START_LIMIT_S
@@ -185,6 +218,19 @@ def redis_server() -> str:
     raise ConfigError("no redis-server: run `make setup`, or install Redis (Debian: apt-get install redis-server)")
 
 
+def redis_version(server: str) -> tuple[int, ...]:
+    """(7, 0, 15) of a redis-server program."""
+    text = subprocess.run([server, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in text.partition("v=")[2].split()[0].split("."))
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """A secret file that only its owner can read."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secret + "\n")
+
+
 def free_port() -> int:
     """A TCP port of loopback that nobody listens on."""
     with socket.socket() as probe:
@@ -199,13 +245,6 @@ def environment() -> dict[str, str]:
     they gain (measured: 19 s instead of 0.9 s for one batch of the organism).
     """
     return {"OMP_NUM_THREADS": "1", **os.environ}
-
-
-def _connected(url: str):
-    try:
-        return connect(url, wait_s=1.0)
-    except QueueError:
-        return None
 
 
 def _die_with_parent() -> None:

@@ -84,7 +84,7 @@ def _run_all(todo: list[TrainerSettings], preset: str, stack: Stack, jobs: int) 
 
     def one(s: TrainerSettings) -> None:
         if not halted.is_set():
-            codes[s.run_id] = train(s.model_copy(update={"redis_url": stack.redis_url}), preset, quiet=True, check=check)
+            codes[s.run_id] = train(s.model_copy(update=stack.access("trainer")), preset, quiet=True, check=check)
 
     console = Console(stderr=True)
     with ThreadPoolExecutor(jobs) as pool:

@@ -37,7 +37,7 @@ def measure(
               "gpu_memory_utilization": gpu_memory_utilization, "max_batch_groups": groups}  # fmt: skip
     with Stack.start(root / "stack", str(folder), server, graders, "best_effort") as stack, GpuUse() as use:
         values = presets.get("smollm").values | {
-            "run_id": "bench", "run_dir": str(root / "run"), "arm": "rebound_z", "redis_url": stack.redis_url,
+            "run_id": "bench", "run_dir": str(root / "run"), "arm": "rebound_z", **stack.access("trainer"),
             "model": str(folder), "dtype": dtype, "device": device, "svd_cache": str(root / "svd"),
             "projection": "one_sided", "direction": "random", "reward_shaping": "rebound_z", "steps": steps,
             "groups_per_step": groups, "group_size": size, "max_tokens": max_tokens, "temperature": 1.0,

@@ -34,11 +34,14 @@ def settings_from(argv: list[str] | None) -> RefServerSettings:
 
 def serve(settings: RefServerSettings) -> int:
     """Fail fast on what is cheap to check, then load the models, then loop."""
-    from common.queue import Queue, connect
+    from common.access import open_redis, outages_as_user_errors
+    from common.queue import Queue
     from services.ref_server.engine import Engine, model_path
 
     model_path(settings.model)
-    queue = Queue(connect(settings.redis_url), settings.replica, max_deliveries=settings.max_deliveries)
+    queue = Queue(
+        open_redis(settings), settings.replica, claim_idle_s=settings.claim_idle_s, max_deliveries=settings.max_deliveries
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -56,9 +59,13 @@ def serve(settings: RefServerSettings) -> int:
     server = _http(settings, build_app(settings, policy, reference, metrics, reference.model.config.vocab_size))
     heart = _heartbeat(queue, settings, stop)
     print(f"ref_server {settings.replica} ready on http://{settings.host}:{settings.port}", flush=True)
-    Generator(policy, reference, render, queue, settings, metrics).run(stop)
-    heart.join()
-    server.should_exit = True
+    try:
+        with outages_as_user_errors(settings.redis_url):
+            Generator(policy, reference, render, queue, settings, metrics).run(stop)
+    finally:
+        stop.set()
+        heart.join()
+        server.should_exit = True
     return 0
 
 

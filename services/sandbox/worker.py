@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from common import cli, keys
+from common.access import open_redis, outages_as_user_errors
 from common.heartbeat import beat
 from common.metrics import Metrics, serve
-from common.queue import Queue, connect
+from common.queue import Queue
 from common.settings import SandboxSettings, build, parse_assignments, read_settings_file
 from common.types import DroppedGroup, Grade, GradedGroup, RolloutGroup
 from services.sandbox.executor import SandboxError
@@ -138,7 +139,9 @@ def settings_from(argv: Sequence[str]) -> SandboxSettings:
 def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     settings = settings_from(argv)
-    queue = Queue(connect(settings.redis_url), settings.name, max_deliveries=settings.max_deliveries)
+    queue = Queue(
+        open_redis(settings), settings.name, claim_idle_s=settings.claim_idle_s, max_deliveries=settings.max_deliveries
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -152,7 +155,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"isolation: {layer} {'absent: ' + missing if missing else 'present'}")
     print(f"sandbox {settings.name} ready; metrics on http://{settings.host}:{server.server_port}/metrics", flush=True)
     try:
-        worker.run(stop)
+        with outages_as_user_errors(settings.redis_url):
+            worker.run(stop)
     finally:
         stop.set()
         worker.close()

@@ -35,7 +35,7 @@ def settings_from(argv: list[str] | None) -> TrainerSettings:
 
 def train(s: TrainerSettings) -> int:
     """Check, lock, build, run."""
-    from common.queue import connect
+    from common.access import open_redis, outages_as_user_errors
 
     rank = int(os.environ.get("RANK", "0"))
     preflight.check(s)
@@ -47,14 +47,15 @@ def train(s: TrainerSettings) -> int:
 
         follow(Policy(s))
         return 0
-    client = connect(s.redis_url)
+    client = open_redis(s)
     from common.lock import TrainerLock
 
-    lock = TrainerLock(client, s.run_id)
-    try:
-        return _train_locked(s, client, lock)
-    finally:
-        lock.release()
+    with outages_as_user_errors(s.redis_url):
+        lock = TrainerLock(client, s.run_id)
+        try:
+            return _train_locked(s, client, lock)
+        finally:
+            lock.release()
 
 
 def _train_locked(s: TrainerSettings, client, lock) -> int:

@@ -29,6 +29,8 @@ RESUMABLE = (
     "steps",
     "run_dir",
     "redis_url",
+    "redis_username",
+    "redis_password_file",
     "metrics_port",
     "eval_every",
     "keep_checkpoints",

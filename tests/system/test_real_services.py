@@ -13,10 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-import redis
 
 from common import delta_store, keys
-from common.queue import Queue, connect
+from common.queue import Queue
 from common.settings import TrainerSettings, build, dump
 from common.types import GenerationRequest, GradedGroup, SamplingPlan
 from experiments import presets
@@ -44,7 +43,7 @@ def stack(root):
 
 def settings(root, name, stack, **changes):
     values = presets.resolve("smoke", "projected", 0, {}, root) | {"svd_cache": str(root / "svd")}
-    values |= {"run_id": name, "run_dir": str(root / name), "redis_url": stack.redis_url} | changes
+    values |= {"run_id": name, "run_dir": str(root / name)} | stack.access("trainer") | changes
     return build(TrainerSettings, values)
 
 
@@ -81,9 +80,9 @@ def test_three_steps_from_problem_to_checkpoint(stack, root):
         (k, m) for k in (0, 3) for m in ("no_write_access", "hint", "random_test_name", "no_hint")
     }
     assert json.loads((s.run_dir / "status.json").read_text())["state"] == "finished"
-    client = connect(stack.redis_url)
+    client = stack.client()
     assert client.xlen(keys.REQUESTS) == client.xlen(keys.ROLLOUTS) == client.xlen(keys.graded("smoke")) == 0
-    assert delta_store.latest(client, "smoke")[0] == 3
+    assert delta_store.latest(stack.client("trainer"), "smoke")[0] == 3
 
 
 def test_the_same_seed_gives_the_same_run(stack, root):
@@ -112,7 +111,7 @@ def test_killed_and_started_again_it_goes_on_and_trains_every_group_once(stack, 
     newest = max((s.run_dir / "checkpoints").iterdir())
     fates = json.loads((newest / "state.json").read_text())["fates"]
     assert fates.get("trained", 0) + fates.get("zero_variance", 0) == 4 * s.groups_per_step
-    assert connect(stack.redis_url).xlen(keys.graded("killed")) == 0
+    assert stack.client().xlen(keys.graded("killed")) == 0
 
 
 def test_a_generator_that_is_off_by_more_than_the_bound_stops_the_run(stack, root):
@@ -135,7 +134,7 @@ def test_a_real_delta_reaches_the_generator_and_zero_takes_it_back(stack, root):
     shapes = weight_shapes(presets.ORGANISM_MODEL)
     modules = [(n.removesuffix(".weight"), min(x)) for n, x in shapes.items() if n.endswith("proj.weight")]
     size = sum(r for _, r in modules)
-    queue = Queue(connect(stack.redis_url), "tester", max_deliveries=100)
+    queue = Queue(stack.client("trainer"), "tester", max_deliveries=100)
     problem = load_problems(presets.PRACTICE_TRAIN)[0]
     seen, proofs = [], []
     for version, scale in enumerate((0.0, 5.0, 0.0)):
@@ -209,4 +208,4 @@ def test_a_grader_that_dies_does_not_lose_its_group(stack, root):
 
 
 def test_redis_has_append_only_persistence(stack):
-    assert redis.Redis.from_url(stack.redis_url).config_get("appendonly")["appendonly"] == "yes"
+    assert stack.client().config_get("appendonly")["appendonly"] == "yes"
