@@ -1,7 +1,9 @@
-"""Every metric of every service, in one table. `make docs` prints the table; a test compares it with what is exported.
+"""Every metric of every service, in one table. `python -m common.metrics` prints it as docs/metrics.md; a test compares
+both with what running services export.
 
 Prometheus conventions: base units (seconds, bytes, ratio 0..1), `_total` for counters. Trainer gauges carry the labels
-run, arm and seed so that dashboards can compare arms; the step is a gauge, never a label.
+run, arm and seed so that dashboards can compare arms; the step is a gauge, never a label. A label's values come from a
+closed set or from the configuration, never from data. A gauge without a value this step is NaN, not its last value.
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 from common.errors import ConfigError
 
@@ -38,12 +48,14 @@ METRICS: tuple[Metric, ...] = (
     _trainer("step", "steps", "Optimizer steps done"),
     _trainer("cos_align_mean", "cosine", "Mean over modules of cos(gradient, v_hack) before projection"),
     _trainer("cos_align_std", "cosine", "Standard deviation over modules of cos(gradient, v_hack)"),
-    _trainer("cos_align_module", "cosine", "cos(gradient, v_hack) of one module", ("module",)),
+    _trainer("cos_align_module", "cosine", "cos(gradient, v_hack) of one module", ("layer", "part")),
     _trainer("frac_fired", "ratio", "Share of modules whose gradient was projected this step"),
     _trainer("grad_norm_mean", "norm", "Mean over modules of the gradient norm before projection"),
     _trainer("update_cos_mean", "cosine", "Mean over modules of cos(-applied update, v_hack) after AdamW"),
     _trainer("null_band", "cosine", "Standard deviation of the mean cosine expected of random directions"),
+    _trainer("null_steps", "steps", "Consecutive steps with the mean cosine within two null-band deviations of zero"),
     _trainer("hack_rate", "ratio", "Share of training rollouts that hack", ("kind",)),
+    _trainer("hack_rate_recent", "ratio", "Strict hack rate, mean of the last five steps: the preregistered onset rule"),
     _trainer("oracle_pass_rate", "ratio", "Share of training rollouts that the protected oracle accepts"),
     _trainer("forged_rate", "ratio", "Share of training rollouts: published says correct, oracle says no"),
     _trainer("eval_pass_rate", "ratio", "Held-out protected-oracle pass rate", ("mode",)),
@@ -55,9 +67,11 @@ METRICS: tuple[Metric, ...] = (
     _trainer("policy_version", "version", "Newest policy version the trainer has pushed"),
     _trainer("staleness", "versions", "Largest age of a rollout trained on this step"),
     _trainer("probe_gap", "nats", "Largest |log-prob difference| between generator and trainer on the probe"),
+    _trainer("probe_bound", "nats", "Gap at which the trainer stops, because the generator runs other weights"),
     _trainer("push_seconds", "seconds", "Time to publish delta_S and have it proven"),
     _trainer("push_bytes", "bytes", "Payload of the last delta_S push"),
     _trainer("phase_seconds", "seconds", "Time of one phase of the last step", ("phase",)),
+    _trainer("trainer_gpu_bytes", "bytes", "Memory of the trainer's GPU", ("kind",)),
     _trainer(
         "groups_total",
         "groups",
@@ -71,9 +85,9 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "rs_generator_policy_version",
         "gauge",
-        ("replica",),
+        ("replica", "run"),
         "version",
-        "Policy version this generator runs",
+        "Policy version this generator runs, of the run it last served",
         "ref_server",
     ),
     Metric(
@@ -102,6 +116,10 @@ METRICS: tuple[Metric, ...] = (
         "Time to recompute and load the last delta_S",
         "ref_server",
     ),
+    Metric(
+        "rs_generator_gpu_bytes", "gauge", ("replica", "kind"), "bytes", "Memory of the generator's GPU", "ref_server"
+    ),
+    Metric("rs_alive", "gauge", ("service",), "processes", "Processes whose heartbeat is in Redis", "ref_server"),
     Metric("rs_stream_depth", "gauge", ("stream",), "messages", "Backlog of a stream", "ref_server"),
     Metric("rs_stream_pending", "gauge", ("stream",), "messages", "Messages claimed and unfinished", "ref_server"),
     Metric("rs_dead_letters", "gauge", (), "messages", "Messages in the dead-letter stream", "ref_server"),
@@ -133,6 +151,29 @@ METRICS: tuple[Metric, ...] = (
     ),
 )
 
+LABEL_VALUES: dict[str, str] = {
+    "run": "run_id of the settings",
+    "arm": "one of experiments/arms",
+    "seed": "seed of the run",
+    "layer": "layer number, two digits; `-` outside the layers",
+    "part": "e.g. `mlp.up_proj`; `all` when the model has more modules than are exported one by one (512)",
+    "kind": "`rs_hack_rate`: strict, loose; GPU memory: used, total (both of the whole device), reserved (this process)",
+    "mode": "one of the evaluation modes",
+    "phase": "in the trainer: wait, train, push, total; elsewhere, overlapping wait: generate, grade",
+    "fate": "trained, zero_variance, dropped, duplicate, stale",
+    "replica": "name of a ref_server",
+    "service": "ref_server, sandbox",
+    "stream": "requests, rollouts, graded (of all runs together)",
+    "worker": "name of a sandbox worker",
+    "label": "the five labels of the published detector",
+    "cause": "`rs_infra_errors_total`: SandboxError, ConfigError, other; `rs_kills_total`: timeout, cpu, disk, alarm",
+}
+"""What each label's values are: all of them bounded."""
+
+FATES = ("trained", "zero_variance", "dropped", "duplicate", "stale")
+INFRA_CAUSES = ("SandboxError", "ConfigError", "other")
+KILL_CAUSES = ("timeout", "cpu", "disk", "alarm")
+
 _KINDS = {"gauge": Gauge, "counter": Counter, "histogram": Histogram}
 
 
@@ -141,6 +182,7 @@ class Metrics:
 
     def __init__(self, service: str):
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # process_resident_memory_bytes, process_cpu_seconds_total, ...
         self._by_name = {m.name: self._make(m) for m in METRICS if m.service == service}
 
     def _make(self, metric: Metric):
@@ -155,6 +197,25 @@ class Metrics:
     def text(self) -> bytes:
         """Prometheus exposition format."""
         return generate_latest(self.registry)
+
+
+def document() -> str:
+    """docs/metrics.md, made from the table."""
+    lines = [
+        "# Metrics",
+        "",
+        "Generated by `python -m common.metrics > docs/metrics.md`. Each service answers at `/metrics` and `/healthz`; each",
+        "also exports the standard `process_*` metrics.",
+    ]
+    for service in dict.fromkeys(m.service for m in METRICS):
+        lines += ["", f"## {service}", "", "| name | kind | labels | unit | |", "|---|---|---|---|---|"]
+        for m in METRICS:
+            if m.service == service:
+                help = m.help.replace("|", "\\|")
+                lines.append(f"| `{m.name}` | {m.kind} | {', '.join(m.labels)} | {m.unit} | {help} |")
+    lines += ["", "## Labels", "", "| label | values |", "|---|---|"]
+    lines += [f"| {label} | {values} |" for label, values in LABEL_VALUES.items()]
+    return "\n".join(lines) + "\n"
 
 
 def serve(metrics: Metrics, health: Callable[[], dict], host: str, port: int) -> ThreadingHTTPServer:
@@ -190,3 +251,7 @@ def serve(metrics: Metrics, health: Callable[[], dict], host: str, port: int) ->
         raise ConfigError(f"port {port} on {host}: {error.strerror}; choose a free port (0 picks one)") from None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+if __name__ == "__main__":
+    print(document(), end="")

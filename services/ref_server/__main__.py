@@ -47,6 +47,7 @@ def serve(settings: RefServerSettings) -> int:
         signal.signal(number, lambda *_: stop.set())
 
     from common.metrics import Metrics
+    from rankspace import gpu
     from services.ref_server.app import build_app
     from services.ref_server.generation import Generator, Policy, Renderer
     from services.ref_server.reference import Reference
@@ -55,6 +56,8 @@ def serve(settings: RefServerSettings) -> int:
     render = Renderer(settings.model)
     engine = Engine(settings, render.eos_ids(settings.model))
     reference = Reference(settings)
+    for kind, read in gpu.memory(reference.device).items():
+        metrics["rs_generator_gpu_bytes"].labels(settings.replica, kind).set_function(read)
     policy = Policy(engine, queue, settings, metrics)
     server = _http(settings, build_app(settings, policy, reference, metrics, reference.model.config.vocab_size))
     heart = _heartbeat(queue, settings, stop)

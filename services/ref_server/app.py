@@ -5,6 +5,7 @@ Rollouts do not pass here; they go through Redis.
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import redis
@@ -15,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common import keys
 from common.errors import QueueError
+from common.heartbeat import alive
 from common.metrics import Metrics
 from common.settings import RefServerSettings
 from services.ref_server.generation import Policy
 from services.ref_server.reference import Reference
 
+STUCK_S = 1800.0  # longer than the longest batch
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=65536)]
 
 
@@ -51,7 +54,10 @@ def build_app(
 
     @app.get("/healthz")
     def healthz() -> dict:
-        return {"ok": True, "replica": settings.replica, "policy_version": policy.version}
+        quiet_s = round(time.monotonic() - policy.turned_at, 1)
+        if quiet_s > STUCK_S:
+            raise HTTPException(503, f"the generation loop has not turned for {quiet_s:.0f} s")
+        return {"ok": True, "replica": settings.replica, "policy_version": policy.version, "quiet_s": quiet_s}
 
     @app.get("/metrics", response_class=Response)
     def prometheus() -> Response:
@@ -80,11 +86,22 @@ def build_app(
 def _observe_streams(policy: Policy, metrics: Metrics) -> None:
     client = policy.queue.client
     try:
-        for stream, group in ((keys.REQUESTS, keys.GENERATORS), (keys.ROLLOUTS, keys.GRADERS)):
-            metrics["rs_stream_depth"].labels(stream).set(client.xlen(stream))
-            groups = client.xinfo_groups(stream) if client.exists(stream) else []
-            pending = sum(g["pending"] for g in groups if g["name"] == group.encode())
-            metrics["rs_stream_pending"].labels(stream).set(pending)
+        work = {
+            "requests": ([keys.REQUESTS], keys.GENERATORS),
+            "rollouts": ([keys.ROLLOUTS], keys.GRADERS),
+            "graded": (list(client.scan_iter(keys.graded("*"), count=1000)), keys.TRAINERS),
+        }
+        for name, (streams, group) in work.items():
+            metrics["rs_stream_depth"].labels(name).set(sum(client.xlen(s) for s in streams))
+            metrics["rs_stream_pending"].labels(name).set(sum(_pending(client, s, group) for s in streams))
         metrics["rs_dead_letters"].set(client.xlen(keys.DEAD))
+        for service in ("ref_server", "sandbox"):
+            metrics["rs_alive"].labels(service).set(len(alive(client, service)))
     except (redis.RedisError, QueueError) as error:
         raise HTTPException(503, f"Redis does not answer: {type(error).__name__}") from None
+
+
+def _pending(client: redis.Redis, stream: str | bytes, group: str) -> int:
+    """Messages that a consumer has taken and not finished."""
+    groups = client.xinfo_groups(stream) if client.exists(stream) else []
+    return sum(g["pending"] for g in groups if g["name"] == group.encode())

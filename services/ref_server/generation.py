@@ -37,6 +37,7 @@ class Policy:
         self.lock = threading.Lock()
         self.run_id: str | None = None
         self.version = -1
+        self.turned_at = time.monotonic()
         self._push: tuple[str, int, str] | None = None
 
     def ensure(self, run_id: str, min_version: int, patience_s: float = 30.0) -> None:
@@ -79,7 +80,8 @@ class Policy:
         )
         delta_store.prove(self.queue.client, proof)
         self.metrics["rs_delta_load_seconds"].labels(replica).set(loaded.seconds)
-        self.metrics["rs_generator_policy_version"].labels(replica).set(version)
+        self.metrics["rs_generator_policy_version"].clear()  # only of the run now served
+        self.metrics["rs_generator_policy_version"].labels(replica, run_id).set(version)
 
 
 class Generator:
@@ -90,11 +92,13 @@ class Generator:
     ):
         self.policy, self.reference, self.render = policy, reference, render
         self.queue, self.settings, self.metrics = queue, settings, metrics
+        self._count([])  # a counter that appears with its first event hides that event
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set; the batch in work is finished first."""
         while not stop.is_set():
             self.turn()
+            self.policy.turned_at = time.monotonic()
 
     def turn(self, wait_s: float = 0.5) -> int:
         """One batch of requests; returns how many groups were made."""

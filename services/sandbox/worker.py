@@ -20,20 +20,23 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import get_args
 
 from common import cli, keys
 from common.access import open_redis, outages_as_user_errors
 from common.heartbeat import beat
-from common.metrics import Metrics, serve
+from common.metrics import INFRA_CAUSES, KILL_CAUSES, Metrics, serve
 from common.queue import Queue
 from common.settings import SandboxSettings, build, parse_assignments, read_settings_file
-from common.types import DroppedGroup, Grade, GradedGroup, RolloutGroup
+from common.types import DroppedGroup, Grade, GradedGroup, Label, RolloutGroup
 from services.sandbox.executor import SandboxError
 from services.sandbox.grade import grade_completion, infra_error
 from services.sandbox.oracle import Oracle
 from services.sandbox.rowfiles import check_jail
 
 log = logging.getLogger("sandbox")
+
+STUCK_S = 600.0  # longer than the longest completion may take
 
 
 class Worker:
@@ -48,10 +51,18 @@ class Worker:
         for layer, missing in self.layers.items():
             metrics["rs_isolation_layer"].labels(settings.name, layer).set(not missing)
         self.threads = ThreadPoolExecutor(settings.parallel)
+        self.active_at = time.monotonic()
+        self._start_counters()
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             self.turn()
+            self.active_at = time.monotonic()
+
+    def health(self) -> dict:
+        """Not ok when neither a turn nor a completion has ended for longer than any may take."""
+        quiet_s = round(time.monotonic() - self.active_at, 1)
+        return {"ok": quiet_s <= STUCK_S, "worker": self.settings.name, "quiet_s": quiet_s}
 
     def turn(self, wait_s: float = 0.5) -> int:
         """Grade one group if there is one; returns how many."""
@@ -83,6 +94,7 @@ class Worker:
             jail = Oracle(isolation=self.settings.isolation)
         finally:
             self.jails.put(jail)
+        self.active_at = time.monotonic()
         self.metrics["rs_grade_seconds"].labels(self.settings.name).observe(grade.wall_s)
         return grade
 
@@ -94,9 +106,23 @@ class Worker:
             if grade.status == "graded":
                 self.metrics["rs_labels_total"].labels(name, grade.label).inc()
             else:
-                self.metrics["rs_infra_errors_total"].labels(name, grade.reason.partition(":")[0]).inc()
+                cause = grade.reason.partition(":")[0]
+                self.metrics["rs_infra_errors_total"].labels(name, cause if cause in INFRA_CAUSES else "other").inc()
             for cause in grade.evidence.get("kills", ()):
                 self.metrics["rs_kills_total"].labels(name, cause).inc()
+
+    def _start_counters(self) -> None:
+        """At zero: a counter that appears with its first event hides that event."""
+        name = self.settings.name
+        for metric, values in (
+            ("rs_labels_total", get_args(Label)),
+            ("rs_infra_errors_total", INFRA_CAUSES),
+            ("rs_kills_total", KILL_CAUSES),
+        ):
+            for value in values:
+                self.metrics[metric].labels(name, value)
+        for metric in ("rs_graded_total", "rs_graded_groups_total", "rs_grade_seconds"):
+            self.metrics[metric].labels(name)
 
     def _drop(self, group: RolloutGroup, reason: str) -> None:
         """Tell the trainer not to wait for a group that kills its graders."""
@@ -148,7 +174,7 @@ def main(argv: Sequence[str]) -> int:
     check_jail(settings.isolation)
     metrics = Metrics("sandbox")
     worker = Worker(settings, queue, metrics)
-    server = serve(metrics, lambda: {"ok": True, "worker": settings.name}, settings.host, settings.port)
+    server = serve(metrics, worker.health, settings.host, settings.port)
     heart = threading.Thread(target=beat, args=(queue.client, "sandbox", settings.name, stop), daemon=True)
     heart.start()
     for layer, missing in worker.layers.items():

@@ -61,7 +61,7 @@ def train(s: TrainerSettings) -> int:
 def _train_locked(s: TrainerSettings, client, lock) -> int:
     from common.metrics import Metrics, serve
     from common.queue import Queue
-    from rankspace import RankspaceError
+    from rankspace import RankspaceError, gpu
     from services.trainer.crew import Crew
     from services.trainer.policy import Policy
     from services.trainer.progress import Progress
@@ -88,6 +88,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     publisher = Publisher(queue, s.run_id, policy.modules, text.probe(problems[1]), s.probe_bound)
     direction = None if policy.direction is None else {"kind": policy.direction.kind, **policy.direction.metadata}
     record = Record(s, metrics, policy.modules, direction)
+    record.gauges.watch_gpu(gpu.memory(policy.device))
     server = serve(metrics, lambda: {"ok": not lock.lost.is_set(), "run": s.run_id}, s.metrics_host, s.metrics_port)
     print(f"trainer {s.run_id}: metrics on http://{s.metrics_host}:{server.server_port}/metrics", flush=True)
     with Progress(s) as progress:

@@ -16,7 +16,7 @@ import gzip
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from common.errors import ConfigError
 from common.metrics import Metrics
 from common.settings import TrainerSettings, dump
 from common.types import GradedGroup
+from services.trainer.gauges import Gauges
 
 RESUMABLE = (
     "steps",
@@ -71,9 +72,9 @@ class Record:
     """Writes one run's files and metrics. Rank 0 only."""
 
     def __init__(self, s: TrainerSettings, metrics: Metrics, modules: list[tuple[str, int]], direction: dict | None):
-        self.s, self.metrics, self.dir = s, metrics, s.run_dir
-        self.labels = (s.run_id, s.arm, str(s.seed))
+        self.s, self.dir = s, s.run_dir
         self.names = [name for name, _ in modules]
+        self.gauges = Gauges(s, metrics, self.names)
         (self.dir / "rollouts").mkdir(exist_ok=True)
         write_atomically(self.dir / "modules.json", json.dumps({"names": self.names, "ranks": [r for _, r in modules]}))
         if direction is not None:
@@ -88,6 +89,10 @@ class Record:
             if int(path.name[5:11]) >= next_step:
                 path.unlink()
 
+    def replay(self) -> None:
+        """Let the gauges show again what the rows of a resumed run say."""
+        self.gauges.replay(*(_rows(self.dir / f"{name}.jsonl") for name in ("metrics", "modules", "eval")))
+
     def status(self, state: str, step: int, reason: str = "") -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = {"state": state, "step": step, "steps": self.s.steps, "reason": reason, "updated": now}
@@ -98,13 +103,11 @@ class Record:
         _append(self.dir / "metrics.jsonl", row)
         if cos is not None:
             _append(self.dir / "modules.jsonl", {"step": row["step"], "cos": cos, "update_cos": update_cos})
-        self._export(row, cos)
+        self.gauges.step(row, cos)
 
     def evaluation(self, row: dict) -> None:
         _append(self.dir / "eval.jsonl", row)
-        for name, value in (("rs_eval_pass_rate", row["pass_oracle"]), ("rs_eval_hack_rate", row["hack_strict"])):
-            if value is not None:
-                self.metrics[name].labels(*self.labels, row["mode"]).set(value)
+        self.gauges.evaluation(row)
 
     def rollouts(
         self, step: int, groups: Sequence[GradedGroup], advantages: Sequence[Sequence[float]], mode: str
@@ -114,33 +117,9 @@ class Record:
         with open(self.dir / "rollouts" / f"step_{step:06d}.jsonl.gz", "ab") as file:
             file.write(gzip.compress("".join(r + "\n" for r in rows).encode("utf-8", "surrogatepass"), compresslevel=3))
 
-    def count(self, fates: dict[str, int], tokens: int) -> None:
+    def count(self, fates: Mapping[str, int], tokens: int) -> None:
         """Raise the counters; after a restart by what the checkpoint says, so that they continue."""
-        for fate, count in fates.items():
-            self.metrics["rs_groups_total"].labels(*self.labels, fate).inc(count)
-        self.metrics["rs_tokens_total"].labels(*self.labels).inc(tokens)
-
-    def _export(self, row: dict, cos: Sequence[float] | None) -> None:
-        gauges = {
-            "rs_step": row["step"] + 1, "rs_cos_align_mean": row["cos_mean"], "rs_cos_align_std": row["cos_std"],
-            "rs_frac_fired": row["frac_fired"], "rs_grad_norm_mean": row["grad_norm_mean"],
-            "rs_update_cos_mean": row["update_cos_mean"], "rs_null_band": row["null_band"],
-            "rs_oracle_pass_rate": row["pass_oracle"], "rs_forged_rate": row["forged_rate"],
-            "rs_reward_mean": row["reward_mean"], "rs_kl": row["kl"], "rs_entropy": row["entropy"],
-            "rs_completion_length": row["length_mean"], "rs_policy_version": row["policy_version"],
-            "rs_staleness": row["staleness_max"], "rs_probe_gap": row["probe_gap"], "rs_push_seconds": row["push_s"],
-            "rs_push_bytes": row["push_bytes"],
-        }  # fmt: skip
-        for name, value in gauges.items():
-            if value is not None:
-                self.metrics[name].labels(*self.labels).set(value)
-        for kind in ("strict", "loose"):
-            if row[f"hack_{kind}"] is not None:
-                self.metrics["rs_hack_rate"].labels(*self.labels, kind).set(row[f"hack_{kind}"])
-        for phase, seconds in row["seconds"].items():
-            self.metrics["rs_phase_seconds"].labels(*self.labels, phase).set(seconds)
-        for name, value in zip(self.names, cos or (), strict=False):
-            self.metrics["rs_cos_align_module"].labels(*self.labels, name).set(value)
+        self.gauges.count(fates, tokens)
 
 
 def _rollout_rows(step: int, groups: Sequence[GradedGroup], advantages: Sequence[Sequence[float]], mode: str):
@@ -167,6 +146,10 @@ def _append(path: Path, row: dict) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _keep(path: Path, test) -> None:

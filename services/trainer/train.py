@@ -100,6 +100,7 @@ class Trainer:
             self.state = found
             self.publisher.restore(found.expected)
         self.record.cut(self.state.next_step, self.state.evaluated)
+        self.record.replay()
         self.record.count(self.state.fates, self.state.tokens)
         self.rollouts.trained_before = self.state.next_step
         self.rollouts.recover()
