@@ -77,13 +77,14 @@ def up(values: dict[str, str]) -> int:
 
 
 def _folders(services, programs, places) -> None:
-    """Make what would be a volume; a folder of the user that is missing is only made when it is written to."""
+    """Make what would be a named volume or a scratch, and the folder for logs."""
     from deploy.processes import folders
 
     for name in programs:
-        for here in folders(services[name], places).values():
-            if str(here).startswith(str(places.state)):
-                here.mkdir(parents=True, exist_ok=True)
+        here = folders(services[name], places)
+        for target, bound in services[name].mounts.items():
+            if bound is None:
+                here[target].mkdir(parents=True, exist_ok=True)
     places.logs.mkdir(parents=True, exist_ok=True)
 
 

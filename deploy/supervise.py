@@ -56,7 +56,7 @@ def _section(service: Service, program: Program, places: Places, priority: int) 
         f"command={_quoted(shlex.join(program.command))}",
         "environment=" + ",".join(f'{k}="{_quoted(v)}"' for k, v in environment.items()),
         f"priority={priority}",
-        "autostart=false", f"autorestart={restart}", "exitcodes=0,2", "startsecs=1",
+        "autostart=false", f"autorestart={restart}", "exitcodes=0,2", f"startsecs={0 if kind == 'no' else 1}",
         f"startretries={count or RESTARTED_FOREVER}",
         "stopsignal=TERM", f"stopwaitsecs={int(service.stop_s)}", "stopasgroup=false", "killasgroup=true",
         f"stdout_logfile={places.logs}/{program.name}.log", "redirect_stderr=true",
@@ -107,7 +107,7 @@ class Supervisor:
         """Start all replicas and wait until they are healthy, or done if they are meant to end."""
         for program in group:
             try:
-                self._rpc().startProcess(program.name)
+                self._rpc().startProcess(program.name, False)
             except xmlrpc.client.Fault as fault:
                 raise ConfigError(f"{program.name} does not start ({fault.faultString}): {self.tail(program)}") from None
         check = service.healthcheck
