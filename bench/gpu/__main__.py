@@ -21,7 +21,7 @@ from common import cli
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    p.add_argument("part", choices=("step", "push", "loop", "table"))
+    p.add_argument("part", choices=("step", "prepare", "push", "loop", "table"))
     p.add_argument("--shape", choices=tuple(SHAPES), default="1.7b")
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     p.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--repeats", type=int, default=6, help="timed steps or pushes")
     p.add_argument("--no-checkpointing", action="store_true", help="keep activations instead of computing them twice")
     p.add_argument("--no-compile", action="store_true", help="leave out the compiled forms (step)")
+    p.add_argument("--compile", action="store_true", help="compile the trainer's layers (loop)")
     p.add_argument("--limit", type=float, default=600.0, help="seconds after which no further form is begun (step)")
+    p.add_argument("--kv-cache", type=float, default=20.0, help="GiB for vLLM's cache (push, loop)")
     p.add_argument("--groups", type=int, default=16, help="prompts a step, 8 rollouts each (push, loop)")
     return p
 
@@ -68,24 +70,28 @@ def _measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     from bench.gpu import shapes
 
     folder = shapes.save(args.shape, work / f"model-{args.shape}", args.device, args.dtype)
+    if args.part == "prepare":
+        return {"bases": shapes.fill_cache(folder, work / "svd", args.device)}
     if args.part == "push":
         from bench.gpu import push
 
         return push.measure(
-            folder, args.device, args.dtype, args.repeats, work / "svd", prompts=args.groups, new_tokens=args.tokens
-        )
+            folder, args.device, args.dtype, args.repeats, work / "svd", args.kv_cache, args.groups,
+            new_tokens=args.tokens,
+        )  # fmt: skip
     from bench.gpu import loop
 
-    root = work / f"loop-{args.shape}"
+    shapes.fill_cache(folder, work / "svd", args.device)
     return loop.measure(
-        folder, root, args.device, args.dtype, args.repeats, args.tokens, args.groups, micro_batch=args.batch,
-        checkpointing=checkpointing,
+        folder, work / f"loop-{args.shape}", work / "svd", args.device, args.dtype, args.repeats, args.tokens, args.groups,
+        micro_batch=args.batch, checkpointing=checkpointing, compiled=args.compile, kv_cache_gib=args.kv_cache,
     )  # fmt: skip
 
 
 def _add(args: argparse.Namespace, found: dict[str, Any], quiet: bool = False) -> None:
     everything = json.loads(args.out.read_text()) if args.out.is_file() else {}
     name = f"{args.part} {args.shape}" + (" keep activations" if args.no_checkpointing else "")
+    name += " compiled" if args.compile else ""
     everything[name] = found | {"machine": machine(args.device)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(everything, indent=1))
@@ -108,7 +114,12 @@ def table(everything: dict[str, Any]) -> str:
     lines: list[str] = []
     for name, found in everything.items():
         part = name.split()[0]
-        lines += [f"### {name}", "", *{"step": _step, "push": _push, "loop": _loop}[part](found), ""]
+        lines += [
+            f"### {name}",
+            "",
+            *{"step": _step, "push": _push, "loop": _loop, "prepare": _prepare}[part](found),
+            "",
+        ]
         lines += [", ".join(f"{key} {value}" for key, value in found["machine"].items()), ""]
     return "\n".join(lines)
 
@@ -131,16 +142,22 @@ def _step(found: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def _prepare(found: dict[str, Any]) -> list[str]:
+    return [f"random bases for {found['bases']} modules"]
+
+
 def _push(found: dict[str, Any]) -> list[str]:
     ours, full = found["ours"], found["full"]
     rows = [
-        f"| {name} | {full['to_first_token_ms'] / x['to_first_token_ms']:.1f} | {x['load_ms']:.0f}"
-        f" | {x['to_first_token_ms']:.0f} | {x['payload_bytes'] / 1e6:,.2f} |"
-        for name, x in (("delta_S", ours), ("full weights", full))
+        f"| {name} | {full['to_first_token_ms'] / x['to_first_token_ms']:.1f} | {x['to_first_token_ms']:.0f}"
+        f" | {x['ready_ms']:.0f} | {x['payload_bytes'] / 1e6:,.2f} |"
+        for name, x in (("delta_S, with queue, probe and proof", ours), ("full weights, load_weights alone", full))
     ]
     return [
-        "| push | x full | load ms | to first token ms | payload MB |", "|---|---|---|---|---|", *rows, "",
-        f"first push (reads weights and SVD) {found['first_push_s']:.1f} s; engine start {found['start_s']:.0f} s;"
+        "| push | x full | to first token ms | until ready ms | payload MB |", "|---|---|---|---|---|", *rows, "",
+        f"with requests in work and kept: {found['kept']['to_next_tokens_ms']:.0f} ms to everybody's next tokens;"
+        f" merged {'in place' if found['in_place'] else 'through load_weights'}; first push (reads weights and bases)"
+        f" {found['first_push_s']:.1f} s; engine start {found['start_s']:.0f} s;"
         f" sampling {found['sampled_tokens'] / found['sample_s']:,.0f} tokens/s",
     ]  # fmt: skip
 

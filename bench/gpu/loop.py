@@ -3,7 +3,8 @@
 A few steps of 16 x 8 rollouts of up to 1024 tokens through the real services, one step off-policy, so that generation
 and training overlap. Weights are random, so nearly every rollout runs to the limit (the worst case), and the practice
 problems are only there to be prompts. Rewards of such rollouts are all alike; `rebound_z` shaping gives groups the
-variance without which the trainer would, rightly, skip them, at the cost of one more forward pass.
+variance without which the trainer would, rightly, skip them, at the cost of one more forward pass. The bases are random
+orthonormal ones (shapes.fill_cache).
 """
 
 from __future__ import annotations
@@ -26,22 +27,26 @@ PHASES = ("total", "wait", "train", "push", "generate", "grade")
 
 
 def measure(
-    folder: Path, root: Path, device: str, dtype: str, steps: int, max_tokens: int, groups: int = 16, size: int = 8,
-    micro_batch: int = 8, graders: int = 6, checkpointing: bool = True, gpu_memory_utilization: float = 0.35,
+    folder: Path, root: Path, svd_cache: Path, device: str, dtype: str, steps: int, max_tokens: int, groups: int = 16,
+    size: int = 8, micro_batch: int = 8, graders: int = 6, checkpointing: bool = True, compiled: bool = False,
+    kv_cache_gib: float | None = 20.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Median seconds a step by phase over the steps after the first two, GPU use, and 200 steps at that pace."""
     smollm.prepare()
+    shutil.rmtree(root, ignore_errors=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(Path(presets.SMOLLM_MODEL) / name, folder / name)
-    server = {"max_model_len": 256 + max_tokens, "dtype": dtype, "device": device, "svd_cache": str(root / "svd"),
-              "gpu_memory_utilization": gpu_memory_utilization, "max_batch_groups": groups}  # fmt: skip
+    server = {"max_model_len": 256 + max_tokens, "dtype": dtype, "device": device, "svd_cache": str(svd_cache),
+              "gpu_memory_utilization": 0.35, "kv_cache_gib": kv_cache_gib, "max_batch_groups": groups,
+              "max_num_seqs": groups * size}  # fmt: skip
     with Stack.start(root / "stack", str(folder), server, graders, "best_effort") as stack, GpuUse() as use:
         values = presets.get("smollm").values | {
             "run_id": "bench", "run_dir": str(root / "run"), "arm": "rebound_z", **stack.access("trainer"),
-            "model": str(folder), "dtype": dtype, "device": device, "svd_cache": str(root / "svd"),
+            "model": str(folder), "dtype": dtype, "device": device, "svd_cache": str(svd_cache),
             "projection": "one_sided", "direction": "random", "reward_shaping": "rebound_z", "steps": steps,
             "groups_per_step": groups, "group_size": size, "max_tokens": max_tokens, "temperature": 1.0,
             "mask_truncated": False, "micro_batch": micro_batch, "activation_checkpointing": checkpointing,
+            "compile_layers": compiled,
             "max_staleness": 1, "eval_every": 0, "eval_problems": 1, "eval_samples": 1, "probe_bound": 1.0,
             "checkpoint_every": 100, "lr": 1e-4,
         }  # fmt: skip

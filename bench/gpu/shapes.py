@@ -45,6 +45,49 @@ def save(shape: str, folder: Path, device: str, dtype: str = "bfloat16") -> Path
     return folder
 
 
+def _random_orthonormal(out: int, inner: int, device: str):
+    """U [out, r] and Vh [r, in], r = min, by QR of random matrices: a basis of the right shape at a hundredth of an SVD."""
+    import torch
+
+    def draw(rows: int, columns: int):
+        return torch.linalg.qr(torch.randn(rows, columns, device=device)).Q.contiguous()
+
+    r = min(out, inner)
+    return draw(out, r), draw(inner, r).T.contiguous()
+
+
+def fill_cache(folder: Path, cache: Path, device: str) -> int:
+    """Put random bases where the SVD cache would keep those of `folder`'s weights, so that services start sooner.
+
+    Returns how many. Only for measuring speed: such an adapter trains in a basis that has nothing to do with W0.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+    from safetensors import safe_open
+
+    from rankspace.svd_cache import _write, weight_key
+    from rankspace.targets import hits
+
+    def one(weight) -> None:
+        U, Vh = _random_orthonormal(*weight.shape, device)
+        path = Path(cache) / f"{weight_key(weight)}.safetensors"
+        if not path.is_file():
+            _write(path, (U.cpu(), torch.ones(Vh.shape[0]), Vh.cpu()))
+
+    count = 0
+    with ThreadPoolExecutor(8) as pool:  # hashing and writing 8 GB is what takes the time
+        jobs = []
+        for file in sorted(Path(folder).glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                wanted = [n for n in tensors.keys() if n.endswith(".weight") and hits(n.removesuffix(".weight"))]  # noqa: SIM118
+                jobs += [pool.submit(one, tensors.get_tensor(name)) for name in wanted]
+        for job in jobs:
+            job.result()
+            count += 1
+    return count
+
+
 @contextmanager
 def random_bases(device: str) -> Iterator[None]:
     """Within it, adapters and generators get orthonormal bases by QR instead of the weights' own SVD.
@@ -55,13 +98,9 @@ def random_bases(device: str) -> Iterator[None]:
 
     from rankspace.svd_cache import Basis
 
-    def draw(rows: int, columns: int):
-        return torch.linalg.qr(torch.randn(rows, columns, device=device)).Q
-
     def basis(weight, *_args) -> Basis:
-        out, inner = weight.shape
-        r = min(out, inner)
-        return Basis(draw(out, r), torch.ones(r), draw(inner, r).T.contiguous(), key="random", content="random")
+        U, Vh = _random_orthonormal(*weight.shape, device)
+        return Basis(U, torch.ones(Vh.shape[0]), Vh, key="random", content="random")
 
     with mock.patch("rankspace.adapter.svd", basis), mock.patch("rankspace.merge.svd", basis):
         yield

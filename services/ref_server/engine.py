@@ -8,6 +8,7 @@ that by itself, and a cache filled under old weights silently falsifies log-prob
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Engine:
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             gpu_memory_utilization=settings.gpu_memory_utilization,
+            tensor_parallel_size=settings.tensor_parallel_size,
             worker_extension_cls="services.ref_server.worker_extension.DeltaWorker",
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
@@ -72,26 +74,31 @@ class Engine:
         )
         self.llm.collective_rpc("delta_prepare", args=(model_path(settings.model), str(settings.svd_cache)))
 
-    def generate(self, prompts: list[list[int]], plans: list[SamplingPlan]) -> list[list[Sample]]:
-        """`plans[i].n` continuations of `prompts[i]`, in order. Same weights, plan and seed: same tokens."""
-        from vllm import SamplingParams
+    def generate(
+        self, prompts: list[list[int]], plans: list[SamplingPlan], between: Callable[[], None] | None = None
+    ) -> list[list[Sample]]:
+        """`plans[i].n` continuations of `prompts[i]`, in order. Same weights, plan and seed: same tokens.
 
-        params = [
-            SamplingParams(
-                n=plan.n,
-                temperature=plan.temperature,
-                max_tokens=plan.max_tokens,
-                seed=plan.seed,
-                top_p=1.0,
-                top_k=-1,
-                logprobs=0,
-                stop_token_ids=self.eos_ids,
-                detokenize=False,
-            )
-            for plan in plans
-        ]
-        outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+        `between` is called after each step of the engine, while the requests rest: the moment for a
+        `load(delta, keep_running=True)`. Tokens sampled before and after it then come from different versions, each with
+        the log-prob it was sampled with.
+        """
+        inputs = [{"prompt_token_ids": ids} for ids in prompts]
+        params = [_sampling(plan, self.eos_ids) for plan in plans]
+        if between is None:
+            outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        else:
+            outputs = self._step_by_step(inputs, params, between)
         return [[_sample(one) for one in output.outputs] for output in outputs]
+
+    def _step_by_step(self, inputs: list[dict], params: list, between: Callable[[], None]) -> list:
+        engine, finished = self.llm.llm_engine, {}
+        for number, (prompt, plan) in enumerate(zip(inputs, params, strict=True)):
+            engine.add_request(str(number), prompt, plan)
+        while engine.has_unfinished_requests():
+            finished |= {int(out.request_id): out for out in engine.step() if out.finished}
+            between()
+        return [finished[number] for number in range(len(inputs))]
 
     def probe(self, ids: list[int]) -> list[float]:
         """log p(ids[i+1] | ids[:i+1]) under the loaded weights; len(ids) - 1 values."""
@@ -102,10 +109,16 @@ class Engine:
         # Index by the token itself: the first entry of the dict may be another token.
         return [float(row[token].logprob) for row, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
 
-    def load(self, delta: DeltaS) -> Loaded:
-        """Put W0 + U diag(delta_S) Vh in place on every worker and forget everything cached under the old weights."""
+    def load(self, delta: DeltaS, keep_running: bool = False) -> Loaded:
+        """Put W0 + U diag(delta_S) Vh in place on every worker and forget everything cached under the old weights.
+
+        keep_running: requests in work go on afterwards under the new weights (what they have so far is prefilled anew).
+        Without it there must be none, for their cache would stay behind: ConfigError.
+        """
+        if not keep_running and self.llm.llm_engine.has_unfinished_requests():
+            raise ConfigError("a delta_S must not be loaded while requests are in work, unless they are to be kept")
         answers = self.llm.collective_rpc("delta_load", args=(delta.vector, [list(m) for m in delta.modules]))
-        self.llm.reset_prefix_cache()
+        self.llm.reset_prefix_cache(reset_running_requests=True)  # raises when it cannot
         sums = {answer["checksum"] for answer in answers}
         if len(sums) != 1:
             raise ConfigError(
@@ -118,6 +131,24 @@ def _gpu_only(settings: RefServerSettings) -> dict:
     """With a stated cache size vLLM need not infer one from free memory, which other processes on the card change."""
     cache = {} if settings.kv_cache_gib is None else {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
     return cache | {"enforce_eager": settings.enforce_eager}
+
+
+def _sampling(plan: SamplingPlan, eos_ids: list[int]):
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=plan.n,
+        temperature=plan.temperature,
+        max_tokens=plan.max_tokens,
+        seed=plan.seed,
+        top_p=1.0,
+        top_k=-1,
+        logprobs=0,
+        stop_token_ids=eos_ids,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 def _sample(output) -> Sample:
