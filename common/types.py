@@ -182,7 +182,8 @@ class DroppedGroup(Message):
 class DeltaS(Message):
     """The trained adapter, one flat vector. Maker: trainer. Reader: ref_server.
 
-    `vector` is little-endian fp32, the modules' delta_S concatenated in the order of `modules` (name, r). `probe_ids`
+    `vector` is little-endian fp32, the modules' delta_S concatenated in the order of `modules` (name, size); `adapter`
+    says what the numbers of a module mean (rankspace/pissa.py). `probe_ids`
     is a token sequence whose log-probs every generator must return to prove that it runs this version. Version and
     checksum together name a push: a resumed trainer that arrives at other bits is loaded and proven anew.
 
@@ -193,6 +194,7 @@ class DeltaS(Message):
     run_id: str
     version: int = Field(ge=0)
     modules: list[tuple[str, int]]
+    adapter: Literal["antipasto", "pissa_freeze_a"] = "antipasto"
     vector: bytes
     checksum: str
     probe_ids: list[int] = Field(min_length=2)

@@ -161,6 +161,8 @@ def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
         str(out),
         "--svd-cache",
         str(settings.svd_cache),
+        "--adapter",
+        settings.adapter,
         *extra,
     ]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from .errors import RankspaceError
+from .targets import Kind
 
 CONTROLS = ("random", "shuffled", "subspace")
 
@@ -42,6 +43,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, help="a causal LM: directory or hub name")
     command.add_argument("--targets", nargs="+", help="module names or globs (default: every attention and MLP matrix)")
     command.add_argument("--svd-cache", type=Path, help="directory to keep SVDs in")
+    command.add_argument("--adapter", choices=get_args(Kind), default="antipasto", help="which adapter it is for")
     command.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the GPU when there is one)")
     command.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the weights")
 
@@ -165,7 +167,7 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     from .adapter import attach
 
     with _bar("SVD") as advance:
-        adapter = attach(model, args.targets, args.svd_cache, advance)
+        adapter = attach(model, args.targets, args.svd_cache, advance, kind=args.adapter)
     return model, tokenizer, adapter
 
 

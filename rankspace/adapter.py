@@ -37,8 +37,9 @@ from torch.nn import functional as F
 
 from .errors import RankspaceError
 from .merge import merge_into, split_flat
+from .pissa import factors
 from .svd_cache import Progress, svd
-from .targets import DEFAULT_TARGETS, hits
+from .targets import DEFAULT_TARGETS, Kind, delta_size, hits
 
 Form = Literal["factored", "merged", "summed"]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -53,8 +54,11 @@ class Adapter:
         the values exactly.
     """
 
-    def __init__(self, model: nn.Module, linears: dict[str, nn.Linear], fingerprint: str, form: Form):
+    def __init__(
+        self, model: nn.Module, linears: dict[str, nn.Linear], fingerprint: str, form: Form, kind: Kind = "antipasto"
+    ):
         self.model = model
+        self.kind = kind
         self.fingerprint = fingerprint
         self.form = form
         self.version = 0
@@ -64,7 +68,8 @@ class Adapter:
 
     @property
     def modules(self) -> list[tuple[str, int]]:
-        return [(name, min(linear.out_features, linear.in_features)) for name, linear in self._linears.items()]
+        shapes = {name: (linear.out_features, linear.in_features) for name, linear in self._linears.items()}
+        return [(name, delta_size(shape, self.kind)) for name, shape in shapes.items()]
 
     def parameters(self) -> list[nn.Parameter]:
         """delta_S of each module, in order: fp32 [r], unless an engine has cast or partitioned them since."""
@@ -214,6 +219,7 @@ def attach(
     form: Form = "factored",
     basis_dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    kind: Kind = "antipasto",
 ) -> Adapter:
     """Put a zero delta_S on every matching nn.Linear and freeze everything else.
 
@@ -229,6 +235,7 @@ def attach(
         form: 'factored', 'merged' or 'summed', see the top of this file.
         basis_dtype: dtype of U and Vh on the model; None takes the weight's.
         device: where to compute the SVD; None means the GPU when there is one.
+        kind: 'antipasto', or 'pissa_freeze_a' (pissa.py), whose delta_S is a matrix [out, k] kept flat.
 
     Raises:
         RankspaceError: nothing matches, a pattern matches nothing, already attached, ZeRO-3 weights, quantised weights.
@@ -239,17 +246,17 @@ def attach(
     for name, linear in linears.items():
         _check(name, linear)
     bases = {}
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"" if kind == "antipasto" else kind.encode())
     for done, (name, linear) in enumerate(linears.items(), start=1):
         bases[name] = basis = svd(linear.weight, svd_cache_dir, device)
         digest.update(f"{name}|{tuple(linear.weight.shape)}|{basis.content}\n".encode())
         if progress is not None:
             progress(done, len(linears), name)
-    adapter = Adapter(model, linears, digest.hexdigest(), form)
+    adapter = Adapter(model, linears, digest.hexdigest(), form, kind)
     adapter._frozen_before = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
     for name, linear in linears.items():  # only now is the model changed: an error above leaves it as it was
-        _equip(adapter, linear, bases[name].U, bases[name].Vh, basis_dtype or linear.weight.dtype)
+        _equip(adapter, linear, *factors(bases[name], kind), basis_dtype or linear.weight.dtype)
     adapter.use(form)  # the forward is an instance attribute: hooks, names and the class stay as they are
     return adapter
 
@@ -291,10 +298,10 @@ def _check(name: str, linear: nn.Linear) -> None:
         raise RankspaceError(f"{name}.weight is {linear.weight.dtype}: load the model unquantised and with its weights")
 
 
-def _equip(adapter: Adapter, linear: nn.Linear, U: Tensor, Vh: Tensor, dtype: torch.dtype) -> None:
-    where = linear.weight.device
-    linear.register_parameter(PARAMETER, nn.Parameter(torch.zeros(Vh.shape[0], dtype=torch.float32, device=where)))
-    linear.register_buffer("_rankspace_U", U.to(where, dtype), persistent=False)
+def _equip(adapter: Adapter, linear: nn.Linear, U: Tensor | None, Vh: Tensor, dtype: torch.dtype) -> None:
+    where, size = linear.weight.device, delta_size((linear.out_features, linear.in_features), adapter.kind)
+    linear.register_parameter(PARAMETER, nn.Parameter(torch.zeros(size, dtype=torch.float32, device=where)))
+    linear.register_buffer("_rankspace_U", None if U is None else U.to(where, dtype), persistent=False)
     linear.register_buffer("_rankspace_Vh", Vh.to(where, dtype), persistent=False)
     linear._rankspace = _State(adapter, linear.forward)
 
@@ -304,6 +311,8 @@ def _factored_forward(self: nn.Linear, x: Tensor) -> Tensor:
     if not self._rankspace.adapter._enabled:
         return y
     inner = F.linear(x.to(self._rankspace_Vh.dtype), self._rankspace_Vh)
+    if self._rankspace_U is None:
+        return y + F.linear(inner, self.delta_S.view(self.out_features, -1).to(inner.dtype)).to(y.dtype)
     # bf16 · fp32 promotes to fp32: the gradient of delta is then summed over tokens in fp32
     scaled = (inner * self.delta_S).to(self._rankspace_U.dtype)
     return y + F.linear(scaled, self._rankspace_U).to(y.dtype)
@@ -363,28 +372,35 @@ class _MergedLinear(torch.autograd.Function):
         return dx, d_delta, None, None, None, None
 
 
-def delta_gradient(x: Tensor, g: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
+def delta_gradient(x: Tensor, g: Tensor, U: Tensor | None, Vh: Tensor) -> Tensor:
     """d_delta = rowsum((Uᵀ G) ∘ Vh) with G = gᵀx; fp32 (or wider) [r].
 
     Args:
         x: [..., in] inputs, g: [..., out] output gradients, U: [out, r], Vh: [r, in]. Products run in the basis dtype.
 
-    With few tokens sum_t (Uᵀ g_t) ∘ (Vh x_t) is the same number for less work, so the form is chosen by cost.
+    With few tokens sum_t (Uᵀ g_t) ∘ (Vh x_t) is the same number for less work, so the form is chosen by cost. Without U
+    it is sum_t g_t (A x_t)ᵀ, [out · k] (pissa.py).
     """
     r, inner = Vh.shape
-    out = U.shape[0]
-    x, g = x.reshape(-1, inner).to(Vh.dtype), g.reshape(-1, out).to(U.dtype)
+    out = g.shape[-1]
+    x, g = x.reshape(-1, inner).to(Vh.dtype), g.reshape(-1, out).to(Vh.dtype)
     wide = torch.promote_types(torch.float32, Vh.dtype)
+    if U is None:
+        return (g.T @ (x @ Vh.T)).to(wide).reshape(-1)
     tokens = x.shape[0]
     if tokens * r * (inner + out) <= out * inner * (tokens + r):
         return ((g @ U).to(wide) * (x @ Vh.T)).sum(dim=0)
     return _from_outer(g.T @ x, U, Vh)
 
 
-def _from_outer(G: Tensor, U: Tensor, Vh: Tensor) -> Tensor:
-    """rowsum((Uᵀ G) ∘ Vh) for G [out, in], fp32 or wider [r]. The product UᵀG is not rounded to the dtype of G, which
-    is what keeps the error below that of the factored form."""
+def _from_outer(G: Tensor, U: Tensor | None, Vh: Tensor) -> Tensor:
+    """rowsum((Uᵀ G) ∘ Vh) for G [out, in], fp32 or wider [r]; without U, G Aᵀ flat.
+
+    The product UᵀG is not rounded to the dtype of G, which keeps the error below that of the factored form.
+    """
     wide = torch.promote_types(torch.float32, Vh.dtype)
+    if U is None:
+        return (G.to(Vh.dtype) @ Vh.T).to(wide).reshape(-1)
     G = G.to(U.dtype)
     if U.is_cuda and U.dtype in (torch.bfloat16, torch.float16):
         product = torch.mm(U.T, G, out_dtype=torch.float32)

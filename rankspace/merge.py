@@ -24,11 +24,13 @@ import torch
 from torch import Tensor
 
 from .errors import RankspaceError
+from .pissa import factors, left
 from .svd_cache import Progress, svd
+from .targets import Kind, delta_size
 
 
-def merged_weight(W0: Tensor, U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
-    """W0 + U·diag(delta)·Vh in the dtype and on the device of W0.
+def merged_weight(W0: Tensor, U: Tensor | None, delta: Tensor, Vh: Tensor) -> Tensor:
+    """W0 + U·diag(delta)·Vh in the dtype and on the device of W0. Without U: W0 + delta·Vh, delta as [out, k] (pissa.py).
 
     Args:
         W0: [out, in], any floating dtype. Also a block of rows or columns, with the matching block of U or Vh.
@@ -41,23 +43,25 @@ def merged_weight(W0: Tensor, U: Tensor, delta: Tensor, Vh: Tensor) -> Tensor:
         RankspaceError: shapes do not fit, or delta holds NaN or Inf.
     """
     out, inner = W0.shape
-    r = delta.numel()
-    if tuple(U.shape) != (out, r) or tuple(Vh.shape) != (r, inner):
+    r = Vh.shape[0]
+    fits = delta.numel() == r and tuple(U.shape) == (out, r) if U is not None else delta.numel() == out * r
+    if not fits or Vh.shape[1] != inner:
+        shapes = [None if t is None else tuple(t.shape) for t in (W0, U, delta, Vh)]
         raise RankspaceError(
-            f"cannot merge: W0 {tuple(W0.shape)}, U {tuple(U.shape)}, delta {tuple(delta.shape)}, Vh {tuple(Vh.shape)}"
-            " do not fit; slice U by the rows and Vh by the columns of the weight block"
+            f"cannot merge: W0 {shapes[0]}, U {shapes[1]}, delta {shapes[2]}, Vh {shapes[3]} do not fit;"
+            " slice U by the rows and Vh by the columns of the weight block"
         )
     if not torch.isfinite(delta).all():
         raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, take an earlier checkpoint")
     if not torch.any(delta):  # adding an exact zero would still turn -0.0 into 0.0
         return W0.detach().clone()
     merged = torch.empty_like(W0, requires_grad=False)
-    merge_into(merged, W0, U.to(W0.device), delta.to(W0.device), Vh.to(W0.device))
+    merge_into(merged, W0, _moved(U, W0.device), delta.to(W0.device), Vh.to(W0.device))
     return merged
 
 
 @torch.no_grad()
-def merge_into(out: Tensor, W0: Tensor, U: Tensor, delta: Tensor, Vh: Tensor) -> None:
+def merge_into(out: Tensor, W0: Tensor, U: Tensor | None, delta: Tensor, Vh: Tensor) -> None:
     """Write W0 + U·diag(delta)·Vh over `out`, without looking at a value (no host sync).
 
     Args:
@@ -67,12 +71,18 @@ def merge_into(out: Tensor, W0: Tensor, U: Tensor, delta: Tensor, Vh: Tensor) ->
     On a GPU with weights and bases in one 16-bit dtype the factors are read in that dtype; the sum is still made in fp32
     and rounded once. Their rounding is relative to the small added term, far below the last bit of W0.
     """
-    if W0.is_cuda and W0.dtype == U.dtype == Vh.dtype and W0.dtype in (torch.bfloat16, torch.float16):
-        torch.addmm(W0.detach(), (U * delta.float()).to(U.dtype), Vh, out=out.detach())
+    rows, same = W0.shape[0], Vh.dtype == W0.dtype == (Vh if U is None else U).dtype
+    if W0.is_cuda and same and W0.dtype in (torch.bfloat16, torch.float16):
+        torch.addmm(W0.detach(), left(U, delta.float(), rows).to(Vh.dtype), Vh, out=out.detach())
         return
     work = torch.promote_types(torch.float32, W0.dtype)
     with _tensor_cores():
-        out.detach().copy_(torch.addmm(W0.detach().to(work), U.to(work) * delta.to(work), Vh.to(work)))
+        scaled = left(_moved(U, work), delta.to(work), rows)
+        out.detach().copy_(torch.addmm(W0.detach().to(work), scaled, Vh.to(work)))
+
+
+def _moved(U: Tensor | None, *where) -> Tensor | None:
+    return None if U is None else U.to(*where)
 
 
 @contextmanager
@@ -96,7 +106,8 @@ class MergeSource:
 
     modules: list[tuple[str, int]]
     weights: list[Tensor]
-    bases: list[tuple[Tensor, Tensor]]
+    bases: list[tuple[Tensor | None, Tensor]]
+    kind: Kind = "antipasto"
 
     @classmethod
     def load(
@@ -105,12 +116,14 @@ class MergeSource:
         modules: Sequence[tuple[str, int]],
         svd_cache_dir: Path | None = None,
         progress: Progress | None = None,
+        kind: Kind = "antipasto",
     ) -> MergeSource:
         """Pick the modules' weights out of (checkpoint name, tensor) pairs and find their SVD.
 
         Args:
             weights: pairs as a checkpoint holds them ("model.layers.0.mlp.up_proj.weight", [out, in]); others ignored.
             modules: (name, r) in the order of the flat delta_S, as `Adapter.modules` gives them.
+            kind: which adapter the deltas belong to.
 
         Raises:
             RankspaceError: a module has no weight in the checkpoint, or a rank that does not fit.
@@ -122,14 +135,13 @@ class MergeSource:
             if name not in found:
                 raise RankspaceError(f"no weight {name}.weight in the checkpoint: the adapter belongs to another model")
             weight = found[name]
-            if min(weight.shape) != r:
-                raise RankspaceError(f"{name} has rank {min(weight.shape)}, the adapter says {r}: another model")
-            basis = svd(weight, svd_cache_dir)
+            if (size := delta_size(weight.shape, kind)) != r:
+                raise RankspaceError(f"{name} takes {size} numbers, the adapter says {r}: another model, or another kind")
             kept.append(weight)
-            bases.append((basis.U, basis.Vh))
+            bases.append(factors(svd(weight, svd_cache_dir), kind))
             if progress is not None:
                 progress(done, len(modules), name)
-        return cls([(name, r) for name, r in modules], kept, bases)
+        return cls([(name, r) for name, r in modules], kept, bases, kind)
 
     def merged(self, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield ("<module>.weight", merged weight) in module order, one at a time, for the flat delta_S [sum r]."""
@@ -139,8 +151,8 @@ class MergeSource:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> MergeSource:
         """The same with weights and bases on `device` in `dtype`, as a trainer of that dtype holds them."""
-        bases = [(U.to(device, dtype), Vh.to(device, dtype)) for U, Vh in self.bases]
-        return MergeSource(self.modules, [w.to(device, dtype) for w in self.weights], bases)
+        bases = [(_moved(U, device, dtype), Vh.to(device, dtype)) for U, Vh in self.bases]
+        return MergeSource(self.modules, [w.to(device, dtype) for w in self.weights], bases, self.kind)
 
     def merge_into(self, flat: Tensor, places: Sequence[Tensor]) -> None:
         """Overwrite `places`, one [out, in] per module (views of an engine's fused weights), for the delta_S [sum r].

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from typing import Literal
 
 DEFAULT_TARGETS = (
     "q_proj", "k_proj", "v_proj", "o_proj",  # attention: Llama, Qwen3, Qwen3.5
     "gate_proj", "up_proj", "down_proj",  # MLP
     "in_proj_*", "out_proj",  # Qwen3.5 and Qwen3-Next linear attention
 )  # fmt: skip
+Kind = Literal["antipasto", "pissa_freeze_a"]
+PISSA_RANK = 16
 EXCLUDED_PARTS = ("lm_head", "embed_out", "visual", "vision", "vision_tower", "vision_model", "audio", "audio_tower")
+
+
+def delta_size(shape: Sequence[int], kind: Kind = "antipasto") -> int:
+    """How many numbers train on a weight [out, in]: its rank r, or out · k for PiSSA with A frozen (pissa.py)."""
+    out, inner = shape
+    return min(out, inner) if kind == "antipasto" else out * min(PISSA_RANK, out, inner)
 
 
 def hits(name: str, patterns: Sequence[str] = DEFAULT_TARGETS) -> list[str]:

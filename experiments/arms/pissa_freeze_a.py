@@ -8,6 +8,7 @@ ARM = Arm(
     title="Projection on the PiSSA adapter with A frozen",
     overrides={
         "adapter": "pissa_freeze_a",
+        "lr": 3e-3,  # moves W as far a step as 2e-2 does through delta_S: lr · sqrt(out) · ‖A‖ against lr · sqrt(r)
         "projection": "one_sided",
         "direction": "v_hack",
         "reward_shaping": "none",

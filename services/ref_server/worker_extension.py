@@ -23,8 +23,8 @@ class DeltaWorker:
         self.delta_model, self.delta_cache = Path(model), Path(svd_cache)
         self.delta_source = self.delta_places = None
 
-    def delta_load(self, vector: bytes, modules: list) -> dict:
-        """Recompute W0 + U diag(delta_S) Vh and load it. `vector`: little-endian fp32, modules [[name, r], ...].
+    def delta_load(self, vector: bytes, modules: list, kind: str = "antipasto") -> dict:
+        """Recompute W0 + U diag(delta_S) Vh and load it. `vector`: little-endian fp32, modules [[name, size], ...].
 
         Returns {"checksum": of the vector this worker holds, "seconds", "modules": how many weights were loaded}.
         """
@@ -33,8 +33,8 @@ class DeltaWorker:
 
         started = time.perf_counter()
         modules = [(name, int(r)) for name, r in modules]
-        if self.delta_source is None or self.delta_source.modules != modules:
-            self.delta_source = self._delta_bases(modules)
+        if self.delta_source is None or (self.delta_source.modules, self.delta_source.kind) != (modules, kind):
+            self.delta_source = self._delta_bases(modules, kind)
             self.delta_places = self._delta_find_places()
         flat = torch.from_numpy(np.frombuffer(bytes(vector), dtype="<f4").copy())
         if self.delta_places is None:
@@ -46,10 +46,10 @@ class DeltaWorker:
         held = flat.numpy().astype("<f4").tobytes()
         return {"checksum": checksum(held), "seconds": time.perf_counter() - started, "modules": loaded}
 
-    def _delta_bases(self, modules: list[tuple[str, int]]):
+    def _delta_bases(self, modules: list[tuple[str, int]], kind: str):
         from rankspace.merge import MergeSource
 
-        source = MergeSource.load(self._delta_checkpoint(), modules, self.delta_cache)
+        source = MergeSource.load(self._delta_checkpoint(), modules, self.delta_cache, kind=kind)
         if self.device.type != "cuda":
             return source
         return source.to(self.device, self.model_runner.model_config.dtype)

@@ -84,8 +84,8 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     crew, text = Crew(policy), Text(s.model)
     # However often a trainer is restarted, its groups are no poison.
     queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600, max_deliveries=2**31)
-    rollouts = Rollouts(queue, s.run_id, s.group_timeout_s, lambda: _check(stop, lock))
-    publisher = Publisher(queue, s.run_id, policy.modules, text.probe(problems[1]), s.probe_bound)
+    publisher = Publisher(queue, s.run_id, policy.modules, text.probe(problems[1]), s.probe_bound, s.adapter)
+    rollouts = Rollouts(queue, s.run_id, s.group_timeout_s, lambda: _check(stop, lock), publisher.push_again)
     direction = None if policy.direction is None else {"kind": policy.direction.kind, **policy.direction.metadata}
     record = Record(s, metrics, policy.modules, direction)
     record.gauges.watch_gpu(gpu.memory(policy.device))
@@ -94,7 +94,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     with Progress(s) as progress:
         pairs = text.pairs(s.pairs) if s.refresh_every else []
         shaper = Shaper(s, policy, text.pairs)
-        trainer = Trainer(s, crew, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show)
+        trainer = Trainer(s, crew, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show, lock.require)
         try:
             finished = trainer.run()
         except Stopped:
@@ -124,8 +124,7 @@ def _stop_on_signals() -> threading.Event:
 def _check(stop: threading.Event, lock) -> None:
     if stop.is_set():
         raise Stopped
-    if lock.lost.is_set():
-        raise ConfigError("another trainer has taken this run's lock; this one stops")
+    lock.require()
 
 
 class Text:

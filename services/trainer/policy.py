@@ -14,7 +14,6 @@ import os
 import socket
 from collections.abc import Sequence
 
-from common.errors import ConfigError
 from common.settings import TrainerSettings
 from services.trainer.collate import Row, micro_batches
 
@@ -33,15 +32,15 @@ class Policy:
 
         disable_progress_bar()
         self.settings = s
-        if s.adapter != "antipasto":
-            raise ConfigError(f"field 'adapter': {s.adapter!r} is not built yet; use antipasto")
         torch.manual_seed(s.seed)
         self.device = _device(s.device, s.gpu_memory_fraction)
         self.model = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype)).to(self.device)
         if s.activation_checkpointing:  # Hugging Face checkpoints only in training mode
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.train()
-        self.adapter = rankspace.attach(self.model, svd_cache_dir=s.svd_cache, progress=progress, form=s.adapter_form)
+        self.adapter = rankspace.attach(
+            self.model, svd_cache_dir=s.svd_cache, progress=progress, form=s.adapter_form, kind=s.adapter
+        )
         if s.compile_layers:
             from rankspace.compile import compile_layers
 

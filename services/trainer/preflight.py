@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from common.settings import TrainerSettings
+from rankspace.targets import Kind, delta_size
 
 
 def check(s: TrainerSettings) -> None:
@@ -24,7 +25,7 @@ def check(s: TrainerSettings) -> None:
             raise ConfigError(f"field '{name}': no file {path}; give an existing JSON-lines file")
     check_modules(s.model, shapes)
     if s.direction == "v_hack":
-        check_direction(Path(s.v_hack), shapes, s.gate)
+        check_direction(Path(s.v_hack), shapes, s.gate, s.adapter)
 
 
 def weight_shapes(model: str) -> dict[str, tuple[int, ...]]:
@@ -59,7 +60,7 @@ def check_modules(model: str, shapes: dict[str, tuple[int, ...]]) -> None:
         )
 
 
-def check_direction(path: Path, shapes: dict[str, tuple[int, ...]], gate: float) -> None:
+def check_direction(path: Path, shapes: dict[str, tuple[int, ...]], gate: float, kind: Kind = "antipasto") -> None:
     """The direction file exists, is whole, passes its gate, and names weights that this model has."""
     from safetensors import SafetensorError, safe_open
 
@@ -74,10 +75,10 @@ def check_direction(path: Path, shapes: dict[str, tuple[int, ...]], gate: float)
         raise ConfigError(f"field 'v_hack': {path} is not a direction file or is damaged; {make}") from None
     for name, r in modules:
         shape = shapes.get(f"{name}.weight")
-        if shape is None or min(shape) != r:
-            has = "has no such module" if shape is None else f"has rank {min(shape)} there"
+        if shape is None or delta_size(shape, kind) != r:
+            has = "has no such module" if shape is None else f"with adapter {kind} has {delta_size(shape, kind)} there"
             raise ConfigError(
-                f"field 'v_hack': {path} is of another model: {name} with rank {r}, but this model {has}; {make}"
+                f"field 'v_hack': {path} is of another model or adapter: {name} with {r} numbers, but this model {has}; {make}"
             )
     share = head.get("validation", {}).get("frac_positive")
     if head.get("kind") in ("v_hack", "subspace") and not (share is not None and share > gate):

@@ -38,11 +38,20 @@ class Expected:
 class Publisher:
     """Pushes versions of one run and checks every generator's proof. `expected` goes into the checkpoint."""
 
-    def __init__(self, queue: Queue, run_id: str, modules: list[tuple[str, int]], probe_ids: list[int], bound: float):
-        self.queue, self.run_id, self.modules = queue, run_id, modules
+    def __init__(
+        self,
+        queue: Queue,
+        run_id: str,
+        modules: list[tuple[str, int]],
+        probe_ids: list[int],
+        bound: float,
+        adapter: str = "antipasto",
+    ):
+        self.queue, self.run_id, self.modules, self.adapter = queue, run_id, modules, adapter
         self.probe_ids, self.bound = probe_ids, bound
         self.expected: dict[int, Expected] = {}
         self.proven: dict[tuple[str, int], str] = {}
+        self.last: DeltaS | None = None
         self.last_gap: float | None = None
         self.last_bytes = 0
         self.last_seconds = 0.0
@@ -53,15 +62,22 @@ class Publisher:
             run_id=self.run_id,
             version=version,
             modules=self.modules,
+            adapter=self.adapter,
             vector=vector,
             checksum=checksum(vector),
             probe_ids=self.probe_ids,
         )
         self.expected[version] = Expected(delta.checksum, probe_logprobs)
         self.expected.pop(version - REMEMBERED, None)
+        self.last = delta
         started = time.perf_counter()
         self.last_bytes = delta_store.publish(self.queue.client, delta)
         self.last_seconds = time.perf_counter() - started
+
+    def push_again(self) -> None:
+        """After an outage of Redis, which may have forgotten the last push: publish it once more."""
+        if self.last is not None:
+            delta_store.publish(self.queue.client, self.last)
 
     def remembered(self) -> dict[str, list]:
         """What a checkpoint keeps, JSON-able."""

@@ -115,7 +115,7 @@ def foreign_direction(path, rename=None, rank=None):
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"rename": "model.layers.9.mlp.up_proj"}, "no such module"), ({"rank": 7}, "has rank")],
+    [({"rename": "model.layers.9.mlp.up_proj"}, "no such module"), ({"rank": 7}, "with adapter antipasto has")],
 )
 def test_a_direction_of_another_model_is_refused(tmp_path, change, word):
     path = tmp_path / "v.safetensors"
