@@ -1,7 +1,7 @@
 # The verbs, for people and for CI. `make demo` and `make test` need nothing but Python 3.11.
 PY := .venv/bin/python
 
-.PHONY: help setup checks demo test test-all bench up down ps secrets report organism lint lock clean
+.PHONY: help setup checks demo test test-all bench up down ps secrets report docs organism lint lock clean
 
 help:             ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -20,6 +20,7 @@ test: checks      ## the tests, under 10 minutes on 2 cores
 	@$(PY) -m pytest -n 2 --dist loadfile
 
 test-all: test    ## also the slow ones
+	@bash deploy/fetch_prometheus.sh
 	@$(PY) -m pytest -n 2 --dist loadfile -m slow
 
 up: setup         ## the services of docker-compose.yml as plain processes, without Docker; settings in .env
@@ -39,6 +40,10 @@ bench: setup      ## speed, as ratios against a baseline in one run
 
 report: setup     ## report/ from runs/
 	@$(PY) -m experiments report --runs runs --out report
+
+docs: checks      ## docs/metrics.md and the Grafana dashboards, from the code that defines them
+	@$(PY) -m common.metrics > docs/metrics.md
+	@$(PY) -m deploy.grafana
 
 organism: setup   ## remake the bundled model from its seed (about 10 CPU-minutes)
 	@$(PY) -m tasks.organism.make

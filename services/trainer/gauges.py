@@ -62,9 +62,7 @@ class Gauges:
         self.metrics, self.labels = metrics, (s.run_id, s.arm, str(s.seed))
         self.series = series_of(names)
         self.trend = Trend()
-        self._set("rs_step", 0)
         self._set("rs_probe_bound", s.probe_bound)
-        self.count(dict.fromkeys(FATES, 0), 0)  # a counter that appears with its first event hides that event
 
     def step(self, row: Mapping, cos: Sequence[float] | None) -> None:
         """Show one row of metrics.jsonl and the per-module cosines of its step."""
@@ -86,12 +84,15 @@ class Gauges:
         self._set("rs_eval_hack_rate", row["hack_strict"], row["mode"])
 
     def count(self, fates: Mapping[str, int], tokens: int) -> None:
-        for fate, count in fates.items():
-            self.metrics["rs_groups_total"].labels(*self.labels, fate).inc(count)
+        """Raise the counters. Not called before a resumed run knows where it stood: a scrape that saw zero in between
+        would take all of the past for new."""
+        for fate in dict.fromkeys((*FATES, *fates)):  # a counter that appears with its first event hides that event
+            self.metrics["rs_groups_total"].labels(*self.labels, fate).inc(fates.get(fate, 0))
         self.metrics["rs_tokens_total"].labels(*self.labels).inc(tokens)
 
     def replay(self, steps: Sequence[Mapping], modules: Sequence[Mapping], evaluations: Sequence[Mapping]) -> None:
-        """Show what the rows of a resumed run say."""
+        """Show what the rows on disk say; without any, that the run stands at step 0."""
+        self._set("rs_step", 0)
         for row in steps[:-1]:
             self.trend.add(row)
         if steps:
