@@ -86,7 +86,8 @@ def localise_prometheus(config: Mapping[str, Any], rules: Path, programs: Mappin
                         services: Mapping[str, Service]) -> dict[str, Any]:
     """A prometheus.yml for these processes: service names and DNS lookups become addresses, one a replica.
 
-    rules  folder that relative rule_files are relative to. Targets of services that do not run here are dropped.
+    rules  folder that relative rule_files are relative to. Targets of services that do not run here are dropped, and a
+           service's port is the one it has here.
     """
     by_alias = {alias: service.name for service in services.values() for alias in service.aliases}
 
@@ -95,7 +96,7 @@ def localise_prometheus(config: Mapping[str, Any], rules: Path, programs: Mappin
             return [f"127.0.0.1:{port}"]
         if host not in by_alias:
             raise ConfigError(f"deploy/prometheus/prometheus.yml: target {host}:{port} is no service of docker-compose.yml")
-        return [f"127.0.0.1:{port + i}" for i in range(len(programs.get(by_alias[host], [])))]
+        return [f"127.0.0.1:{program.ports[0]}" for program in programs.get(by_alias[host], [])]
 
     jobs = []
     for job in config.get("scrape_configs", []):

@@ -80,11 +80,15 @@ def test_what_is_not_run_says_why(monkeypatch):
 
 
 def test_prometheus_scrapes_the_processes():
-    services, programs, _ = planned(SANDBOX_REPLICAS="3")
+    services, programs, _ = planned(SANDBOX_REPLICAS="3", SANDBOX_PORT="8300")
     config = {
         "rule_files": ["rules/*.yml"],
         "scrape_configs": [
-            {"job_name": "ref_server", "static_configs": [{"targets": ["ref_server:8100"]}]},
+            {
+                "job_name": "ref_server",
+                "file_sd_configs": [{"files": ["targets/x.yml"]}],
+                "static_configs": [{"targets": ["ref_server:8100"]}],
+            },
             {"job_name": "sandbox", "dns_sd_configs": [{"names": ["sandbox"], "type": "A", "port": 8200}]},
             {"job_name": "prometheus", "static_configs": [{"targets": ["localhost:9090"]}]},
         ],
@@ -92,8 +96,9 @@ def test_prometheus_scrapes_the_processes():
     found = processes.localise_prometheus(config, ROOT / "deploy/prometheus", programs, services)
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in found["scrape_configs"]}
     assert targets["ref_server"] == ["127.0.0.1:8100"]
-    assert targets["sandbox"] == ["127.0.0.1:8200", "127.0.0.1:8201", "127.0.0.1:8202"]
+    assert targets["sandbox"] == ["127.0.0.1:8300", "127.0.0.1:8301", "127.0.0.1:8302"]
     assert targets["prometheus"] == ["127.0.0.1:9090"]
+    assert not any("file_sd_configs" in job or "dns_sd_configs" in job for job in found["scrape_configs"])
     assert found["rule_files"] == [str(ROOT / "deploy/prometheus/rules/*.yml")]
     config["scrape_configs"][0]["static_configs"][0]["targets"] = ["nobody:1"]
     with pytest.raises(ConfigError, match="nobody:1"):
