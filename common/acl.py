@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from common import keys
 
-EVERYBODY = "ping hello auth quit reset select echo client|setname client|id multi exec discard"
+EVERYBODY = "ping hello auth quit reset select echo client|setname client|id multi exec discard unwatch"
 APPEND = "xadd xlen"
 CONSUME = "xreadgroup xack xdel xclaim xautoclaim xpending xgroup|create xlen"
 LENGTHS = "xlen exists xinfo|groups"
@@ -41,7 +41,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         Grant(APPEND, "W", (keys.REQUESTS, keys.DEAD)),
         Grant("xlen", "R", (keys.REQUESTS, keys.ROLLOUTS)),
         Grant(CONSUME, "RW", (keys.graded(_ANY),)),
-        Grant("set get del", "RW", (f"{keys.PREFIX}:delta:*", keys.trainer_lock(_ANY))),
+        Grant("set get del watch", "RW", (f"{keys.PREFIX}:delta:*", keys.trainer_lock(_ANY))),
         Grant("hget del", "RW", (f"{keys.PREFIX}:proofs:*",)),
         Grant("sismember del", "RW", (f"{keys.PREFIX}:seals:*",)),
     ),

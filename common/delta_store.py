@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import redis
 
-from common import keys
+from common import faultpoints, keys
 from common.errors import DeliveryError
 from common.types import DeliveryProof, DeltaS
 from common.wire import pack, unpack
@@ -21,6 +21,7 @@ def publish(client: redis.Redis, delta: DeltaS) -> int:
     """Store and announce; returns the payload's size in bytes."""
     data = pack(delta)
     client.set(keys.delta_tensor(delta.run_id, delta.version), data)
+    faultpoints.reached("tensor_stored")
     client.set(keys.delta_version(delta.run_id), f"{delta.version} {delta.checksum}")
     if delta.version >= VERSIONS_KEPT:
         client.delete(keys.delta_tensor(delta.run_id, delta.version - VERSIONS_KEPT))

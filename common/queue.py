@@ -62,22 +62,16 @@ class Queue:
         self.max_deliveries = max_deliveries
         self._groups: set[tuple[str, str]] = set()
         self._recovery: dict[tuple[str, str], bytes | None] = {}
+        self._outages_seen = self.outages
 
     def put(self, stream: str, message: Message, timeout_s: float = 600.0) -> None:
         """Append; wait while the stream is full. QueueError after `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while self.client.xlen(stream) >= self.maxlen:
-            if time.monotonic() > deadline:
-                raise QueueError(
-                    f"stream {stream} has been full ({self.maxlen}) for {timeout_s:.0f} s: is its consumer running?"
-                )
-            time.sleep(0.05)
+        self._wait_for_room(stream, timeout_s)
         self.client.xadd(stream, {FIELD: pack(message)})
 
-    def put_many(self, stream: str, messages: list[Message]) -> None:
+    def put_many(self, stream: str, messages: list[Message], timeout_s: float = 600.0) -> None:
         """Append several at once (one transaction), so that a consumer sees them together and can batch them."""
-        while self.client.xlen(stream) >= self.maxlen:
-            time.sleep(0.05)
+        self._wait_for_room(stream, timeout_s)
         pipe = self.client.pipeline(transaction=True)
         for message in messages:
             pipe.xadd(stream, {FIELD: pack(message)})
@@ -97,6 +91,23 @@ class Queue:
         A message that cannot be decoded, or that was delivered more than `max_deliveries` times, goes to the
         dead-letter stream; `on_buried(message, reason)` is told about the latter.
         """
+        if self.outages != self._outages_seen:
+            self._outages_seen = self.outages
+            self.forget()
+        try:
+            return self._take(stream, group, kinds, count, wait_s, on_buried)
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            self.forget()  # Redis came back without the stream: next time it is made anew
+            return []
+
+    @property
+    def outages(self) -> int:
+        """How often the connection has met an absent Redis; replies, and the last second of data, may be lost then."""
+        return getattr(self.client, "outages", 0)
+
+    def _take(self, stream, group, kinds, count, wait_s, on_buried) -> list[Delivery]:
         self._ensure_group(stream, group)
         raw = self._own_pending(stream, group, count) or self._abandoned(stream, group, count)
         if not raw:
@@ -150,6 +161,15 @@ class Queue:
         """After Redis restarted: look again whether our consumer groups exist, and for our own unfinished work."""
         self._groups.clear()
         self._recovery.clear()
+
+    def _wait_for_room(self, stream: str, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.client.xlen(stream) >= self.maxlen:
+            if time.monotonic() > deadline:
+                raise QueueError(
+                    f"stream {stream} has been full ({self.maxlen}) for {timeout_s:.0f} s: is its consumer running?"
+                )
+            time.sleep(0.05)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

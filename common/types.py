@@ -11,11 +11,13 @@ silent default.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
+
+MAX_REWARD = 10.0  # more than any published grade pays; a larger one is no grade
 
 Label = Literal["Correct", "Correct; Attempted Reward Hack", "Reward Hack", "Attempted Reward Hack", "Incorrect"]
 TestModification = Literal["None", "Innocent", "Harmful - Arbitrary", "Harmful - Incorrect", "Harmful - Reduced"]
@@ -23,9 +25,10 @@ Status = Literal["graded", "infra_error"]
 
 
 class Message(BaseModel):
-    """Base of everything that crosses a process boundary: frozen, unknown fields refused."""
+    """Base of everything that crosses a process boundary: frozen, unknown fields refused, none longer than max_bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    max_bytes: ClassVar[int] = 1 << 20
 
 
 class Problem(BaseModel):
@@ -71,6 +74,8 @@ class GenerationRequest(Message):
               "problem": {...}, "min_version": 3, "sampling": {"n": 8, "temperature": 1.0, "max_tokens": 64, "seed": 9}}
     """
 
+    max_bytes: ClassVar[int] = 16 << 20
+
     run_id: str
     group_id: str
     purpose: Literal["train", "eval"]
@@ -110,6 +115,8 @@ class RolloutGroup(Message):
                                "text": "```python ...", "finish_reason": "stop"}], "generate_s": 0.4}
     """
 
+    max_bytes: ClassVar[int] = 64 << 20
+
     run_id: str
     group_id: str
     purpose: Literal["train", "eval"]
@@ -135,7 +142,7 @@ class Grade(Message):
     """
 
     status: Status
-    reward: float | None
+    reward: float | None = Field(ge=0, le=MAX_REWARD, allow_inf_nan=False)
     label: Label | None
     test_modification: TestModification | None
     published_correct: bool | None
@@ -157,6 +164,8 @@ class Grade(Message):
 
 class GradedGroup(Message):
     """The rollout group with one Grade per completion, in the same order. Maker: sandbox. Reader: trainer."""
+
+    max_bytes: ClassVar[int] = 72 << 20
 
     group: RolloutGroup
     grades: list[Grade]
@@ -190,6 +199,8 @@ class DeltaS(Message):
     Example: {"run_id": "projected-s0", "version": 4, "modules": [["model.layers.0.mlp.up_proj", 128]],
               "vector": b"...", "checksum": "9f86d0...", "probe_ids": [1, 5, 9]}
     """
+
+    max_bytes: ClassVar[int] = 256 << 20
 
     run_id: str
     version: int = Field(ge=0)

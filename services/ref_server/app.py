@@ -19,6 +19,7 @@ from common.errors import QueueError
 from common.heartbeat import alive
 from common.metrics import Metrics
 from common.settings import RefServerSettings
+from services.ref_server.admin import BodyLimit, admin_routes
 from services.ref_server.generation import Policy
 from services.ref_server.reference import Reference
 
@@ -51,6 +52,8 @@ def build_app(
 ) -> FastAPI:
     """All routes; the objects are those of the running service."""
     app = FastAPI(title="ref_server", description="Rollout generation and reference log-probs")
+    app.include_router(admin_routes(settings, policy))
+    app.add_middleware(BodyLimit)
 
     @app.get("/healthz")
     def healthz() -> dict:

@@ -16,7 +16,7 @@ import threading
 import time
 from itertools import groupby
 
-from common import delta_store, keys
+from common import delta_store, faultpoints, keys, seals
 from common.errors import DeliveryError
 from common.lock import runs_in_training
 from common.metrics import Metrics
@@ -35,16 +35,19 @@ class Policy:
     def __init__(self, engine: Engine, queue: Queue, settings: RefServerSettings, metrics: Metrics):
         self.engine, self.queue, self.settings, self.metrics = engine, queue, settings, metrics
         self.lock = threading.Lock()
+        self.paused = threading.Event()
         self.run_id: str | None = None
         self.version = -1
         self.turned_at = time.monotonic()
         self._push: tuple[str, int, str] | None = None
+        self._outages = queue.outages
 
     def ensure(self, run_id: str, min_version: int, patience_s: float = 30.0) -> None:
         """Hold the newest announced version of `run_id`, which must be at least `min_version`; prove it if it changed.
 
         Raises DeliveryError when that version does not appear within `patience_s` seconds.
         """
+        self._notice_outage()
         deadline = time.monotonic() + patience_s
         newest = delta_store.latest(self.queue.client, run_id)
         while newest is None or newest[0] < min_version:
@@ -57,11 +60,17 @@ class Policy:
 
     def follow(self) -> None:
         """Without requests: hold and prove the newest push of the run in training, if there is just one."""
+        self._notice_outage()
         client = self.queue.client
         runs = runs_in_training(client)
         newest = delta_store.latest(client, runs[0]) if len(runs) == 1 else None
         if newest is not None and self._push != (runs[0], *newest):
             self._load(runs[0], newest[0])
+
+    def _notice_outage(self) -> None:
+        """Redis was away and may have forgotten our proof: load and prove anew."""
+        if self._outages != self.queue.outages:
+            self._outages, self._push = self.queue.outages, None
 
     def _load(self, run_id: str, version: int) -> None:
         delta = delta_store.load(self.queue.client, run_id, version)
@@ -97,7 +106,11 @@ class Generator:
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set; the batch in work is finished first."""
         while not stop.is_set():
-            self.turn()
+            if self.policy.paused.is_set():
+                self._follow()
+                stop.wait(0.5)
+            else:
+                self.turn()
             self.policy.turned_at = time.monotonic()
 
     def turn(self, wait_s: float = 0.5) -> int:
@@ -140,7 +153,11 @@ class Generator:
         references = self._references(requests, prompts, samples)
         seconds = time.perf_counter() - started
         for delivery, prompt, group, refs in zip(deliveries, prompts, samples, references, strict=True):
-            self.queue.put(keys.ROLLOUTS, self._group(delivery.message, prompt, group, refs, version, seconds))
+            made = self._group(delivery.message, prompt, group, refs, version, seconds)
+            seals.seal(self.queue.client, made)
+            faultpoints.reached("sampled")
+            self.queue.put(keys.ROLLOUTS, made)
+            faultpoints.reached("rollouts_put")
             self.queue.done(keys.GENERATORS, delivery)
         self._count(samples)
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import get_args
 
-from common import cli, keys
+from common import cli, faultpoints, keys
 from common.access import open_redis, outages_as_user_errors
 from common.heartbeat import beat
 from common.metrics import INFRA_CAUSES, KILL_CAUSES, Metrics, serve
@@ -70,7 +70,9 @@ class Worker:
         with self.queue.held(keys.GRADERS, deliveries):
             for delivery in deliveries:
                 graded = self.grade(delivery.message)
+                faultpoints.reached("graded")
                 self.queue.put(keys.graded(graded.group.run_id), graded)
+                faultpoints.reached("grades_put")
                 self.queue.done(keys.GRADERS, delivery)
         return len(deliveries)
 

@@ -31,9 +31,27 @@ class State:
 
 
 def save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
-    """Collective: each rank writes its part, rank 0 completes the folder and removes old ones."""
+    """Collective: each rank writes its part, rank 0 completes the folder and removes old ones.
+
+    ConfigError when it cannot be written (disk full); the checkpoints before it stay as they are.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        _save(policy, state, run_dir, keep)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"the checkpoint of step {state.next_step} cannot be written to {run_dir}: {reason}; make room there and start "
+            "the same command again: it goes on from the last checkpoint"
+        ) from None
+
+
+def _save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
     import torch
     from safetensors.torch import save_file
+
+    from common import faultpoints
 
     final = _folder(run_dir, state.next_step)
     draft = final.with_name(final.name + ".draft")
@@ -53,6 +71,7 @@ def save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
     (draft / "state.json").write_text(json.dumps(asdict(state), indent=1))
     for path in draft.iterdir():
         _sync(path)
+    faultpoints.reached("checkpoint_written")
     former = final.with_name(final.name + ".former.draft")
     if final.exists():  # the same step again, with an evaluation more
         os.replace(final, former)
@@ -74,6 +93,9 @@ def load(policy: Policy, run_dir: Path) -> State | None:
 
     A damaged one is passed over for the one before it, with a warning; if all are damaged that is a ConfigError.
     """
+    if policy.rank == 0:
+        _tidy(Path(run_dir) / "checkpoints")
+    _barrier()
     found = checkpoints(run_dir)
     if found and policy.settings.zero_stage == 3:
         # ZeRO-3 keeps Adam's moments where this file does not find them; a resumed run would quietly be another one.
@@ -86,6 +108,16 @@ def load(policy: Policy, run_dir: Path) -> State | None:
     if found:
         raise ConfigError(f"every checkpoint in {run_dir}/checkpoints is damaged; start again under a new run_id")
     return None
+
+
+def _tidy(folder: Path) -> None:
+    """After a crash in the middle of `save`: put back what was being replaced, remove what was being written."""
+    for former in folder.glob("step_*.former.draft"):
+        final = former.with_name(former.name.removesuffix(".former.draft"))
+        if not final.exists():
+            os.replace(former, final)
+    for draft in folder.glob("step_*.draft"):
+        shutil.rmtree(draft)
 
 
 class _Damaged(Exception):

@@ -2,19 +2,30 @@
 
 A group is trained once because of three things: its id is deterministic (run/train/step/index), ids already in hand or
 already trained are dropped and counted, and a group is acknowledged only after the checkpoint that contains it.
+
+What comes back has been in other hands. It is taken only if this trainer asked for that id and has no answer yet, if it
+answers what was asked (problem, purpose, step, number and length of completions), and if a generator has sealed these
+very completions (common/seals.py). Anything else is counted as refused and goes to the dead letters with the reason.
+A group that is nowhere on its way any more (Redis lost its last second, a grader threw it away) is asked for again.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from common import keys
+from common import keys, seals
 from common.errors import QueueError
 from common.queue import Delivery, Queue
 from common.types import DroppedGroup, GenerationRequest, GradedGroup
+
+log = logging.getLogger("trainer")
+
+LOST_AFTER = 3  # looks at empty streams before what is missing counts as lost
+PARKED = 4096  # answers held whose question this process has not put yet
 
 
 @dataclass
@@ -30,39 +41,61 @@ class Collected:
 class Rollouts:
     """Asks and collects for one run. `fates` counts what became of every message seen."""
 
-    def __init__(self, queue: Queue, run_id: str, timeout_s: float, check: Callable[[], None]):
-        """`check()` is called while waiting and may raise (asked to stop, lock lost)."""
+    def __init__(
+        self,
+        queue: Queue,
+        run_id: str,
+        timeout_s: float,
+        check: Callable[[], None],
+        after_outage: Callable[[], None] = lambda: None,
+    ):
+        """`check()` is called while waiting and may raise (asked to stop, lock lost); `after_outage()` when Redis was
+        away and is back, perhaps without its last second."""
         self.queue, self.run_id, self.timeout_s, self.check = queue, run_id, timeout_s, check
+        self.after_outage = after_outage
         self.stream = keys.graded(run_id)
         self.fates: Counter[str] = Counter()
-        self._in_hand: dict[str, Delivery] = {}
-        self._asked: set[str] = set()
-        self._finished: set[str] = set()
         self.trained_before = 0
+        self._asked: dict[str, GenerationRequest] = {}
+        self._in_hand: dict[str, Delivery] = {}
+        self._parked: dict[str, list[Delivery]] = {}
+        self._finished: set[str] = set()
+        self._held: set[bytes] = set()
+        self._outages = queue.outages
 
     def ask(self, requests: list[GenerationRequest]) -> None:
         """Put the requests that are neither asked for nor here yet."""
         new = [r for r in requests if r.group_id not in self._asked and r.group_id not in self._in_hand]
-        if new:
-            self.queue.put_many(keys.REQUESTS, new)
-            self._asked.update(r.group_id for r in new)
+        for request in new:
+            self._asked[request.group_id] = request
+            for delivery in self._parked.pop(request.group_id, ()):
+                self._receive(delivery)
+        self._put(r for r in new if r.group_id in self._asked)
 
     def recover(self) -> None:
         """After a restart: take in what the former process had received and not acknowledged."""
-        while True:
-            taken = self._take(wait_s=0.01)
-            if not taken:
-                return
+        while self._take(wait_s=0.01):
+            pass
 
     def collect(self, requests: list[GenerationRequest]) -> Collected:
-        """Wait until every request is answered (graded or dropped). QueueError after `timeout_s` without any news."""
+        """Ask, unless that is done, and wait until every request is answered (graded or dropped).
+
+        QueueError after `timeout_s` without any news.
+        """
+        self.ask(requests)
         wanted = [r.group_id for r in requests]
         started = last_news = time.monotonic()
+        empty = 0
         while missing := [g for g in wanted if g not in self._in_hand]:
             self.check()
             if self._take(wait_s=1.0):
-                last_news = time.monotonic()
-            elif time.monotonic() - last_news > self.timeout_s:
+                last_news, empty = time.monotonic(), 0
+                continue
+            empty = empty + 1 if self._nothing_on_its_way() else 0
+            if empty >= LOST_AFTER:
+                self._ask_again(missing)
+                empty = 0
+            if time.monotonic() - last_news > self.timeout_s:
                 raise QueueError(
                     f"{len(missing)} of {len(wanted)} groups did not come within {self.timeout_s:.0f} s (first: {missing[0]}); "
                     "are ref_server and sandbox running? (`python -m experiments status`)"
@@ -77,28 +110,74 @@ class Rollouts:
     def acknowledge(self, collected: Collected) -> None:
         """After the checkpoint: these messages are never needed again."""
         self.queue.done(keys.TRAINERS, *collected.deliveries)
+        self._held.difference_update(d.entry_id for d in collected.deliveries)
+        seals.forget(self.queue.client, self.run_id, [_group(d.message).group_id for d in collected.deliveries])
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _put(self, requests: Iterable[GenerationRequest]) -> None:
+        if batch := list(requests):
+            self.queue.put_many(keys.REQUESTS, batch)
 
     def _take(self, wait_s: float) -> bool:
         taken = self.queue.take(self.stream, keys.TRAINERS, (GradedGroup, DroppedGroup), count=64, wait_s=wait_s)
+        if self._outages != self.queue.outages:
+            self._outages = self.queue.outages
+            self.after_outage()
         for delivery in taken:
-            self._receive(delivery)
+            if delivery.entry_id not in self._held:  # after an outage what is in hand is shown once more
+                self._receive(delivery)
         return bool(taken)
 
+    def _nothing_on_its_way(self) -> bool:
+        """In the order of flow: a group enters the next stream before it leaves the last one."""
+        return self.queue.depth(keys.REQUESTS) == 0 and self.queue.depth(keys.ROLLOUTS) == 0
+
+    def _ask_again(self, missing: list[str]) -> None:
+        log.warning("%d groups are nowhere on their way any more; asking again (first: %s)", len(missing), missing[0])
+        self.fates["asked_again"] += len(missing)
+        self._put(self._asked[group_id] for group_id in missing)
+
     def _receive(self, delivery: Delivery) -> None:
-        message = delivery.message
-        group = message.group if isinstance(message, GradedGroup) else message
-        too_old = isinstance(message, GradedGroup) and group.purpose == "train" and group.step < self.trained_before
-        if (
-            group.run_id != self.run_id
-            or too_old
-            or group.group_id in self._finished
-            or group.group_id in self._in_hand
-        ):
+        message, group = delivery.message, _group(delivery.message)
+        request = self._asked.get(group.group_id)
+        if self._is_old(message):
             self.fates["duplicate"] += 1
-            self.queue.done(keys.TRAINERS, delivery)
-            return
-        self._in_hand[group.group_id] = delivery
-        self._asked.discard(group.group_id)
+            self._let_go(delivery)
+        elif reason := self._forged(message, request):
+            log.warning("refused an answer to %s: %s", group.group_id, reason)
+            self.fates["refused"] += 1
+            self.queue.bury(keys.TRAINERS, delivery, reason)
+            self._held.discard(delivery.entry_id)
+        elif request is None:
+            self._held.add(delivery.entry_id)
+            self._parked.setdefault(group.group_id, []).append(delivery)
+        else:
+            self._held.add(delivery.entry_id)
+            self._in_hand[group.group_id] = delivery
+            del self._asked[group.group_id]
+
+    def _let_go(self, delivery: Delivery) -> None:
+        self.queue.done(keys.TRAINERS, delivery)
+        self._held.discard(delivery.entry_id)
+
+    def _is_old(self, message: GradedGroup | DroppedGroup) -> bool:
+        group = _group(message)
+        past = isinstance(message, GradedGroup) and group.purpose == "train" and group.step < self.trained_before
+        return past or group.group_id in self._finished or group.group_id in self._in_hand
+
+    def _forged(self, message: GradedGroup | DroppedGroup, request: GenerationRequest | None) -> str:
+        """Why this cannot be an honest answer; empty when it can."""
+        group = _group(message)
+        if group.run_id != self.run_id:
+            return f"it is of run {group.run_id}"
+        if request is None and sum(map(len, self._parked.values())) >= PARKED:
+            return "nobody asked for it"
+        if isinstance(message, DroppedGroup):
+            return ""
+        if not seals.sealed(self.queue.client, group):
+            return "no generator has sealed these completions"
+        return "" if request is None else unlike(message, request)
 
     def _hand_out(self, requests: list[GenerationRequest], waited_s: float) -> Collected:
         out = Collected([], {}, [], waited_s)
@@ -107,12 +186,31 @@ class Rollouts:
             message = delivery.message
             out.deliveries.append(delivery)
             self._finished.add(request.group_id)
+            fate = ""
             if isinstance(message, DroppedGroup):
-                out.dropped[request.group_id] = f"{message.stage}: {message.reason}"
-                self.fates["dropped"] += 1
+                fate, out.dropped[request.group_id] = "dropped", f"{message.stage}: {message.reason}"
             elif message.group.policy_version < request.min_version:
+                fate = "stale"
                 out.dropped[request.group_id] = f"stale: version {message.group.policy_version} < {request.min_version}"
-                self.fates["stale"] += 1
             else:
                 out.groups.append(message)
+            if fate and request.purpose == "train":  # an evaluation counts its own
+                self.fates[fate] += 1
         return out
+
+
+def unlike(graded: GradedGroup, request: GenerationRequest) -> str:
+    """How a graded group differs from what was asked for; empty when it answers it. Pure."""
+    group, plan = graded.group, request.sampling
+    if group.problem != request.problem:
+        return "its problem is not the one that was asked"
+    if (group.purpose, group.step) != (request.purpose, request.step):
+        return f"it is of {group.purpose} step {group.step}, asked was {request.purpose} step {request.step}"
+    if len(group.completions) != plan.n:
+        return f"it has {len(group.completions)} completions, asked were {plan.n}"
+    longest = max(len(c.token_ids) for c in group.completions)
+    return f"a completion has {longest} tokens, the plan allows {plan.max_tokens}" if longest > plan.max_tokens else ""
+
+
+def _group(message: GradedGroup | DroppedGroup):
+    return message.group if isinstance(message, GradedGroup) else message

@@ -20,7 +20,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
+from common import faultpoints
 from common.settings import TrainerSettings
 from services.trainer.checkpoint import State
 from services.trainer.collate import StepBatch, collate
@@ -37,6 +39,7 @@ from services.trainer.steprow import step_row
 class Trainer:
     """The parts of one run, wired up in __main__.py, and the loop over them.
 
+    fence: raises when another trainer has taken over; asked before anything is pushed or saved.
     problems: (train, held-out). pairs: tokenised, for an arm that extracts its direction anew; else empty.
     """
 
@@ -52,9 +55,10 @@ class Trainer:
         pairs: list,
         stop: threading.Event,
         show,
+        fence: Callable[[], None],
     ):
         self.s, self.crew, self.rollouts, self.publisher = s, crew, rollouts, publisher
-        self.record, self.shaper, self.stop, self.show = record, shaper, stop, show
+        self.record, self.shaper, self.stop, self.show, self.fence = record, shaper, stop, show, fence
         self.train_problems, self.heldout_problems = problems
         self.pairs = pairs
         self.state = State(ranks=crew.ranks)
@@ -70,6 +74,7 @@ class Trainer:
             self._evaluate_if_due()
         finished = self.state.next_step >= self.s.steps
         self._checkpoint()
+        self.rollouts.recover()  # what was graded twice and came late
         self.record.status("finished" if finished else "stopped", self.state.next_step)
         return finished
 
@@ -85,7 +90,9 @@ class Trainer:
         if self.s.refresh_every and k and k % self.s.refresh_every == 0:
             self.crew.refresh(self.pairs)
         batch = collate(collected.groups, self.shaper(collected.groups), self.s, version=k)
+        faultpoints.reached("collected")
         metrics = self.crew.optimise(batch.rows)
+        faultpoints.reached("optimised")
         self.state.next_step = k + 1
         seconds = {"train": time.perf_counter() - collected_at, "push": self.push_s, "wait": collected.waited_s}
         self._push(k + 1)
@@ -111,13 +118,17 @@ class Trainer:
         """Publish delta_S; its proof is required before a group sampled from it is trained on."""
         started = time.perf_counter()
         vector, probe = self.crew.snapshot(self.publisher.probe_ids)
+        self.fence()
         self.publisher.push(version, vector, probe)
         self.push_s = time.perf_counter() - started
 
     def _checkpoint(self) -> None:
         """Save, and only then acknowledge the groups that are in the saved state."""
+        self.fence()
         self.state.expected = self.publisher.remembered()
+        faultpoints.reached("pushed")
         self.crew.save(self.state, self.s.run_dir, self.s.keep_checkpoints)
+        faultpoints.reached("checkpoint_done")
         for collected in self.pending:
             self.rollouts.acknowledge(collected)
         self.pending = []

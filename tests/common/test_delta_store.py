@@ -56,7 +56,7 @@ def test_a_second_trainer_is_refused_and_a_dead_one_replaced(redis_url):
     second.release()
     import socket
 
-    client.set(keys.trainer_lock("r"), f"{socket.gethostname()} 999999999 abcd", ex=15)
+    client.set(keys.trainer_lock("r"), f"{socket.gethostname()} 999999999 12 abcd", ex=15)
     third = TrainerLock(client, "r")
     assert client.get(keys.trainer_lock("r")).decode() == third.me
     third.release()
