@@ -122,7 +122,8 @@ class Supervisor:
         if info["statename"] in ("EXITED", "FATAL"):
             if info["statename"] == "EXITED" and info["exitstatus"] == 0:
                 return True  # done; also a trainer whose run was already finished
-            raise ConfigError(f"{program.name} ended with code {info['exitstatus']}: {self.tail(program)}")
+            how = f"ended with code {info['exitstatus']}" if info["statename"] == "EXITED" else "does not stay up"
+            raise ConfigError(f"{program.name} {how}: {self.tail(program)}")
         if ends or info["statename"] != "RUNNING":
             return False
         if not program.health:
