@@ -5,12 +5,14 @@ Rollouts do not pass here; they go through Redis.
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Annotated
 
 import redis
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +26,11 @@ from services.ref_server.generation import Policy
 from services.ref_server.reference import Reference
 
 STUCK_S = 1800.0  # longer than the longest batch
+REFUSALS = {
+    400: {"description": "the body is no JSON text"},
+    413: {"description": "the body is too large"},
+    422: {"description": "ids outside the vocabulary, too long, or not what is asked for"},
+}
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=65536)]
 
 
@@ -54,6 +61,7 @@ def build_app(
     app = FastAPI(title="ref_server", description="Rollout generation and reference log-probs")
     app.include_router(admin_routes(settings, policy))
     app.add_middleware(BodyLimit)
+    app.add_exception_handler(RequestValidationError, _complaint)
 
     @app.get("/healthz")
     def healthz() -> dict:
@@ -71,7 +79,7 @@ def build_app(
     def current() -> PolicyAnswer:
         return PolicyAnswer(replica=settings.replica, run_id=policy.run_id, version=policy.version)
 
-    @app.post("/v1/reference_logprobs", responses={422: {"description": "ids outside the vocabulary, or too long"}})
+    @app.post("/v1/reference_logprobs", responses=REFUSALS)
     async def reference_logprobs(request: ReferenceRequest) -> ReferenceAnswer:
         length = len(request.prompt_ids) + len(request.completion_ids)
         if length > settings.max_model_len:
@@ -84,6 +92,12 @@ def build_app(
         return ReferenceAnswer(logprobs=rows[0])
 
     return app
+
+
+def _complaint(request: Request, error: RequestValidationError) -> Response:
+    """What is wrong with a request, without repeating it: NaN, infinity and lone surrogates cannot be sent back."""
+    told = [{"loc": [str(x)[:80] for x in e["loc"]], "msg": e["msg"][:200], "type": e["type"]} for e in error.errors()[:10]]
+    return Response(json.dumps({"detail": told}), 422, media_type="application/json")
 
 
 def _observe_streams(policy: Policy, metrics: Metrics) -> None:
