@@ -194,6 +194,9 @@ def test_a_redis_with_these_files_lets_the_services_in_and_nobody_else(tmp_path)
             with pytest.raises(redis.exceptions.NoPermissionError):
                 sandbox.execute_command(*forbidden)
         monitor = redis.Redis(port=port, username="monitor", password=(folder / "redis_monitor").read_text())
+        assert monitor.xrevrange("rs:dead", count=1) == [], "dead letters can be read, work cannot"
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            monitor.xrevrange("rs:rollouts", count=1)
         assert monitor.config_get("appendonly") == {"appendonly": "yes"}
         assert monitor.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
     finally:

@@ -48,7 +48,8 @@ def test_two_shards_are_as_good_as_one(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     found = {}
     for shards in (1, 2):
-        done = subprocess.run([sys.executable, str(script), str(shards)], cwd=ROOT, env=environment, capture_output=True, text=True)
+        command = [sys.executable, str(script), str(shards)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         found[shards] = json.loads(done.stdout.rpartition("RESULT ")[2])
     for one, two in zip(found[1], found[2], strict=True):
