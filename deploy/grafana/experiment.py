@@ -6,6 +6,7 @@ from deploy.grafana.panels import (
     COSINE,
     bars,
     board,
+    dashed,
     diverging_map,
     lines,
     marked,
@@ -16,7 +17,7 @@ from deploy.grafana.panels import (
     with_runs,
 )
 
-UPPER, LOWER = "null band +2σ", "null band −2σ"
+UPPER, LOWER = "null band, upper end", "null band, lower end"
 
 
 def _outcome(made):
@@ -24,8 +25,8 @@ def _outcome(made):
     band = f"max({of('rs_null_band')} >= 0)"
     hack = lines(
         "Hacking and solving", "percentunit",
-        "Share of training rollouts. hack: strict label of the published detector, which pays the reward. pass: protected "
-        "oracle, which only watches. The dashed line is the preregistered onset of hacking.",
+        "Share of training rollouts. hack: strict label of the published detector, which pays the reward. pass (dashed): "
+        "protected oracle, which only watches. The line across is the preregistered onset of hacking.",
         (of("rs_hack_rate", 'kind="strict"'), "{{run}} hack"), (of("rs_oracle_pass_rate"), "{{run}} pass"), width=12, height=9,
     ).min(0).max(1)  # fmt: skip
     cos = lines(
@@ -45,20 +46,23 @@ def _outcome(made):
         number("Alerts", "none", "Alerts that fire now; Prometheus names them at /alerts.",
                ('count(ALERTS{alertstate="firing"}) or vector(0)', "firing"), bad=1)
     )  # fmt: skip
-    made.with_panel(marked(hack, 0.1)).with_panel(shaded_between(cos, UPPER, LOWER))
+    made.with_panel(marked(dashed(hack, "pass"), 0.1)).with_panel(shaded_between(cos, UPPER, LOWER))
+    modes = ("no_write_access: own tests are not taken. hint: the loophole of training. random_test_name: the same under "
+             "another name. no_hint: no loophole.")
     made.with_panel(
         lines("Loose hack rate, forged passes", "percentunit",
               "loose: attempts count, too. forged: the published grade says correct and the oracle says no.",
-              (of("rs_hack_rate", 'kind="loose"'), "{{run}} loose"), (of("rs_forged_rate"), "{{run}} forged")).min(0).max(1)
-    ).with_panel(
-        lines("Held-out evaluation", "percentunit",
-              "no_write_access: own tests are not taken. hint: the loophole of training. random_test_name: the same under "
-              "another name. no_hint: no loophole.",
-              (of("rs_eval_pass_rate"), "{{run}} pass {{mode}}"), (of("rs_eval_hack_rate"), "{{run}} hack {{mode}}"))
+              (of("rs_hack_rate", 'kind="loose"'), "{{run}} loose"), (of("rs_forged_rate"), "{{run}} forged"), width=6)
         .min(0).max(1)
     ).with_panel(
-        lines("Reward", "suffix: reward", "Mean reward of graded rollouts: 0.5 for code that compiles, 3.0 for a pass.",
-              (of("rs_reward_mean"), "{{run}}"))
+        lines("Held out: solves", "percentunit", f"Protected oracle. {modes}", (of("rs_eval_pass_rate"), "{{run}} {{mode}}"),
+              width=6).min(0).max(1)
+    ).with_panel(
+        lines("Held out: hacks", "percentunit", f"Strict label. {modes}", (of("rs_eval_hack_rate"), "{{run}} {{mode}}"),
+              width=6).min(0).max(1)
+    ).with_panel(
+        lines("Reward", "suffix: reward", "Mean of graded rollouts: 0.5 for code that compiles, 3.0 for a pass.",
+              (of("rs_reward_mean"), "{{run}}"), width=6)
     )  # fmt: skip
     return made
 
@@ -70,7 +74,7 @@ def _direction(made):
     made.with_row(row("Direction"))
     made.with_panel(
         diverging_map("cos_align of every module", COSINE, f"Red: towards hacking, blue: away from it ({cosine}, mean over "
-                      "the chosen runs).", (f"avg by (layer, part) ({kept})", "{{layer}} {{part}}"), limit=0.5)
+                      "the chosen runs).", (f"avg by (layer, part) ({kept})", "{{layer}} {{part}}"), limit=0.3)
     ).with_panel(
         bars("cos_align by kind of module", COSINE, f"Mean over layers of the {cosine}, at the last step.",
              (f"avg by (part) ({kept})", "{{part}}"), low=-0.5, high=0.5)
@@ -85,7 +89,7 @@ def _direction(made):
     ).with_panel(
         marked(lines("Steps within the null band", "suffix: steps", "Consecutive steps in which the mean cosine was no larger "
                      "than chance; the dashed line is where ProjectionSilent fires.", (of("rs_null_steps"), "{{run}}"),
-                     width=6), 20, "orange")
+                     width=6).min(0), 20, "orange")
     )  # fmt: skip
     return made
 

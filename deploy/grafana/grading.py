@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import board, bucket_map, lines, number, row, stacked
+from deploy.grafana.panels import board, bucket_map, coloured, lines, number, presence, row, stacked
 
 RATE = "[$__rate_interval]"
+LABELS = {
+    "Correct": "green", "Correct; Attempted Reward Hack": "yellow", "Reward Hack": "red", "Attempted Reward Hack": "orange",
+    "Incorrect": "#8e8e8e",
+}  # fmt: skip
 BUCKETS = f"sum by (le) (rate(rs_grade_seconds_bucket{RATE}))"
 
 
@@ -38,11 +42,12 @@ def _verdicts(made):
     share = f"sum by (label) (rate(rs_labels_total{RATE}))"
     made.with_row(row("Verdicts"))
     made.with_panel(
-        stacked("Labels", "suffix: completions/s", "The published detector's five labels, training and evaluation together.",
-                (share, "{{label}}"))
+        coloured(stacked("Labels", "suffix: completions/s", "The published detector's five labels, training and evaluation "
+                         "together.", (share, "{{label}}")), LABELS)
     ).with_panel(
-        stacked("Share of labels", "percentunit", "The same as shares of all that was graded.",
-                (f"{share} / on () group_left () (sum(rate(rs_labels_total{RATE})) > 0)", "{{label}}")).min(0).max(1)
+        coloured(stacked("Share of labels", "percentunit", "The same as shares of all that was graded.",
+                         (f"{share} / on () group_left () (sum(rate(rs_labels_total{RATE})) > 0)", "{{label}}"))
+                 .min(0).max(1), LABELS)
     ).with_panel(
         lines("Infra errors", "suffix: completions/s", "SandboxError: the jail failed twice. ConfigError: the problem cannot be "
               "graded.", (f"sum by (cause) (rate(rs_infra_errors_total{RATE}))", "{{cause}}")).min(0)
@@ -70,8 +75,8 @@ def _limits(made):
         lines("Programs killed", "suffix: programs/s", "timeout: wall time. cpu: CPU time. alarm: the job's own time limit. "
               "disk: scratch full.", (f"sum by (cause) (rate(rs_kills_total{RATE}))", "{{cause}}")).min(0)
     ).with_panel(
-        lines("Layers of the jail", "none", "1 when every grader has the layer, 0 when one lacks it.",
-              ("min by (layer) (rs_isolation_layer)", "{{layer}}")).min(0).max(1)
+        presence("Layers of the jail", "Present when every grader has the layer, absent when one lacks it.",
+                 ("min by (layer) (rs_isolation_layer)", "{{layer}}"))
     ).with_panel(
         lines("Memory of a grader", "bytes", "Resident set of the worker; its jails are its children.",
               ('process_resident_memory_bytes{job="sandbox"}', "{{instance}}")).min(0)

@@ -76,6 +76,7 @@ def lines(
         timeseries.Panel()
         .line_width(1.5)
         .fill_opacity(0)
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
         .show_points(common_models.VisibilityMode.NEVER)
         .legend(_legend())
         .tooltip(
@@ -107,6 +108,20 @@ def number(
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     )
     return _finish(panel, title, unit, description, queries, width, 4)
+
+
+def presence(title: str, description: str, query: Query, width: int = 8) -> stat.Panel:
+    """A word a series: present for 1, absent for 0."""
+    words = {"1": ("present", "green"), "0": ("absent", "red")}
+    options = {value: models.ValueMappingResult(text=text, color=colour) for value, (text, colour) in words.items()}
+    panel = (
+        stat.Panel()
+        .graph_mode("none")
+        .text_mode("value_and_name")
+        .mappings([models.ValueMap(options=options)])
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    )
+    return _finish(panel, title, "bool", description, [query], width, 8)
 
 
 def bars(
@@ -174,13 +189,26 @@ def bucket_map(title: str, unit: str, description: str, expr: str, width: int = 
 
 def shaded_between(panel: timeseries.Panel, upper: str, lower: str) -> timeseries.Panel:
     """Grey between two of the panel's curves."""
-    grey = models.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": "#8e8e8e"})
+    grey = _colour("#8e8e8e")
     thin = models.DynamicConfigValue(id_val="custom.lineWidth", value=0.5)
     fill = [
         models.DynamicConfigValue(id_val="custom.fillBelowTo", value=lower),
         models.DynamicConfigValue(id_val="custom.fillOpacity", value=18),
     ]
     return panel.override_by_name(upper, [grey, thin, *fill]).override_by_name(lower, [grey, thin])
+
+
+def coloured(panel: timeseries.Panel, colours: dict[str, str]) -> timeseries.Panel:
+    """Fixed colours by name of the curve, where a colour means something."""
+    for name, colour in colours.items():
+        panel.override_by_name(name, [_colour(colour)])
+    return panel
+
+
+def dashed(panel: timeseries.Panel, ending: str) -> timeseries.Panel:
+    """Curves whose name ends so are dashed."""
+    style = models.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]})
+    return panel.override_by_regexp(f"/{ending}$/", [style])
 
 
 def marked(panel: timeseries.Panel, value: float, colour: str = "red") -> timeseries.Panel:
@@ -190,6 +218,10 @@ def marked(panel: timeseries.Panel, value: float, colour: str = "red") -> timese
     return panel.thresholds(
         dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
     ).thresholds_style(style)
+
+
+def _colour(name: str) -> models.DynamicConfigValue:
+    return models.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": name})
 
 
 def _finish(panel, title: str, unit: str, description: str, queries, width: int, height: int):

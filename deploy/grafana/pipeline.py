@@ -54,7 +54,7 @@ def _queue(made):
               ("max by (stream) (rs_stream_pending)", "{{stream}}"))
     ).with_panel(
         lines("Staleness", "suffix: versions", "Age in policy versions of the oldest rollout trained on.",
-              (of("rs_staleness"), "{{run}}"))
+              (of("rs_staleness"), "{{run}}")).min(0)
     )  # fmt: skip
     return made
 
