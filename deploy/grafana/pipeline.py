@@ -70,7 +70,7 @@ def _delivery(made):
               "sequence. At the bound the trainer stops.", (of("rs_probe_gap"), "{{run}}"),
               (of("rs_probe_bound"), "{{run}} bound"), width=6).scale_distribution(_log_scale())
     ).with_panel(
-        lines("Time to deliver", "s", "push: publish and prove. load: the generator's part of it.",
+        lines("Time to deliver", "s", "push: publish and load, slowest generator. load: the generator's part of it.",
               (of("rs_push_seconds"), "push {{run}}"), ("rs_delta_load_seconds", "load {{replica}}"), width=6)
     ).with_panel(
         lines("Size of a push", "bytes", "Payload of one delta_S.", (of("rs_push_bytes"), "{{run}}"), width=6).min(0)

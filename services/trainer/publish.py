@@ -54,7 +54,9 @@ class Publisher:
         self.last: DeltaS | None = None
         self.last_gap: float | None = None
         self.last_bytes = 0
-        self.last_seconds = 0.0
+        self.last_seconds: float | None = None
+        self._published_s: dict[int, float] = {}
+        self._measured = -1
 
     def push(self, version: int, vector: bytes, probe_logprobs: list[float]) -> None:
         """Publish version `version` with `vector` (little-endian fp32) and remember what a generator must answer."""
@@ -72,7 +74,7 @@ class Publisher:
         self.last = delta
         started = time.perf_counter()
         self.last_bytes = delta_store.publish(self.queue.client, delta)
-        self.last_seconds = time.perf_counter() - started
+        self._published_s = {v: self._published_s.get(v, 0.0) for v in self.expected} | {version: time.perf_counter() - started}
 
     def push_again(self) -> None:
         """After an outage of Redis, which may have forgotten the last push: publish it once more."""
@@ -106,7 +108,6 @@ class Publisher:
             )
         self._check(proof, expected)
         self.proven[group.replica, group.policy_version] = proof.checksum
-        self.last_seconds += proof.load_s
 
     def require_all(self, oldest: int, patience_s: float, check: Callable[[], None]) -> None:
         """Wait until every living generator has proven version `oldest` or a newer one.
@@ -145,12 +146,20 @@ class Publisher:
             raise DeliveryError(
                 f"{who}: it holds another delta_S than was pushed (checksums differ); restart the generator"
             )
-        self.last_gap = probe_gap(expected.logprobs, proof.probe_logprobs)
-        if self.last_gap > self.bound:
+        gap = probe_gap(expected.logprobs, proof.probe_logprobs)
+        self._measure(proof, gap)
+        if gap > self.bound:
             raise DeliveryError(
-                f"{who}: probe log-probs differ from the trainer's by {self.last_gap:.4g} nats, the bound is {self.bound} "
+                f"{who}: probe log-probs differ from the trainer's by {gap:.4g} nats, the bound is {self.bound} "
                 "(field probe_bound); the generator does not run these weights"
             )
+
+    def _measure(self, proof: DeliveryProof, gap: float) -> None:
+        """`last_gap` and `last_seconds`: the worst replica of the version proven last; seconds to publish and to load."""
+        seconds = self._published_s.get(proof.version, 0.0) + proof.load_s
+        if proof.version == self._measured:
+            gap, seconds = max(gap, self.last_gap), max(seconds, self.last_seconds)
+        self._measured, self.last_gap, self.last_seconds = proof.version, gap, seconds
 
 
 def probe_gap(ours: list[float], theirs: list[float]) -> float:

@@ -123,10 +123,10 @@ def publisher(queue, bound=0.01):
     return p
 
 
-def prove(queue, logprobs=(-1.0, -2.0), digest=None, version=4, replica="gen-0"):
+def prove(queue, logprobs=(-1.0, -2.0), digest=None, version=4, replica="gen-0", load_s=0.1):
     digest = checksum(VECTOR) if digest is None else digest
     proof = DeliveryProof(
-        run_id="r", version=version, replica=replica, checksum=digest, probe_logprobs=list(logprobs), load_s=0.1
+        run_id="r", version=version, replica=replica, checksum=digest, probe_logprobs=list(logprobs), load_s=load_s
     )
     delta_store.prove(queue.client, proof)
 
@@ -154,6 +154,15 @@ def test_a_generator_that_does_not_run_the_push_fails_loudly(queue, proof, word)
     prove(queue, **proof)
     with pytest.raises(DeliveryError, match=word):
         p.require_proof(answer(0, version=4))
+
+
+def test_gap_and_seconds_are_those_of_the_worst_replica(queue):
+    p = publisher(queue)
+    for replica, gap, load_s in (("gen-0", 0.001, 0.5), ("gen-1", 0.004, 0.25)):
+        prove(queue, (-1.0, -2.0 - gap), replica=replica, load_s=load_s)
+        p.require_proof(graded([grade(), grade()], version=4, replica=replica))
+    assert p.last_gap == pytest.approx(0.004)
+    assert 0.5 < p.last_seconds < 1.5, "load_s of the slower one and the time to publish"
 
 
 def test_a_group_of_a_version_never_pushed_is_refused(queue):
