@@ -89,7 +89,7 @@ class ProjectionHook:
             raise RankspaceError("projection before the accumulation boundary: call it only for the last micro-batch")
         self.adapter.require_fresh()
         g = gather_grad(self.engine, self.adapter)
-        projected, metrics = project(g, self.v.to(g.device), self.layout, self.variant, self.rescale)
+        projected, metrics = project(g, self.v, self.layout, self.variant, self.rescale)
         if self.variant not in UNPROJECTED:
             scatter_grad(self.engine, self.adapter, projected)
             if self.verify != "never":
@@ -108,7 +108,7 @@ class ProjectionHook:
             raise RankspaceError("after_step without before_step: call both around engine.step()")
         before, self._before = self._before, None
         update = gather_delta(self.engine, self.adapter) - before
-        v = self.v.to(update.device)
+        v = self.v
         extra = {}
         if self.variant == "update":
             update, raw = project_update(update, v, self.layout, "subspace" if v.ndim == 2 else "one_sided")

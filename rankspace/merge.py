@@ -136,7 +136,9 @@ class MergeSource:
                 raise RankspaceError(f"no weight {name}.weight in the checkpoint: the adapter belongs to another model")
             weight = found[name]
             if (size := delta_size(weight.shape, kind)) != r:
-                raise RankspaceError(f"{name} takes {size} numbers, the adapter says {r}: another model, or another kind")
+                raise RankspaceError(
+                    f"{name} takes {size} numbers, the adapter says {r}: another model, or another kind"
+                )
             kept.append(weight)
             bases.append(factors(svd(weight, svd_cache_dir), kind))
             if progress is not None:

@@ -19,11 +19,12 @@ to rescale: the module's gradient becomes zero and is counted (`n_annihilated`).
 
 Null band: for a random unit v in r dimensions the cosine has mean 0 and standard deviation 1/sqrt(r).
 
-Arithmetic is float64 on one padded matrix [M, r_max]: no Python loop and no host sync per module.
+Arithmetic is float64 on one padded matrix [M, r_max]: no Python loop over modules, and one host sync, for the metrics.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -125,39 +126,52 @@ def project(
     Raises:
         RankspaceError: NaN or Inf in g (names the module), shapes, unknown variant, or k and variant that do not fit.
     """
-    vectors = _checked_vectors(v, layout, variant)
+    _check_variant(v, variant)
+    v_rows = _unit_rows_of(v, layout, g_flat.device)
     g = layout.pad(g_flat)
-    v_rows = unit_rows(layout.pad(vectors.to(g.device)), layout.names)
-    if len(v_rows) > 1:
-        _require_orthonormal(v_rows, layout)
     norm = g.norm(dim=-1)
-    _require_finite(norm, layout, "gradient")
     along = torch.einsum("mr,kmr->km", g, v_rows)
     removed = _removed(g, along, v_rows, variant)
     result = g - removed
-    left = result.norm(dim=-1)
-    annihilated = (left <= ANNIHILATED * norm) & (norm > 0) & (removed.abs().amax(dim=-1) > 0)
+    left, gone = result.norm(dim=-1), removed.norm(dim=-1)
+    touched = removed.abs().amax(dim=-1) > 0
+    annihilated = (left <= ANNIHILATED * norm) & (norm > 0) & touched
     if variant in ("one_sided", "two_sided", "subspace") if rescale is None else rescale:
         result = result * torch.where((norm > 0) & ~annihilated, norm / left.clamp_min(1e-300), 1.0)[:, None]
-    result = torch.where(annihilated[:, None], 0.0, result)
-    touched = removed.abs().amax(dim=-1) > 0
-    out = torch.where(layout.unpad(touched[:, None].expand_as(g)), layout.unpad(result).to(g_flat.dtype), g_flat)
-    after = torch.einsum("mr,mr->m", result, v_rows[0]) / norm.clamp_min(1e-300)
-    return out, _metrics(layout, along, norm, removed, annihilated, after, variant)
+    result = torch.where(annihilated[:, None], 0.0, torch.where(touched[:, None], result, g))
+    after = torch.einsum("mr,mr->m", result, v_rows[0])
+    measured = torch.cat([torch.stack([norm, gone, after, annihilated.double()]), along]).cpu()
+    _require_finite(measured[0], layout, "gradient")
+    return layout.unpad(result).to(g_flat.dtype), _metrics(layout, measured, variant)
 
 
-def _checked_vectors(v: Tensor, layout: Layout, variant: str) -> Tensor:
+def _unit_rows_of(v: Tensor, layout: Layout, device: torch.device) -> Tensor:
+    """Checked unit rows [k, M, r_max] of a direction on `device`. Kept while the same tensor is used unchanged: a
+    direction serves thousands of steps."""
+    global _kept_rows
+    key = (v._version, layout, device)
+    if _kept_rows is None or _kept_rows[0]() is not v or _kept_rows[1] != key:
+        vectors = v.detach() if v.ndim == 2 else v.detach()[None]
+        rows = unit_rows(layout.pad(vectors.to(device)), layout.names)
+        if len(rows) > 1:
+            _require_orthonormal(rows, layout)
+        _kept_rows = (weakref.ref(v), key, rows)
+    return _kept_rows[2]
+
+
+_kept_rows: tuple[weakref.ref, tuple, Tensor] | None = None
+
+
+def _check_variant(v: Tensor, variant: str) -> None:
     if variant not in VARIANTS:
         raise RankspaceError(f"projection variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}")
-    vectors = v.detach() if v.ndim == 2 else v.detach()[None]
-    k = vectors.shape[0]
+    k = v.shape[0] if v.ndim == 2 else 1
     if k > 1 and variant not in ("subspace", *UNPROJECTED):
         raise RankspaceError(f"variant {variant!r} takes one vector per module, this direction has {k}: use 'subspace'")
     if variant == "subspace" and v.ndim == 1:
         raise RankspaceError(
             "variant 'subspace' needs a subspace direction [k, sum r]: extract with --control subspace"
         )
-    return vectors
 
 
 def _require_orthonormal(v_rows: Tensor, layout: Layout) -> None:
@@ -187,29 +201,26 @@ def _removed(g: Tensor, along: Tensor, v_rows: Tensor, variant: str) -> Tensor:
     return torch.einsum("km,kmr->mr", amount, v_rows)
 
 
-def _metrics(layout, along, norm, removed, annihilated, after, variant) -> dict[str, Any]:
+def _metrics(layout: Layout, measured: Tensor, variant: str) -> dict[str, Any]:
+    """`measured` [4 + k, M] float64 on the CPU: ‖g‖, ‖removed‖, g'·v_0, annihilated, then g·v_i."""
+    norm, gone, after, annihilated, along = *measured[:4], measured[4:]
     safe = norm.clamp_min(1e-300)
     cos = along[0] / safe
     fired = (along != 0 if variant == "two_sided" else along > 0).any(dim=0)
-    null = layout.null_std(norm.device)
-    m = len(layout.names)
+    null, m = layout.null_std(), len(layout.names)
     scalars = {
         "cos_mean": cos.mean(),
         "cos_std": cos.std(correction=0),
         "cos_mean_null_std": null.square().sum().sqrt() / m,
-        "cos_after_mean": after.mean(),
+        "cos_after_mean": (after / safe).mean(),
         "grad_norm_mean": norm.mean(),
         "grad_norm": norm.norm(),
         "frac_fired": fired.double().mean(),
         "frac_outside_null": (cos.abs() > 2 * null).double().mean(),
-        "removed_mean": (removed.norm(dim=-1) / safe).mean(),
-        "n_zero": (norm == 0).sum(),
-        "n_annihilated": annihilated.sum(),
+        "removed_mean": (gone / safe).mean(),
     }
-    values = torch.stack([x.double() for x in scalars.values()]).tolist()
-    metrics: dict[str, Any] = dict(zip(scalars, values, strict=True))
-    metrics |= {"n_zero": int(metrics["n_zero"]), "n_annihilated": int(metrics["n_annihilated"]), "n_modules": m}
-    return metrics | {"cos": cos.cpu(), "null_std": null.cpu()}
+    counts = {"n_zero": int((norm == 0).sum()), "n_annihilated": int(annihilated.sum()), "n_modules": m}
+    return {name: float(value) for name, value in scalars.items()} | counts | {"cos": cos, "null_std": null}
 
 
 def update_cosine(update: Tensor, v: Tensor, layout: Layout) -> dict[str, Any]:

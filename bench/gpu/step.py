@@ -113,7 +113,8 @@ def gradient_error(
     """‖d − d64‖/‖d64‖ of one module's d_delta in each form, against float64 on the same inputs and bases."""
     import torch
 
-    from rankspace.adapter import attach, delta_gradient
+    from rankspace.adapter import attach
+    from rankspace.gradient import delta_gradient
 
     torch.manual_seed(0)
     low = getattr(torch, dtype)

@@ -8,7 +8,7 @@ from torch import nn
 
 import rankspace
 from rankspace import RankspaceError, attach, detach, merged_weight
-from rankspace.adapter import delta_gradient
+from rankspace.gradient import delta_gradient
 
 IDS = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(3))
 FORMS = ("factored", "merged")
