@@ -8,6 +8,7 @@ import yaml
 
 from common.metrics import Metrics
 from common.settings import TrainerSettings, build
+from rankspace import gpu
 from services.trainer import gauges
 from services.trainer.gauges import Gauges, Trend, series_of
 from services.trainer.record import Record, open_run
@@ -108,3 +109,13 @@ def test_after_a_restart_every_series_says_what_it_said_before(settings):
     assert {k: (v, new[k]) for k, v in old.items() if v != new[k]} == {}
     assert old["rs_null_steps", ("arm", "vanilla"), ("run", "r"), ("seed", "0")] == 5
     assert all("step" not in dict(key[1:]) for key in new), "the step is a value, never a label"
+
+
+def test_gpu_memory_is_read_at_each_scrape_and_absent_without_a_gpu(settings):
+    metrics = Metrics("trainer")
+    shown, used = Gauges(settings, metrics, NAMES), iter([1e9, 3e9])
+    shown.watch_gpu(gpu.memory("cpu"))
+    assert b"rs_trainer_gpu_bytes{" not in metrics.text()
+    shown.watch_gpu({"used": lambda: next(used)})
+    key = {**RUN, "kind": "used"}
+    assert [metrics.registry.get_sample_value("rs_trainer_gpu_bytes", key) for _ in range(2)] == [1e9, 3e9]
