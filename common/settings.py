@@ -18,6 +18,9 @@ from common.errors import ConfigError
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
 
+SETTINGS_CHARACTERS, SETTINGS_DEPTH = 1 << 20, 32
+
+
 class Settings(BaseModel):
     """Frozen, typed, no unknown fields."""
 
@@ -183,7 +186,7 @@ def build(kind: type[T], values: dict[str, Any], origin: str = "settings") -> T:
 def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first complaint of a ValidationError as one line, with the known fields when a field is unknown."""
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "(whole)"
+    field = _short(".".join(str(part) for part in first["loc"]))[1:-1] or "(whole)"
     if first["type"] == "extra_forbidden":
         return f"unknown field '{field}'; known fields: {', '.join(sorted(kind.model_fields))}"
     if first["type"] == "missing":
@@ -200,11 +203,15 @@ def _short(value: object) -> str:
 def read_settings_file(path: Path) -> dict[str, Any]:
     """A JSON or YAML mapping from disk; ConfigError naming the file otherwise."""
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        with open(path, encoding="utf-8") as file:
+            text = file.read(SETTINGS_CHARACTERS + 1)
     except OSError as error:
         raise ConfigError(f"settings file {path}: {error.strerror}; give an existing JSON or YAML file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"settings file {path}: not JSON or YAML ({str(error).splitlines()[0]})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"settings file {path}: not UTF-8 text; give a JSON or YAML file") from None
+    if len(text) > SETTINGS_CHARACTERS:
+        raise ConfigError(f"settings file {path}: longer than {SETTINGS_CHARACTERS} characters; give JSON or YAML settings")
+    values = _yaml(text, f"settings file {path}")
     if not isinstance(values, dict):
         raise ConfigError(f"settings file {path}: must hold a mapping of field to value, not {type(values).__name__}")
     return values
@@ -217,12 +224,24 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         name, sign, text = item.partition("=")
         if not sign or not name:
             raise ConfigError(f"--set {item!r}: write field=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {item!r}: the value is not readable as YAML") from None
-        values[name] = _number(value)
+        values[name] = _number(_yaml(text, f"--set {_short(item)}"))
     return values
+
+
+def _yaml(text: str, origin: str) -> Any:
+    """What a YAML text says. Refused before it is built: aliases, a few lines of which unfold into more than any memory
+    holds, and deep nesting, which takes the parser quadratic time."""
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise ConfigError(f"{origin}: has a YAML alias (*name); write the value out")
+            if depth > SETTINGS_DEPTH:
+                raise ConfigError(f"{origin}: nested more than {SETTINGS_DEPTH} deep; give a mapping of field to value")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{origin}: not JSON or YAML ({_short((str(error).splitlines() or [''])[0])[1:-1]})") from None
 
 
 def _number(value: Any) -> Any:

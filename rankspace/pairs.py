@@ -74,10 +74,13 @@ def _parse(path: Path, number: int, line: str) -> Pair:
     where = f"{path} line {number}"
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RankspaceError(f"{where} is not JSON ({error.msg}): one pair per line") from error
+    except (ValueError, RecursionError) as error:
+        raise RankspaceError(f"{where} is not JSON ({error}): one pair per line") from error
     if not isinstance(row, dict) or (missing := FIELDS - row.keys()):
         raise RankspaceError(f"{where} lacks {sorted(missing)[0] if isinstance(row, dict) else 'fields'}: add it")
+    for field in ("id", "problem_id"):
+        if not isinstance(row[field], str | int):
+            raise RankspaceError(f"{where}: {field} must be a string or a number")
     for field in ("hack", "clean"):
         if not isinstance(row[field], str) or not row[field]:
             raise RankspaceError(f"{where}: {field} must be a non-empty string")

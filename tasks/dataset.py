@@ -75,7 +75,7 @@ def _rows(path: str | Path, kind: type[Row], fault) -> Iterator[tuple[int, Row]]
         where = f"{path}:{number}"
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{where}: not JSON ({error}); each line must hold one object") from None
         if not isinstance(raw, dict):
             raise ConfigError(f"{where}: a {type(raw).__name__}, not an object; each line must hold one object")
