@@ -53,7 +53,7 @@ class Policy:
         while newest is None or newest[0] < min_version:
             if time.monotonic() > deadline:
                 raise DeliveryError(f"run {run_id}: policy version {min_version} was never pushed (newest is {newest})")
-            time.sleep(0.05)
+            time.sleep(0.002)
             newest = delta_store.latest(self.queue.client, run_id)
         if self._push != (run_id, *newest):
             self._load(run_id, newest[0])

@@ -1,0 +1,84 @@
+"""The GPU benchmark at tiny size on the CPU, so that a change cannot break it unseen."""
+
+import json
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from bench.gpu.__main__ import main, table
+from services.ref_server.worker_extension import find_places
+
+
+def test_every_form_of_the_step_runs_and_the_table_says_so(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    small = [
+        "--shape",
+        "tiny",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--batch",
+        "2",
+        "--tokens",
+        "16",
+        "--repeats",
+        "1",
+    ]
+    assert main(["step", "--no-compile", "--out", str(out), *small]) == 0
+    found = json.loads(out.read_text())["step tiny"]
+    missing = set(found["failed"])
+    assert missing <= {"lora"}, found["failed"]  # peft is no dependency of ours
+    assert set(found["tokens_per_s"]) | missing == {"frozen", "lora", "full", "factored", "merged", "summed"}
+    assert found["modules"] == 14 and found["tokens"] == 32
+    text = table(json.loads(out.read_text()))
+    assert "| merged |" in text and "x frozen" in text and "relative error" in text
+
+
+class Fused(nn.Module):
+    """As vLLM lays weights out: q|k|v and gate|up stacked by rows."""
+
+    packed_modules_mapping: ClassVar = {
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+
+    def __init__(self, parts: dict[str, torch.Tensor]):
+        super().__init__()
+        self.attn = nn.Module()
+        for whole, names in (("qkv_proj", ("q_proj", "k_proj", "v_proj")), ("o_proj", ("o_proj",))):
+            weight = torch.cat([parts[f"attn.{n}"] for n in names])
+            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+            layer.weight = nn.Parameter(weight)
+            self.attn.add_module(whole, layer)
+
+
+@pytest.fixture
+def parts():
+    torch.manual_seed(0)
+    return {
+        f"attn.{n}": torch.randn(rows, 6) for n, rows in (("q_proj", 6), ("k_proj", 2), ("v_proj", 2), ("o_proj", 6))
+    }
+
+
+def test_places_are_views_of_the_fused_weights(parts):
+    model = Fused(parts)
+    places = find_places(model, list(parts), list(parts.values()))
+    assert [tuple(p.shape) for p in places] == [(6, 6), (2, 6), (2, 6), (6, 6)]
+    places[1].fill_(7.0)
+    assert torch.equal(model.attn.qkv_proj.weight.data[6:8], torch.full((2, 6), 7.0))
+    assert torch.equal(model.attn.qkv_proj.weight.data[:6], parts["attn.q_proj"])
+
+
+def test_no_places_when_a_weight_is_cut_moved_or_unknown(parts):
+    names, weights = list(parts), list(parts.values())
+    assert find_places(Fused(parts), [*names[:3], "attn.else"], weights) is None
+    assert find_places(Fused(parts), names[1:], weights[1:]) is None  # where k begins is not known without q
+    shard = parts | {"attn.o_proj": parts["attn.o_proj"][:3]}
+    assert find_places(Fused(shard), names, weights) is None
+    other = Fused(parts)
+    other.attn.qkv_proj.weight.data[7, 0] += 1
+    assert find_places(other, names, weights) is None
+    assert find_places(Fused(parts), names, [w.to(torch.bfloat16) for w in weights]) is None
