@@ -62,7 +62,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
     ),
     "monitor": (
         Grant("scan dbsize info slowlog|get slowlog|len latency|latest latency|histogram config|get client|list", "R", ()),
-        Grant(f"{LENGTHS} type memory|usage xinfo|stream xpending ttl", "R", (f"{keys.PREFIX}:*",)),
+        Grant(f"{LENGTHS} type memory|usage xinfo|stream xinfo|consumers xpending ttl", "R", (f"{keys.PREFIX}:*",)),
         Grant("xrange xrevrange", "R", (keys.DEAD,)),  # to read why a message was given up
     ),
 }

@@ -29,7 +29,6 @@ from experiments.stack import redis_server
 WORKDIR = "/app"
 ENTRYPOINTS = {
     "/bin/prometheus": ("prometheus",),
-    "/bin/promtool": ("promtool",),
     "/redis_exporter": ("prometheus-redis-exporter", "redis_exporter"),
 }
 """What third-party images start, and the names under which distributions install it."""
@@ -146,6 +145,8 @@ def _health(service: Service, local) -> list[str]:
         return []
     if test[0] == "CMD-SHELL":
         return ["/bin/sh", "-c", local(test[1])]
+    if test[1] == "wget":  # the one that images of others carry; ours asks the same
+        return [sys.executable, "-m", "common.healthcheck", local(test[-1])]
     return [_executable(test[1]), *map(local, test[2:])]
 
 
