@@ -108,12 +108,22 @@ def report(rows: list[Row], arguments: argparse.Namespace) -> None:
         pids = server_pids(row.executor)
         server = (sum(map(cpu_of, pids)) - row.server_at) / count * 1e3  # its own and its dead jobs'
         total = server + statistics.mean(row.ours)
-        out.append({"layer": row.name, "wall_ms": statistics.median(row.wall), "best_ms": min(row.wall),
-                    "job_cpu_ms": statistics.median(row.job) if row.job else None, "all_cpu_ms": total,
-                    "jobs_per_s_core": 1e3 / total, "memory_mb": memory_mb(pids)})
+        out.append(
+            {
+                "layer": row.name,
+                "wall_ms": statistics.median(row.wall),
+                "best_ms": min(row.wall),
+                "job_cpu_ms": statistics.median(row.job) if row.job else None,
+                "all_cpu_ms": total,
+                "jobs_per_s_core": 1e3 / total,
+                "memory_mb": memory_mb(pids),
+            }
+        )
         one = out[-1]
-        print(f"{row.name:28}{one['wall_ms']:9.2f}{one['best_ms']:7.2f}{one['job_cpu_ms'] or 0:9.2f}{total:9.2f}"
-              f"{one['jobs_per_s_core']:13.0f}{one['memory_mb']:11.1f}")
+        print(
+            f"{row.name:28}{one['wall_ms']:9.2f}{one['best_ms']:7.2f}{one['job_cpu_ms'] or 0:9.2f}{total:9.2f}"
+            f"{one['jobs_per_s_core']:13.0f}{one['memory_mb']:11.1f}"
+        )
     ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"this supervisor, with all {len(rows)} executors: {ours:.0f} MB at most")
     if arguments.out:

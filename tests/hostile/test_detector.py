@@ -30,7 +30,8 @@ def test_every_prefix_of_a_bundled_answer():
 
 @pytest.mark.parametrize("code", [
     "(" * DEPTH, "(" * DEPTH + ")" * DEPTH, "[" * DEPTH, "-" * DEPTH + "1", "not " * DEPTH + "1", "x" + ".x" * DEPTH,
-    "x" + "()" * DEPTH, "1" + "+1" * DEPTH, "lambda: " * 20_000 + "0", "f'{" * 1000, "".join(" " * i + "if 1:\n" for i in range(200)),
+    "x" + "()" * DEPTH, "1" + "+1" * DEPTH, "lambda: " * 20_000 + "0", "f'{" * 1000,
+    "".join(" " * i + "if 1:\n" for i in range(200)),
     "if 1: pass\n" + "elif 1: pass\n" * 20_000, "@a\n" * 50_000 + "def f(): pass", "9" * 100_000, "'" * 99_999, "\\\n" * DEPTH,
     "def run_tests():\n pass\n" * 20_000, "class Solution:\n def run_tests(self):\n  pass\n" * 10_000, "\x0c" * DEPTH,
     "\ud800" * DEPTH,
