@@ -1,7 +1,7 @@
 # The verbs, for people and for CI. `make demo` and `make test` need nothing but Python 3.11.
 PY := .venv/bin/python
 
-.PHONY: help setup checks demo test test-all bench up down ps secrets report docs organism lint lock clean
+.PHONY: help setup checks demo test test-all chaos audit bench up down ps secrets report docs organism lint lock clean
 
 help:             ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -23,6 +23,13 @@ test-all: test    ## also the slow ones
 	@bash deploy/fetch_prometheus.sh
 	@$(PY) -m pytest -n 2 --dist loadfile -m slow
 
+FAULTS := 24
+chaos: checks     ## kill, stop, cut and corrupt the running services; FAULTS=200 at night, SEED=n to repeat
+	@$(PY) -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
+
+audit: setup      ## known vulnerabilities of the locked packages, where the network allows
+	@$(PY) -m deploy.audit
+
 up: setup         ## the services of docker-compose.yml as plain processes, without Docker; settings in .env
 	@$(PY) -m deploy up
 
@@ -41,9 +48,10 @@ bench: setup      ## speed, as ratios against a baseline in one run
 report: setup     ## report/ from runs/
 	@$(PY) -m experiments report --runs runs --out report
 
-docs: checks      ## docs/metrics.md and the Grafana dashboards, from the code that defines them
+docs: checks      ## docs/metrics.md, docs/licences.md and the Grafana dashboards
 	@$(PY) -m common.metrics > docs/metrics.md
 	@$(PY) -m deploy.grafana
+	@$(PY) -m deploy.licences > docs/licences.md
 
 organism: setup   ## remake the bundled model from its seed (about 10 CPU-minutes)
 	@$(PY) -m tasks.organism.make

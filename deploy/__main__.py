@@ -70,7 +70,7 @@ def up(values: dict[str, str]) -> int:
         for name, group in programs.items():
             supervisor.launch(services[name], group)
     except BaseException:
-        supervisor.stop(lambda _: None)
+        supervisor.stop()
         raise
     print(f"up. logs: {places.logs}   stop: make down   state: make ps")
     return 0
@@ -108,7 +108,9 @@ def down(values: dict[str, str]) -> int:
     supervisor = supervise.Supervisor(places)
     if supervisor.pid() is None:
         print("nothing is up")
-    supervisor.stop()
+    stopped = supervisor.stop()
+    if stopped:
+        print(f"stopped: {', '.join(stopped)}")
     if left := supervise.orphans(places):
         raise ConfigError(f"{len(left)} processes outlived their supervisor; end them by hand: {'; '.join(left)}")
     return 0

@@ -131,17 +131,18 @@ class Supervisor:
         environment = {**os.environ, **program.environment}
         return subprocess.run(program.health, capture_output=True, env=environment, cwd=self.places.root).returncode == 0
 
-    def stop(self, say: Callable[[str], None] = print) -> None:
-        """Everything, in reverse order; returns when supervisord and all it started are gone."""
-        pid = self.pid()
+    def stop(self) -> list[str]:
+        """Everything, in reverse order; returns what was stopped, when supervisord and all it started are gone."""
+        pid, stopped = self.pid(), []
         if pid is None:
-            return
+            return stopped
         for state in reversed(self.states()):  # states come in order of priority
             if state["statename"] in ("RUNNING", "STARTING", "BACKOFF"):
                 self._rpc().stopProcess(state["name"])
-                say(f"  {state['name']}: stopped")
+                stopped.append(state["name"])
         os.kill(pid, signal.SIGTERM)
         _until(lambda: self.pid() is None, 30.0, "supervisord")
+        return stopped
 
     def tail(self, program: Program, lines: int = 3) -> str:
         path = self.places.logs / f"{program.name}.log"

@@ -20,7 +20,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from tests.chaos import accounting
-from tests.chaos.faults import FAULTS, Fault, available, shim
+from tests.chaos.faults import FAULTS, Fault, Missed, available, shim
 from tests.chaos.world import STEPS, World
 
 PER_ROUND = 5
@@ -67,9 +67,12 @@ def run(root: Path, chosen: list[Fault], per_round: int, rng: random.Random) -> 
     try:
         calm = _calm(world)
         recovery: dict[str, list[float]] = defaultdict(list)
-        rounds = [chosen[i : i + per_round] for i in range(0, len(chosen), per_round)]
-        for number, faults in enumerate(rounds):
-            _round(world, f"round-{number}", faults, rng, calm, recovery)
+        waiting, number = list(chosen), 0
+        while waiting:
+            number += 1
+            assert number <= 3 * len(chosen) + 3, f"these faults find no moment to strike: {[f.name for f in waiting]}"
+            faults, waiting = waiting[:per_round], waiting[per_round:]
+            waiting = _round(world, f"round-{number}", faults, rng, calm, recovery) + waiting
     finally:
         world.close()
     print(f"\n{'fault':44}{'times':>6}{'median s':>10}{'worst s':>9}   to the next finished step")
@@ -77,7 +80,7 @@ def run(root: Path, chosen: list[Fault], per_round: int, rng: random.Random) -> 
         times = recovery[name]
         print(f"{name:44}{len(times):6}{statistics.median(times):10.1f}{max(times):9.1f}")
     total = sum(map(len, recovery.values()))
-    print(f"chaos: {total} faults in {len(rounds)} runs, none lost or doubled a group; {time.monotonic() - started:.0f} s")
+    print(f"chaos: {total} faults in {number} runs, none lost or doubled a group; {time.monotonic() - started:.0f} s")
     return 0
 
 
@@ -95,24 +98,36 @@ def _calm(world: World) -> bytes:
     return found[0]
 
 
-def _round(world: World, name: str, faults: list[Fault], rng: random.Random, calm: bytes, recovery: dict) -> None:
+def _round(world: World, name: str, faults: list[Fault], rng: random.Random, calm: bytes, recovery: dict) -> list[Fault]:
+    """One run with these faults in it, and all checks after it; returns the faults for which the run was too short."""
+    left = list(faults)
     with _run_dir(world, name, any(f.needs == "tmpfs" for f in faults)) as run_dir:
         world.begin(name, run_dir)
-        for number, fault in enumerate(faults):
-            due = number * STEPS // max(len(faults), 1)
+        for number in range(len(faults)):
+            due = number * STEPS // len(faults)
             world.wait(lambda due=due: world.finished() or world.step() >= due, 300, f"step {due}")
-            if world.finished():  # what is left strikes a run of its own
-                accounting.everything(world, calm)
-                return _round(world, f"{name}x", faults[number:], rng, calm, recovery)
-            world.pause_for(rng.uniform(0, 1.0))
-            did = fault.inject(world, rng)
-            step = world.step()
-            took = world.wait(lambda step=step: world.finished() or world.step() > step, 300, f"recovery from {fault.name}")
-            recovery[fault.name].append(took)
-            print(f"{name:12} step {step}  {fault.name:40} {did:40} recovered in {took:5.1f} s", flush=True)
+            world.pause_for(rng.uniform(0, 0.7))
+            if world.finished() or not _strike(world, name, left[0], rng, recovery):
+                break
+            left.pop(0)
         world.wait(world.finished, 300, "the end of the run")
         remarks = accounting.everything(world, calm)
-        print(f"{name:12} finished; fates {world.fates()}; restarted {world.restarts} {' '.join(remarks)}", flush=True)
+        print(f"{name:9} finished; fates {world.fates()}; restarted {world.restarts} {' '.join(remarks)}", flush=True)
+    return left
+
+
+def _strike(world: World, name: str, fault: Fault, rng: random.Random, recovery: dict) -> bool:
+    """Inject one fault and wait until the run is one step further; False when it missed."""
+    step = world.step()
+    try:
+        did = fault.inject(world, rng)
+    except Missed:
+        return False
+    now = world.step()
+    took = world.wait(lambda: world.finished() or world.step() > now, 300, f"recovery from {fault.name}")
+    recovery[fault.name].append(took)
+    print(f"{name:9} step {step:2}  {fault.name:40} {did:40} recovered in {took:5.1f} s", flush=True)
+    return True
 
 
 @contextlib.contextmanager

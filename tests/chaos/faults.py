@@ -6,6 +6,7 @@ Whoever is killed by a fault is started again by the world's supervisor, unless 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -23,6 +24,10 @@ from tests.chaos.world import CLAIM_IDLE_S, World
 
 FAULTS: dict[str, Fault] = {}
 TRAINER_PLACES = ("collected", "optimised", "tensor_stored", "pushed", "checkpoint_written", "checkpoint_done")
+
+
+class Missed(Exception):
+    """The run was over before the fault could strike: it does not count, and is tried again in the next run."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,11 @@ def _kill_trainer_at(place: str):
         times = rng.randint(1, 2)
         w.start_trainer(f"{place}:{times}")
         w.wait(lambda: w.trainer.poll() is not None, 240, f"death at {place}")
-        died = w.trainer.returncode == -signal.SIGKILL
         w.hands_off.discard("trainer")
-        return f"the {times}. time" if died else "the run was over before"
+        if w.trainer.returncode == 0:
+            raise Missed
+        assert w.trainer.returncode == -signal.SIGKILL, f"the trainer ended with {w.trainer.returncode}\n{w.logs()}"
+        return f"the {times}. time"
 
     inject.__name__ = f"kill_trainer_{place}"
     return inject
@@ -213,7 +220,7 @@ def two_trainers(w: World, rng: random.Random) -> str:
     """Started by mistake beside the first: refused, whatever the first is doing."""
     w.wait(lambda: w.finished() or w.redis.get(keys.trainer_lock(w.settings.run_id)), 120, "the first trainer's lock")
     if w.finished():
-        return "the run was over before"
+        raise Missed
     second = w.spawn_trainer()
     code = second.wait(180)
     assert code == 2 or w.finished(), f"the second trainer ended with {code}\n{w.logs()}"
@@ -228,13 +235,9 @@ def full_disk(w: World, rng: random.Random) -> str:
     filler, run_dir = w.settings.run_dir / "filler", w.settings.run_dir
     w.wait(lambda: run_dir.is_dir(), 120, "the run directory")
     w.hands_off.add("trainer")
-    with open(filler, "wb") as file:
-        try:
-            while True:
-                file.write(b"\0" * 4096)
-                file.flush()
-        except OSError:
-            pass
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
     w.wait(lambda: w.trainer.poll() is not None, 240, "the trainer's end on a full disk")
     code = w.trainer.returncode
     filler.unlink()
@@ -272,7 +275,10 @@ def _cut(w: World, rng: random.Random, upstream: bool) -> str:
     before, after = w.stack.proxy.cuts, rng.choice([1, 30, 200, 1000])
     w.stack.proxy.cut_next(after, upstream)
     _until(w, lambda: w.stack.proxy.cuts > before, 15)
-    return f"after {after} bytes" if w.stack.proxy.cuts > before else "no message was that long"
+    if w.stack.proxy.cuts == before:
+        w.stack.proxy.cut_next(1 << 40, upstream)
+        raise Missed
+    return f"after {after} bytes"
 
 
 @fault(3)

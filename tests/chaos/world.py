@@ -29,7 +29,7 @@ from experiments.stack import Stack, environment
 from tests.chaos.proxy import Proxy
 
 PR_SET_CHILD_SUBREAPER = 36
-STEPS, GROUPS, SIZE = 6, 4, 4
+STEPS, GROUPS, SIZE = 10, 4, 4
 CLAIM_IDLE_S = 3.0
 GRADERS = 2
 # One group a batch: what a group's tokens are then depends on its own seed and the weights only, not on its neighbours.

@@ -1,0 +1,69 @@
+"""python -m deploy.licences: docs/licences.md, the licence of every locked package, from the packages' own metadata.
+
+A package of a lock that is not installed here (the CUDA build's) is listed without one. `make docs` writes the file; a
+test compares its packages with the locks.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = {"cpu": "requirements/cpu.lock", "cuda": "requirements/cuda.lock", "checks": "requirements/checks.lock"}
+TORCH = ("torch",)  # installed by deploy/setup.sh beside the locks
+NOT_HERE = "not installed on this machine"
+HEAD = """# Licences of what is installed
+
+Made by `python -m deploy.licences` from each package's own metadata. *cpu* and *cuda* are the two ways to install the
+system, *checks* is what only the tests need. This project links to these packages and copies nothing out of them.
+
+"""
+
+
+def normal(name: str) -> str:
+    """The name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked(text: str) -> dict[str, str]:
+    """Package -> version of one lock."""
+    return {normal(n): v for n, v in re.findall(r"^([A-Za-z0-9][\w.-]*)==([^\s;\\]+)", text, re.MULTILINE)}
+
+
+def licence(name: str) -> str:
+    """As the package states it: the SPDX expression, else the classifiers, else the first line of its licence field."""
+    try:
+        about = metadata.metadata(name)
+    except metadata.PackageNotFoundError:
+        return NOT_HERE
+    if expression := about.get("License-Expression"):
+        return expression
+    classified = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier", []) if c.startswith("License ::")]
+    if named := sorted({c for c in classified if c != "OSI Approved"}):
+        return ", ".join(named)
+    text = (about.get("License") or "").strip()
+    return text.splitlines()[0][:80] if text else "not stated"
+
+
+def table() -> str:
+    """The page."""
+    versions: dict[str, dict[str, str]] = {}
+    for kind, path in LOCKS.items():
+        for name, version in locked((ROOT / path).read_text()).items():
+            versions.setdefault(name, {})[kind] = version
+    for name in TORCH:
+        versions.setdefault(name, {}).setdefault("cpu", metadata.version(name).partition("+")[0])
+    rows = [(name, kinds, licence(name)) for name, kinds in sorted(versions.items())]
+    lines = ["| package | version | in | licence |", "|---|---|---|---|"]
+    lines += [f"| {name} | {', '.join(sorted(set(k.values())))} | {', '.join(k)} | {said} |" for name, k, said in rows]
+    counts = Counter(said for *_, said in rows)
+    summary = [f"- {said}: {number}" for said, number in counts.most_common()]
+    return HEAD + "\n".join(lines) + "\n\n## Summary\n\n" + "\n".join(summary) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())
