@@ -130,7 +130,8 @@ def _rollout_rows(step: int, groups: Sequence[GradedGroup], advantages: Sequence
             yield {
                 "group_id": group.group_id, "step": step, "purpose": group.purpose, "mode": mode, "problem_id": group.problem.id,
                 "policy_version": group.policy_version, "index": index, "text": completion.text,
-                "token_ids": completion.token_ids, "logprobs": [round(x, 5) for x in completion.logprobs],
+                "prompt_ids": group.prompt_ids, "token_ids": completion.token_ids,
+                "logprobs": [round(x, 5) for x in completion.logprobs],
                 "finish_reason": completion.finish_reason, "reward": grade.reward,
                 "advantage": None if math.isnan(advantage) else advantage, "label": grade.label,
                 "test_modification": grade.test_modification, "oracle_correct": grade.oracle_correct,

@@ -49,6 +49,8 @@ def test_a_crash_leaves_each_step_once_after_resuming(settings):
     with gzip.open(settings.run_dir / "rollouts" / "step_000000.jsonl.gz", "rt") as file:
         first, second = map(json.loads, file)
     assert (first["advantage"], second["advantage"], second["status"]) == (1.0, None, "infra_error")
+    made = graded([grade(), broken()]).group
+    assert first["prompt_ids"] == made.prompt_ids and first["token_ids"] == made.completions[0].token_ids
 
 
 def test_another_config_in_the_same_directory_is_refused_and_named(settings):
