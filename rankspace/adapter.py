@@ -25,7 +25,6 @@ in `model.parameters()`, and names of all other parameters stay what they were.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import RankspaceError
+from .fingerprint import Fingerprint
 from .gradient import MergedLinear, from_outer
 from .merge import merge_into, split_flat
 from .pissa import factors
@@ -247,13 +247,13 @@ def attach(
     for name, linear in linears.items():
         _check(name, linear)
     bases = {}
-    digest = hashlib.sha256(b"" if kind == "antipasto" else kind.encode())
+    fingerprint = Fingerprint(kind)
     for done, (name, linear) in enumerate(linears.items(), start=1):
         bases[name] = basis = svd(linear.weight, svd_cache_dir, device)
-        digest.update(f"{name}|{tuple(linear.weight.shape)}|{basis.content}\n".encode())
+        fingerprint.add(name, linear.weight.shape, basis.content)
         if progress is not None:
             progress(done, len(linears), name)
-    adapter = Adapter(model, linears, digest.hexdigest(), form, kind)
+    adapter = Adapter(model, linears, fingerprint.hexdigest(), form, kind)
     adapter._frozen_before = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
     for name, linear in linears.items():  # only now is the model changed: an error above leaves it as it was
