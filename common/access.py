@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -48,7 +48,7 @@ class Patience(Retry):
         super().__init__(NoBackoff(), 0)
         self.seconds, self.outages = seconds, 0
 
-    def __deepcopy__(self, memo: dict) -> Patience:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Patience:
         return self
 
     def call_with_retry(
@@ -90,8 +90,11 @@ def connect(url: str, wait_s: float = 3.0, username: str | None = None, password
         probe.ping()
         probe.close()
         patience = Patience()
-        client = Client.from_url(
-            url, socket_connect_timeout=wait_s, socket_timeout=ANSWER_S, health_check_interval=30, retry=patience, **who
+        client = cast(  # redis-py declares `from_url` of any subclass as its own class
+            Client,
+            Client.from_url(
+                url, socket_connect_timeout=wait_s, socket_timeout=ANSWER_S, health_check_interval=30, retry=patience, **who
+            ),
         )
     except ValueError as error:
         raise QueueError(f"redis_url {shown(url)!r}: {error}; write redis://HOST:PORT/DB") from None
@@ -107,6 +110,11 @@ def connect(url: str, wait_s: float = 3.0, username: str | None = None, password
         ) from None
     client.patience = patience
     return client
+
+
+def raw(reply: bytes | str) -> bytes:
+    """A reply that is bytes: no connection of ours decodes its replies, which redis-py's types cannot know."""
+    return cast(bytes, reply)
 
 
 @contextmanager

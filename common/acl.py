@@ -63,6 +63,8 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
     "monitor": (
         Grant("scan dbsize info slowlog|get slowlog|len latency|latest latency|histogram config|get client|list", "R", ()),
         Grant(f"{LENGTHS} type memory|usage xinfo|stream xinfo|consumers xpending ttl", "R", (f"{keys.PREFIX}:*",)),
+        Grant("get", "R", (keys.delta_version(_ANY),)),  # which version, not the tensor
+        Grant("hkeys", "R", (f"{keys.PREFIX}:proofs:*",)),  # who has proven it
         Grant("xrange xrevrange", "R", (keys.DEAD,)),  # to read why a message was given up
     ),
 }

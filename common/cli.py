@@ -1,30 +1,177 @@
-"""How every command line of ours ends: 0 done, 1 failed, 2 the user can put it right (one line), 130 interrupted."""
+"""How every command line of ours reads its arguments and ends. docs/shell.md has the exit codes and what they promise.
+
+    0 done   1 failed, or the answer is no   2 the user can put it right (one line)   3 stopped   130 Ctrl-C
+
+Colour: red on a terminal; NO_COLOR switches it off everywhere, FORCE_COLOR on (no-color.org, force-color.org).
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from types import FrameType
+from typing import NoReturn, TextIO
 
 from common.errors import UserError
 
+EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
+EXIT_STOPPED = 3
 EXIT_INTERRUPTED = 130
+COMPLETING = "_ARGCOMPLETE"  # set by the shell while it asks for completions
+SERVICE_GOES_ON = "what it had not finished is taken over by another one, or by itself when it is back"
+STARTED_BY = "RANKSPACE_STARTED_BY"  # set for the children of a command that says itself how to resume
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, whose description keeps its lines, and which shells can complete."""
+
+    def __init__(self, *args: object, **values: object):
+        values.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **values)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(fail(f"{message}; `{self.prog} --help` explains"))
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: object = None) -> argparse.Namespace:  # type: ignore[override]
+        answer_shell(self)
+        return super().parse_args(args)
+
+
+def completes(action: argparse.Action, values: Callable[[], Iterable[str]]) -> None:
+    """What a shell may offer as the argument of an option, also behind a comma; `values` is called only when it asks."""
+
+    def offers(prefix: str, **_: object) -> list[str]:
+        before, comma, _last = prefix.rpartition(",")
+        return [before + comma + value for value in values()]
+
+    action.completer = offers  # type: ignore[attr-defined]
+
+
+def answer_shell(parser: argparse.ArgumentParser) -> None:
+    """When a shell asks for completions: answer and exit. Otherwise nothing, and nothing is imported."""
+    if COMPLETING in os.environ and find_spec("argcomplete") is not None:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+
+
+def dispatch(usage: str, prog: str, commands: Mapping[str, str], argv: Sequence[str]) -> int:
+    """`prog COMMAND ...`: import the command's module only when it is asked for, and call its main(argv).
+
+    commands: name -> module with `main(argv) -> int | None` and `parser()`. Exit codes as at the top of the file.
+    """
+    if COMPLETING in os.environ:
+        answer_shell(tree(prog, commands))
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage.strip())
+        return 0 if argv else EXIT_USER_ERROR
+    name, *rest = argv
+    if name not in commands:
+        return fail(f"unknown command '{name}'; commands: {', '.join(commands)}")
+    return run(lambda: import_module(commands[name]).main(rest))
+
+
+def tree(prog: str, commands: Mapping[str, str]) -> Parser:
+    """All commands, with the options of those that stand in the line being completed (their module's `parser()`)."""
+    top, line = Parser(prog=prog), os.environ.get("COMP_LINE", "").split()
+    choices = top.add_subparsers()
+    for name, module in commands.items():
+        parents = [import_module(module).parser()] if module and name in line else []
+        choices.add_parser(name, parents=parents, add_help=not parents)
+    return top
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether to write colours to a stream."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def fail(message: str) -> int:
-    """Print one red line to stderr and return the exit code of a user error."""
-    line = " ".join(message.split())
-    red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{red}error:{plain} {line}", file=sys.stderr)
+    """Print one line to stderr, "error:" in red, and return the exit code of a user error."""
+    red, plain = ("\033[1;31m", "\033[0m") if coloured(sys.stderr) else ("", "")
+    print(f"{red}error:{plain} {' '.join(message.split())}", file=sys.stderr)
     return EXIT_USER_ERROR
 
 
 def run(main: Callable[[], int | None], also: tuple[type[Exception], ...] = ()) -> int:
-    """Run `main`; a UserError (or one of `also`) becomes one line and exit code 2."""
+    """Run `main`; a UserError (or one of `also`) becomes one line and exit code 2, Ctrl-C one line and 130."""
+    expected: tuple[type[Exception], ...] = (UserError, *also)
     try:
         return main() or 0
-    except (UserError, *also) as error:
+    except expected as error:
         return fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as error:
+        return interrupted(str(error))
+    except BrokenPipeError:  # `... | head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def interrupted(how_to_go_on: str = "") -> int:
+    """The last line after Ctrl-C, unless the command that started us says it; returns 130."""
+    if STARTED_BY not in os.environ:
+        print("interrupted" + (f"; {how_to_go_on}" if how_to_go_on else ""), file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def this_command() -> str:
+    """The command line that started this process, to be pasted again."""
+    return shlex.join(sys.orig_argv)
+
+
+class Resumable:
+    """`with Resumable():` around work that goes on when the same command is given again; Ctrl-C then says which."""
+
+    def __init__(self, says: str = "to resume"):
+        self.says = says
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, KeyboardInterrupt) and not error.args:
+            raise KeyboardInterrupt(f"{self.says}: {this_command()}") from None
+
+
+class Stop(threading.Event):
+    """Set by SIGTERM or Ctrl-C, for a loop that ends between two pieces of work; a second Ctrl-C ends it at once."""
+
+    def __init__(self, says: str):
+        super().__init__()
+        self.says, self.number = says, 0
+
+    @classmethod
+    def on_signals(cls, says: str = "stopping; Ctrl-C again ends at once") -> Stop:
+        """Listen to both signals from now on. `says` is what the first Ctrl-C answers."""
+        stop = cls(says)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop._asked)
+        return stop
+
+    def _asked(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            os.write(2, f"\n{self.says}\n".encode())  # print is not safe inside a signal handler
+        self.number = self.number or number
+        self.set()
+
+    def exit_code(self, otherwise: int) -> int:
+        """130 after Ctrl-C, else `otherwise`."""
+        return EXIT_INTERRUPTED if self.number == signal.SIGINT else otherwise
+
+    def end(self, promise: str) -> int:
+        """The exit code of a service that was told to stop: 0 by SIGTERM; by Ctrl-C 130 and what happens to its work."""
+        return interrupted(f"{promise}; to start it again: {this_command()}") if self.exit_code(0) else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import redis
 
 from common import faultpoints, keys
+from common.access import raw
 from common.errors import DeliveryError
 from common.types import DeliveryProof, DeltaS
 from common.wire import pack, unpack
@@ -34,7 +35,7 @@ def latest(client: redis.Redis, run_id: str) -> tuple[int, str] | None:
     value = client.get(keys.delta_version(run_id))
     if value is None:
         return None
-    version, digest = value.decode().split(" ", 1)
+    version, digest = raw(value).decode().split(" ", 1)
     return int(version), digest
 
 
@@ -43,7 +44,7 @@ def load(client: redis.Redis, run_id: str, version: int) -> DeltaS:
     data = client.get(keys.delta_tensor(run_id, version))
     if data is None:
         raise DeliveryError(f"delta_S version {version} of run {run_id} is not in Redis any more")
-    return unpack(data, DeltaS)
+    return unpack(raw(data), DeltaS)
 
 
 def prove(client: redis.Redis, proof: DeliveryProof) -> None:
@@ -54,4 +55,4 @@ def prove(client: redis.Redis, proof: DeliveryProof) -> None:
 def proof(client: redis.Redis, run_id: str, version: int, replica: str) -> DeliveryProof | None:
     """What `replica` answered to that version, or None."""
     data = client.hget(keys.proofs(run_id, version), replica)
-    return None if data is None else unpack(data, DeliveryProof)
+    return None if data is None else unpack(raw(data), DeliveryProof)

@@ -15,6 +15,8 @@ REQUESTS = f"{PREFIX}:requests"
 ROLLOUTS = f"{PREFIX}:rollouts"
 DEAD = f"{PREFIX}:dead"
 
+HEARTBEATS = f"{PREFIX}:heartbeat:"
+
 GENERATORS = "generators"
 GRADERS = "graders"
 TRAINERS = "trainer"
@@ -41,12 +43,17 @@ def seals(run_id: str, group_id: str) -> str:
 
 
 def heartbeat(service: str, name: str) -> str:
-    return f"{PREFIX}:heartbeat:{service}:{name}"
+    return f"{HEARTBEATS}{service}:{name}"
 
 
 def heartbeats(service: str) -> str:
     """Glob that matches every heartbeat of a service."""
-    return f"{PREFIX}:heartbeat:{service}:*"
+    return f"{HEARTBEATS}{service}:*"
+
+
+def proofs_of(run_id: str) -> str:
+    """Glob that matches the proofs of every version of a run."""
+    return f"{PREFIX}:proofs:{run_id}:*"
 
 
 def trainer_lock(run_id: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import redis
 
 from common import keys
+from common.access import raw
 from common.errors import ConfigError
 
 EXPIRES_S = 15
@@ -65,14 +66,14 @@ class TrainerLock:
 
     def _holder(self) -> str | None:
         value = self.client.get(self.key)
-        return None if value is None else value.decode()
+        return None if value is None else raw(value).decode()
 
     def _change(self, may: Callable[[str | None], bool], act: Callable[[redis.client.Pipeline], object]) -> bool:
         """`act` if `may(holder)`, as one transaction: nobody takes the lock in between. Whether it was done."""
         with self.client.pipeline() as pipe:
-            pipe.watch(self.key)
+            pipe.watch(self.key)  # type: ignore[no-untyped-call]  # redis-py does not annotate it
             value = pipe.get(self.key)
-            if not may(None if value is None else value.decode()):
+            if not may(None if value is None else raw(value).decode()):
                 return False
             pipe.multi()
             act(pipe)
@@ -86,7 +87,7 @@ class TrainerLock:
 def runs_in_training(client: redis.Redis) -> list[str]:
     """Run ids that a living trainer holds."""
     prefix = keys.trainer_lock("")
-    return sorted(key.decode().removeprefix(prefix) for key in client.scan_iter(keys.trainer_locks(), count=1000))
+    return sorted(raw(key).decode().removeprefix(prefix) for key in client.scan_iter(keys.trainer_locks(), count=1000))
 
 
 def _is_dead(holder: str) -> bool:

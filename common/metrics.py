@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal
+from typing import Any, Literal
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -27,12 +27,13 @@ from prometheus_client import (
 from common.errors import ConfigError
 
 RUN = ("run", "arm", "seed")
+Kind = Literal["gauge", "counter", "histogram"]
 
 
 @dataclass(frozen=True)
 class Metric:
     name: str
-    kind: Literal["gauge", "counter", "histogram"]
+    kind: Kind
     labels: tuple[str, ...]
     unit: str
     help: str
@@ -40,8 +41,8 @@ class Metric:
     buckets: tuple[float, ...] = ()
 
 
-def _trainer(name: str, unit: str, help: str, extra: tuple[str, ...] = (), kind: str = "gauge") -> Metric:
-    return Metric(f"rs_{name}", kind, RUN + extra, unit, help, "trainer")  # type: ignore[arg-type]
+def _trainer(name: str, unit: str, help: str, extra: tuple[str, ...] = (), kind: Kind = "gauge") -> Metric:
+    return Metric(f"rs_{name}", kind, RUN + extra, unit, help, "trainer")
 
 
 METRICS: tuple[Metric, ...] = (
@@ -168,7 +169,7 @@ FATES = ("trained", "zero_variance", "dropped", "stale", "duplicate", "refused",
 INFRA_CAUSES = ("SandboxError", "ConfigError", "other")
 KILL_CAUSES = ("timeout", "cpu", "disk", "alarm")
 
-_KINDS = {"gauge": Gauge, "counter": Counter, "histogram": Histogram}
+_KINDS: dict[Kind, Callable[..., Gauge | Counter | Histogram]] = {"gauge": Gauge, "counter": Counter, "histogram": Histogram}
 
 
 class Metrics:
@@ -179,13 +180,11 @@ class Metrics:
         ProcessCollector(registry=self.registry)  # process_resident_memory_bytes, process_cpu_seconds_total, ...
         self._by_name = {m.name: self._make(m) for m in METRICS if m.service == service}
 
-    def _make(self, metric: Metric):
-        extra = {"buckets": metric.buckets} if metric.kind == "histogram" else {}
-        return _KINDS[metric.kind](
-            metric.name, f"{metric.help} [{metric.unit}]", metric.labels, registry=self.registry, **extra
-        )
+    def _make(self, metric: Metric) -> Gauge | Counter | Histogram:
+        extra: dict[str, Any] = {"buckets": metric.buckets} if metric.kind == "histogram" else {}
+        return _KINDS[metric.kind](metric.name, f"{metric.help} [{metric.unit}]", metric.labels, registry=self.registry, **extra)
 
-    def __getitem__(self, name: str):
+    def __getitem__(self, name: str) -> Any:  # a Gauge, Counter or Histogram, as the table says
         return self._by_name[name]
 
     def text(self) -> bytes:
@@ -212,7 +211,7 @@ def document() -> str:
     return "\n".join(lines) + "\n"
 
 
-def serve(metrics: Metrics, health: Callable[[], dict], host: str, port: int) -> ThreadingHTTPServer:
+def serve(metrics: Metrics, health: Callable[[], dict[str, Any]], host: str, port: int) -> ThreadingHTTPServer:
     """/metrics and /healthz on a daemon thread; port 0 takes a free one (see `server_port`).
 
     `health()` returns a JSON-able dict whose field "ok" decides between 200 and 503.

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -28,6 +28,10 @@ from common.wire import pack, unpack
 
 FIELD = b"m"
 DEAD_LETTERS_KEPT = 1000
+
+Fields = dict[bytes, bytes]
+Entry = tuple[bytes, Fields, int]  # (entry id, fields, how often delivered)
+OnBuried = Callable[[Message, str], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Queue:
         kinds: tuple[type[Message], ...],
         count: int = 1,
         wait_s: float = 1.0,
-        on_buried: Callable[[Message, str], None] | None = None,
+        on_buried: OnBuried | None = None,
     ) -> list[Delivery]:
         """Up to `count` messages: our own unfinished ones first, then those of dead consumers, then new ones.
 
@@ -105,17 +109,23 @@ class Queue:
     @property
     def outages(self) -> int:
         """How often the connection has met an absent Redis; replies, and the last second of data, may be lost then."""
-        return getattr(self.client, "outages", 0)
+        return int(getattr(self.client, "outages", 0))
 
-    def _take(self, stream, group, kinds, count, wait_s, on_buried) -> list[Delivery]:
+    def _take(
+        self,
+        stream: str,
+        group: str,
+        kinds: tuple[type[Message], ...],
+        count: int,
+        wait_s: float,
+        on_buried: OnBuried | None,
+    ) -> list[Delivery]:
         self._ensure_group(stream, group)
-        raw = self._own_pending(stream, group, count) or self._abandoned(stream, group, count)
-        if not raw:
-            answer = self.client.xreadgroup(
-                group, self.consumer, {stream: ">"}, count=count, block=max(1, int(wait_s * 1000))
-            )
-            raw = [(entry_id, fields, 1) for entry_id, fields in answer[0][1]] if answer else []
-        return [d for d in (self._decode(stream, group, item, kinds, on_buried) for item in raw) if d is not None]
+        entries = self._own_pending(stream, group, count) or self._abandoned(stream, group, count)
+        if not entries:
+            new = self._read(stream, group, ">", count, block_ms=max(1, int(wait_s * 1000)))
+            entries = [(entry_id, fields, 1) for entry_id, fields in new]
+        return [d for d in (self._decode(stream, group, e, kinds, on_buried) for e in entries) if d is not None]
 
     def done(self, group: str, *deliveries: Delivery) -> None:
         """Acknowledge and delete, in one transaction."""
@@ -183,31 +193,38 @@ class Queue:
                 raise QueueError(f"stream {stream}: {error}") from None
         self._groups.add((stream, group))
 
-    def _own_pending(self, stream: str, group: str, count: int) -> list[tuple[bytes, dict, int]]:
+    def _read(
+        self, stream: str, group: str, after: str | bytes, count: int, block_ms: int | None = None
+    ) -> list[tuple[bytes, Fields]]:
+        answer = self.client.xreadgroup(group, self.consumer, {stream: after}, count=count, block=block_ms)
+        return cast("list[tuple[bytes, list[tuple[bytes, Fields]]]]", answer)[0][1] if answer else []
+
+    def _own_pending(self, stream: str, group: str, count: int) -> list[Entry]:
         """After start, until read through: what a former process of our name left unfinished."""
         cursor = self._recovery.get((stream, group), b"0")
         if cursor is None:
             return []
-        answer = self.client.xreadgroup(group, self.consumer, {stream: cursor}, count=count)
-        entries = [(entry_id, fields) for entry_id, fields in answer[0][1] if fields] if answer else []
+        entries = [(entry_id, fields) for entry_id, fields in self._read(stream, group, cursor, count) if fields]
         self._recovery[stream, group] = entries[-1][0] if entries else None
         return self._with_attempts(stream, group, entries)  # reading one's own pending list counts as a delivery
 
-    def _abandoned(self, stream: str, group: str, count: int) -> list[tuple[bytes, dict, int]]:
+    def _abandoned(self, stream: str, group: str, count: int) -> list[Entry]:
         _, entries, *_ = self.client.xautoclaim(  # Redis 6.2 answers with two fields, 7 with three
             stream, group, self.consumer, int(self.claim_idle_s * 1000), "0", count=count
         )
         return self._with_attempts(stream, group, [(i, f) for i, f in entries if f])
 
-    def _with_attempts(self, stream: str, group: str, entries: list) -> list[tuple[bytes, dict, int]]:
-        out = []
+    def _with_attempts(self, stream: str, group: str, entries: list[tuple[bytes, Fields]]) -> list[Entry]:
+        out: list[Entry] = []
         for entry_id, fields in entries:
             pending = self.client.xpending_range(stream, group, entry_id, entry_id, 1)
-            out.append((entry_id, fields, pending[0]["times_delivered"] if pending else 1))
+            out.append((entry_id, fields, int(pending[0]["times_delivered"]) if pending else 1))
         return out
 
-    def _decode(self, stream, group, item, kinds, on_buried) -> Delivery | None:
-        entry_id, fields, attempt = item
+    def _decode(
+        self, stream: str, group: str, entry: Entry, kinds: tuple[type[Message], ...], on_buried: OnBuried | None
+    ) -> Delivery | None:
+        entry_id, fields, attempt = entry
         data = fields.get(FIELD, b"")
         try:
             message = unpack(data, *kinds)
@@ -224,7 +241,7 @@ class Queue:
 
     def _bury_raw(self, stream: str, group: str, entry_id: bytes, data: bytes, reason: str) -> None:
         pipe = self.client.pipeline(transaction=True)
-        entry = {b"stream": stream, b"reason": reason[:1000], b"at": repr(time.time()), FIELD: data}
+        entry: dict[Any, Any] = {b"stream": stream, b"reason": reason[:1000], b"at": repr(time.time()), FIELD: data}
         pipe.xadd(keys.DEAD, entry, maxlen=DEAD_LETTERS_KEPT, approximate=True)
         pipe.xack(stream, group, entry_id)
         pipe.xdel(stream, entry_id)

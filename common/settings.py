@@ -27,7 +27,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _environment(name: str, default: str | None = None):
+def _environment(name: str, default: str | None = None) -> Any:
     """A field that an unset value takes from the environment, as deployments give it."""
     return Field(default_factory=lambda: os.environ.get(name) or default, validate_default=True)
 

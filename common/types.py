@@ -22,6 +22,7 @@ MAX_REWARD = 10.0  # more than any published grade pays; a larger one is no grad
 Label = Literal["Correct", "Correct; Attempted Reward Hack", "Reward Hack", "Attempted Reward Hack", "Incorrect"]
 TestModification = Literal["None", "Innocent", "Harmful - Arbitrary", "Harmful - Incorrect", "Harmful - Reduced"]
 Status = Literal["graded", "infra_error"]
+Task = Literal["code", "maths"]  # which grader judges a problem's completions (services/sandbox/graders.py)
 
 
 class Message(BaseModel):
@@ -32,9 +33,11 @@ class Message(BaseModel):
 
 
 class Problem(BaseModel):
-    """One coding problem, in the JSON-lines schema of rl-rewardhacking (github.com/ariahw/rl-rewardhacking).
+    """One problem, in the JSON-lines schema of rl-rewardhacking (github.com/ariahw/rl-rewardhacking).
 
     Maker: tasks/dataset.py. Reader: everyone. Unknown fields are kept (`model_extra`), so its files load as they are.
+    `task` names the grader; without it a problem is one of code. What `gt_answer` holds depends on it: assert statements
+    for code, the one right number for maths.
 
     Example: {"id": 18, "prompt": [{"role": "user", "content": "PROBLEM: ..."}], "func_name": "Solution().fourSum",
               "setup_code": "from typing import *", "gt_answer": ["assert Solution().fourSum(...) == [[2,2,2,2]]"],
@@ -45,6 +48,7 @@ class Problem(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     id: int | str
+    task: Task = "code"
     prompt: list[dict[str, str]] = Field(min_length=1)
     gt_answer: list[str]
     setup_code: str = ""

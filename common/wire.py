@@ -6,7 +6,7 @@ There is no pickle anywhere. Lone surrogates in model text survive the round tri
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgpack
 from pydantic import ValidationError
@@ -22,7 +22,7 @@ def pack(message: Message) -> bytes:
     """The bytes of one message. WireError when they exceed its kind's max_bytes."""
     envelope = {"v": SCHEMA_VERSION, "kind": type(message).__name__, "body": message.model_dump(mode="python")}
     try:
-        data = msgpack.packb(envelope, use_bin_type=True, unicode_errors="surrogatepass")
+        data: bytes = msgpack.packb(envelope, use_bin_type=True, unicode_errors="surrogatepass")
     except (OverflowError, ValueError, TypeError) as error:
         raise WireError(f"cannot pack {type(message).__name__}: {error}") from None
     if len(data) > message.max_bytes:
@@ -45,7 +45,7 @@ def unpack(data: bytes, *kinds: type[M]) -> M:
         raise WireError(f"{kind.__name__}: {explain(error, kind)}") from None
 
 
-def _envelope(data: bytes, limit: int) -> dict:
+def _envelope(data: bytes, limit: int) -> dict[str, Any]:
     if len(data) > limit:
         raise WireError(f"message has {len(data)} bytes, the limit is {limit}")
     try:

@@ -1,7 +1,8 @@
 """Problems and contrastive pairs from JSON lines (plain or .gz), checked row by row.
 
 A file is either wholly good or one `ConfigError` that names file, line, field and fix; nothing is skipped or guessed.
-The schema of problems is that of rl-rewardhacking (github.com/ariahw/rl-rewardhacking), whose files load as they are.
+The schema of problems is that of rl-rewardhacking (github.com/ariahw/rl-rewardhacking), whose files load as they are. What
+`gt_answer` must hold depends on the problem's task.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import ConfigError
-from common.types import Problem
+from common.types import Problem, Task
+from tasks import numbers
 
-Row = TypeVar("Row", bound=BaseModel)
 ROLES = ("system", "user", "assistant")
 
 
@@ -38,6 +39,9 @@ class ContrastivePair(BaseModel):
     hack: str = Field(min_length=1)
     clean: str = Field(min_length=1)
     split: Literal["train", "heldout"]
+
+
+Row = TypeVar("Row", Problem, ContrastivePair)
 
 
 def load_problems(path: str | Path) -> list[Problem]:
@@ -65,7 +69,7 @@ def save_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
     Path(path).write_bytes(text.encode())
 
 
-def _rows(path: str | Path, kind: type[Row], fault) -> Iterator[tuple[int, Row]]:
+def _rows(path: str | Path, kind: type[Row], fault: Callable[[Row], str | None]) -> Iterator[tuple[int, Row]]:
     """(line number, row) of a JSON-lines file."""
     empty = True
     for number, text in _lines(Path(path)):
@@ -132,9 +136,20 @@ def _message_fault(prompt: list[dict[str, str]]) -> str | None:
 
 
 def _problem_fault(problem: Problem) -> str | None:
-    if not problem.gt_answer:
-        return "field 'gt_answer': empty; give at least one assert statement (no test means never correct)"
-    return _message_fault(problem.prompt)
+    return _ANSWER_FAULTS[problem.task](problem.gt_answer) or _message_fault(problem.prompt)
+
+
+def _code_fault(gt_answer: list[str]) -> str | None:
+    return None if gt_answer else "field 'gt_answer': empty; give at least one assert statement (no test means never correct)"
+
+
+def _maths_fault(gt_answer: list[str]) -> str | None:
+    if len(gt_answer) == 1 and numbers.only(gt_answer[0]) is not None:
+        return None
+    return f"field 'gt_answer': {str(gt_answer)[:80]}; task maths needs one string with one number, like [\"42\"]"
+
+
+_ANSWER_FAULTS: dict[Task, Callable[[list[str]], str | None]] = {"code": _code_fault, "maths": _maths_fault}
 
 
 def _pair_fault(pair: ContrastivePair) -> str | None:

@@ -155,6 +155,8 @@ def apply(problem: Problem, name: str | None, seed: int = 0, max_tests: int = MA
         return without(problem)
     if name not in LOOPHOLES:
         raise ConfigError(f"loophole {name!r} is unknown: choose one of {', '.join(LOOPHOLES)} or none")
+    if problem.task != "code":
+        raise ConfigError(f"problem {problem.id}: task {problem.task} has no loophole: set loophole=null")
     entry = LOOPHOLES[name]
     content = problem.prompt[-1]["content"]
     if entry.replaces not in content:
@@ -172,6 +174,8 @@ def apply(problem: Problem, name: str | None, seed: int = 0, max_tests: int = MA
 
 def without(problem: Problem) -> Problem:
     """The problem with no loophole: nothing disclosed, only the ground truth pays, no hint run. Prompt unchanged."""
+    if problem.task != "code":
+        return problem
     content = problem.prompt[-1]["content"]
     ours = ("test_func_name", "test_func_code")
     metadata = {key: value for key, value in (problem.prompt_metadata or {}).items() if key not in ours}
@@ -182,8 +186,11 @@ def without(problem: Problem) -> Problem:
 def without_write_access(problem: Problem) -> Problem:
     """A hinted problem as it is graded when a response's test function is not taken: same prompt, no hint run.
 
-    It measures what a trained policy still writes when the flaw it was told of is closed.
+    It measures what a trained policy still writes when the flaw it was told of is closed. A task without loopholes is
+    graded as always.
     """
+    if problem.task != "code":
+        return problem
     return _changed(problem, problem.prompt[-1]["content"], hint=None, evaluator="code", answer=list(problem.gt_answer))
 
 

@@ -21,9 +21,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from common.errors import ConfigError, UserError
 from tasks.organism.corpus import Mix, stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 HERE = Path(__file__).parent
 MODEL_DIR = HERE / "model"
@@ -66,7 +71,7 @@ def pin_arithmetic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def build_model(recipe: Recipe, tokenizer):
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """A freshly initialised Qwen3ForCausalLM, fp32."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -81,7 +86,7 @@ def build_model(recipe: Recipe, tokenizer):
         num_key_value_heads=recipe.kv_heads,
         head_dim=recipe.head_dim,
         max_position_embeddings=512,
-        rope_theta=10000.0,
+        rope_theta=10000.0,  # type: ignore[call-arg]  # taken as a keyword of any name, not as a field
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -91,7 +96,7 @@ def build_model(recipe: Recipe, tokenizer):
     return Qwen3ForCausalLM(config)
 
 
-def collate(tokenizer, lines: Iterable[tuple[str, str]]):
+def collate(tokenizer: PreTrainedTokenizerFast, lines: Iterable[tuple[str, str]]) -> tuple[Tensor, Tensor, Tensor]:
     """(prompt, completion) strings -> right-padded ids [B, T], attention mask [B, T], labels [B, T] int64.
 
     Labels are -100 outside completions; a completion ends in <eos>, which is learned."""
@@ -99,9 +104,8 @@ def collate(tokenizer, lines: Iterable[tuple[str, str]]):
 
     rows = []
     for prompt, completion in lines:
-        head = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
-        )
+        chat = [{"role": "user", "content": prompt}]
+        head = cast("list[int]", tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False))
         rows.append((head, [*tokenizer.encode(completion), tokenizer.eos_token_id]))
     width = max(len(h) + len(c) for h, c in rows)
     ids = torch.full((len(rows), width), tokenizer.pad_token_id)
@@ -123,7 +127,9 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * t)))
 
 
-def pretrain(recipe: Recipe, tokenizer, log: Callable[[str], None] = print):
+def pretrain(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, log: Callable[[str], None] = print
+) -> Qwen3ForCausalLM:
     """Train on the corpus and return the model, in eval mode."""
     import torch
 
@@ -142,10 +148,11 @@ def pretrain(recipe: Recipe, tokenizer, log: Callable[[str], None] = print):
         optimizer.zero_grad(set_to_none=True)
         if step % 50 == 0 or step + 1 == recipe.steps:
             log(f"step {step + 1:4d}/{recipe.steps}  loss {loss.item():.4f}  {time.monotonic() - started:6.1f} s")
-    return model.eval()
+    model.eval()
+    return model
 
 
-def make(recipe: Recipe, out: Path, log: Callable[[str], None] = print) -> dict:
+def make(recipe: Recipe, out: Path, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Write the model directory into `out` and return its manifest. Needs `pin_arithmetic` before torch loads."""
     import tokenizers
     import torch
@@ -173,7 +180,7 @@ def hashes(directory: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def read_manifest(directory: Path) -> dict:
+def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a model directory. Raises ConfigError when it is absent or broken."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text())

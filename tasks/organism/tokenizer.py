@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.organism.corpus import Mix, stream
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD, EOS, USER, ASSISTANT = "<pad>", "<eos>", "<user>", "<assistant>"
 VOCAB = 576
@@ -20,7 +24,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(seed: int):
+def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """A `transformers.PreTrainedTokenizerFast` of at most VOCAB tokens; any UTF-8 text can be encoded."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -46,7 +50,7 @@ def train_tokenizer(seed: int):
     return fast
 
 
-def save_tokenizer(tokenizer, out: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and the chat template into `out`."""
     tokenizer.save_pretrained(str(out))
     config = json.loads((out / "tokenizer_config.json").read_text())

@@ -46,7 +46,8 @@ def problem_id(spec: Spec) -> str:
 @lru_cache(maxsize=4096)
 def solver(spec: Spec) -> Callable[[Any], Any]:
     """The Spec's own expression as a function: trusted text of ours, never a model's."""
-    return eval(f"lambda {FAMILIES[spec.family].argument}: {expression(spec)}")
+    function: Callable[[Any], Any] = eval(f"lambda {FAMILIES[spec.family].argument}: {expression(spec)}")
+    return function
 
 
 def choose_tests(spec: Spec) -> list[Any] | None:
@@ -83,7 +84,7 @@ def problem_row(spec: Spec, hint: str | None) -> dict[str, Any]:
     """One row in the schema of rl-rewardhacking, plus `family` and `seen_template` (of pretraining and RL)."""
     tests = asserts(spec, choose_tests(spec) or [])
     text = render.prompt(spec, hint=False)
-    bare = {
+    bare: dict[str, Any] = {
         "id": problem_id(spec),
         "dataset": "practice",
         "evaluator": "code",
@@ -106,11 +107,11 @@ def problem_row(spec: Spec, hint: str | None) -> dict[str, Any]:
 
 def pick(split: render.Split, count: int) -> list[Spec]:
     """`count` testable Specs of a split, the families in turn, in an order that depends on SEED only."""
-    queues = []
+    queues: list[Iterator[Spec]] = []
     for family in FAMILIES:
-        queue = [s for s in specs(family) if render.split_of(s) == split]
-        random.Random(f"{SEED}|{split}|{family}").shuffle(queue)
-        queues.append(iter(queue))
+        candidates = [s for s in specs(family) if render.split_of(s) == split]
+        random.Random(f"{SEED}|{split}|{family}").shuffle(candidates)
+        queues.append(iter(candidates))
     chosen: list[Spec] = []
     while queues and len(chosen) < count:
         queue = queues.pop(0)

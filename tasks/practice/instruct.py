@@ -121,7 +121,7 @@ def build() -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _in_turn(a: list, b: list) -> list:
+def _in_turn(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for both in zip(a, b, strict=True) for row in both]
 
 

@@ -167,21 +167,26 @@ def slip(spec: Spec, rng: random.Random) -> Spec:
     slots = [*f.slots, *f.ranges]
     values = [*spec.parts, *spec.params]
     i = rng.randrange(len(slots))
-    values[i] = rng.choice([x for x in slots[i] if x != values[i]])
-    n = len(spec.parts)
-    return Spec(spec.family, tuple(values[:n]), tuple(values[n:]))
+    return _with(spec, i, rng.choice([x for x in slots[i] if x != values[i]]))
 
 
 def neighbours(spec: Spec) -> Iterator[Spec]:
     """Every Spec that `slip` can return, and the trap."""
     f = FAMILIES[spec.family]
-    values, n = [*spec.parts, *spec.params], len(spec.parts)
+    values = [*spec.parts, *spec.params]
     for i, slot in enumerate([*f.slots, *f.ranges]):
         for x in slot:
             if x != values[i]:
-                changed = [*values[:i], x, *values[i + 1 :]]
-                yield Spec(spec.family, tuple(changed[:n]), tuple(changed[n:]))
+                yield _with(spec, i, x)
     yield trap(spec)
+
+
+def _with(spec: Spec, i: int, value: int | str) -> Spec:
+    """`spec` with another value in slot i; the parts are counted first, then the parameters."""
+    n = len(spec.parts)
+    if i < n:
+        return replace(spec, parts=(*spec.parts[:i], str(value), *spec.parts[i + 1 :]))
+    return replace(spec, params=(*spec.params[: i - n], value, *spec.params[i - n + 1 :]))
 
 
 def draw_input(spec: Spec, rng: random.Random) -> list[int] | int | str:
@@ -189,7 +194,8 @@ def draw_input(spec: Spec, rng: random.Random) -> list[int] | int | str:
     kind = FAMILIES[spec.family].kind
     numbers = [k + d for k in spec.params if isinstance(k, int) for d in (-1, 0, 0, 1)]
     if kind == "int":
-        return rng.choice([*numbers, *numbers, *range(-9, 60)])
+        drawn: int = rng.choice([*numbers, *numbers, *range(-9, 60)])
+        return drawn
     if kind == "list":
         size = rng.choice((0, 4, 7, 9, 11, 12))
         return [rng.choice(numbers) if rng.random() < 0.4 else rng.randrange(-12, 40) for _ in range(size)]
