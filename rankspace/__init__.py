@@ -2,9 +2,11 @@
 
     adapter = rankspace.attach(model)                                   # delta_S on every attention and MLP matrix
     direction = rankspace.load_direction("v_hack.safetensors", adapter.modules)
-    hook = rankspace.ds_hook.ProjectionHook(engine, adapter, direction) # or rankspace.project(...) on any gradient
+    hook = rankspace.GradientHook(optimizer, adapter, direction)        # or ds_hook.ProjectionHook(engine, ...)
+    hook.before_step(); optimizer.step(); hook.after_step()             # or trl.ProjectionCallback(adapter, direction)
 
-Submodules load on first use, so `import rankspace` costs nothing and `ds_hook` alone needs DeepSpeed.
+Needs torch and safetensors alone. Submodules load on first use, so `import rankspace` costs nothing; `ds_hook` needs
+DeepSpeed, `trl` and `export` need transformers, and say so.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ _HOME = {
     "shuffled_direction": "direction",
     "subspace_direction": "direction",
     "validate": "direction",
+    "export_model": "export",
+    "GradientHook": "hook",
     "completion_logprobs": "loss",
     "completion_mask": "loss",
     "policy_loss": "loss",
@@ -45,6 +49,10 @@ _HOME = {
     "project": "projection",
     "project_update": "projection",
     "update_cosine": "projection",
+    "SavedDelta": "saved",
+    "load_adapter": "saved",
+    "read_delta": "saved",
+    "save_adapter": "saved",
     "concept_vector": "rebound",
     "penalised_reward": "rebound",
     "rebound_score": "rebound",
@@ -56,13 +64,17 @@ _MODULES = (
     "compile",
     "direction",
     "ds_hook",
+    "export",
+    "hook",
     "loss",
     "merge",
     "pairs",
     "projection",
     "rebound",
+    "saved",
     "svd_cache",
     "targets",
+    "trl",
 )
 
 __all__ = ["RankspaceError", *sorted(_HOME), *_MODULES]
