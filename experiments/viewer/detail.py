@@ -1,0 +1,69 @@
+"""One completion with all that is known of it, for the page. The index knows where it is; the files hold it."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from experiments.viewer import code, query, rows, tokens
+from experiments.viewer.index import run_path
+
+MAX_PROMPT = 65536  # tokens
+
+
+def detail(
+    base: sqlite3.Connection, root: Path, kept: tokens.Tokenizers, run: str, group: str, index: int
+) -> dict[str, Any] | None:
+    """The index's row, what the file says beside it, and the group. None when there is no such completion (any more).
+
+    `run` and `group` are looked up, never used as a path: the path is made of names that the index found on disk.
+    """
+    known = query.one(base, run, group, index)
+    if known is None:
+        return None
+    path = run_path(root, known["run"]) / "rollouts" / known.pop("file")
+    row = _row(path, known.pop("start"), known.pop("line"))
+    if row is None or (row.group_id, row.index) != (group, index) or rows.token_digest(row.token_ids) != known["digest"]:
+        return None  # the file was written anew since; the next scan puts that right
+    return known | describe(row, kept.of(known["model"])) | {"siblings": query.siblings(base, run, group)}
+
+
+def describe(row: rows.RolloutRow, tokenizer: Any | None) -> dict[str, Any]:
+    """What does not depend on the index: text in parts and pieces, verdict fields, evidence. JSON-able."""
+    text = str(rows.printable(row.text))
+    found = tokens.pieces(tokenizer, row.token_ids, row.text)
+    if found is not None:
+        why = ""
+    elif tokenizer is None:
+        why = "the run's model directory has no tokenizer here"
+    else:
+        why = "this tokenizer does not give back the completion's text"
+    parts = [[part.kind, text[part.start : part.end]] for part in code.parts(text, row.evidence)]
+    return {
+        "parts": parts,
+        "pieces": None if found is None else [[p.first, p.last, rows.printable(p.text)] for p in found],
+        "no_pieces": why, "token_ids": row.token_ids, "logprobs": rows.printable(row.logprobs),
+        "prompt": _prompt(row, tokenizer), "prompt_tokens": None if row.prompt_ids is None else len(row.prompt_ids),
+        "evidence": rows.printable(row.evidence), "reason": rows.printable(row.reason),
+        "test_name": code.test_name(row.evidence), "version": row.policy_version, "finish": row.finish_reason,
+        "modification": row.test_modification,
+    }  # fmt: skip
+
+
+def _prompt(row: rows.RolloutRow, tokenizer: Any | None) -> str | None:
+    ids = row.prompt_ids
+    if ids is None or tokenizer is None or len(ids) > MAX_PROMPT or any(i < 0 or i >= 1 << 32 for i in ids):
+        return None
+    return str(rows.printable(tokenizer.decode(ids, skip_special_tokens=False)))
+
+
+def _row(path: Path, start: int, line: int) -> rows.RolloutRow | None:
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            member = next(rows.members(file.read(), start), None)
+    except OSError:
+        return None
+    lines = (member.text or b"").split(b"\n") if member is not None else []
+    return rows.parse(lines[line]) if line < len(lines) else None
