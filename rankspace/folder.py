@@ -1,0 +1,66 @@
+"""A directory that a reader finds whole or not at all: written beside its place, synced, then renamed into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import RankspaceError
+
+
+def require_free(out: Path, force: bool, marks: Sequence[str]) -> None:
+    """Raise RankspaceError unless `out` may become a new directory; call it before the work, not only at its end.
+
+    Args:
+        force: an existing non-empty directory may be replaced, if it holds one of `marks` (else it is not ours to
+            remove, however much one forces).
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise RankspaceError(f"{out} is a file: give a directory that does not exist yet")
+    if not force:
+        raise RankspaceError(f"{out} is not empty: give another directory, or --force to replace an earlier export")
+    if not any((out / mark).is_file() for mark in marks):
+        raise RankspaceError(f"{out} holds none of {', '.join(marks)}, so it is no earlier export and --force leaves it")
+
+
+@contextmanager
+def new_directory(out: Path, force: bool = False, marks: Sequence[str] = ()) -> Iterator[Path]:
+    """Yields an empty draft directory; when the block ends well it becomes `out`, otherwise nothing is left of it.
+
+    Raises:
+        RankspaceError: `require_free`, or a directory that cannot be written.
+    """
+    out = out.absolute()
+    require_free(out, force, marks)
+    draft, former = (out.with_name(f".{out.name}.{os.getpid()}.{state}") for state in ("draft", "former"))
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield draft
+        for path in (*draft.rglob("*"), draft):
+            _sync(path)
+        if out.exists():
+            os.replace(out, former)
+        os.replace(draft, out)
+        _sync(out.parent)
+    except OSError as error:
+        if former.exists() and not out.exists():
+            os.replace(former, out)
+        raise RankspaceError(f"cannot write {out}: {error.strerror or error}; nothing was changed there") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        if out.exists():
+            shutil.rmtree(former, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
