@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from .svd_cache import Progress
+if TYPE_CHECKING:  # the command line says --help before torch is there
+    from .svd_cache import Progress
 
 
 @contextmanager
