@@ -184,7 +184,8 @@ def read_run(path: Path) -> Run:
     status = _model(path / "status.json", Status)
     provenance = _model(path / "provenance.json", Provenance)
     config = _object(path / "config.json")
-    live, notes = status.state != "finished", []
+    live = status.state != "finished"
+    notes: list[str] = []
     metrics = _by_step(_rows(path / "metrics.jsonl", MetricsRow, live, notes), path / "metrics.jsonl", notes)
     modules = _by_step(_rows(path / "modules.jsonl", ModulesRow, live, notes), path / "modules.jsonl", [], gaps=True)
     names = tuple(_object(path / "modules.json")["names"]) if (path / "modules.json").is_file() else ()

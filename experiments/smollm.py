@@ -98,5 +98,6 @@ def _convert(source: Path, out: Path) -> None:
     config.architectures = ["LlamaForCausalLM"]
     plain = LlamaForCausalLM(config)
     plain.load_state_dict(loaded.state_dict())
-    plain.to(torch.bfloat16).save_pretrained(out)
+    plain.bfloat16()
+    plain.save_pretrained(out)
     AutoTokenizer.from_pretrained(**where).save_pretrained(out)

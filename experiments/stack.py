@@ -41,7 +41,7 @@ WALLS = ("landlock", "seccomp")
 @dataclass
 class Process:
     name: str
-    popen: subprocess.Popen
+    popen: subprocess.Popen[bytes]
     log: Path
     command: list[str]
 
@@ -80,7 +80,15 @@ class Stack:
             raise
         return stack
 
-    def _start(self, model: str, server: dict, graders: int, isolation: str, say, sandbox: dict) -> None:
+    def _start(
+        self,
+        model: str,
+        server: dict[str, Any],
+        graders: int,
+        isolation: str,
+        say: Callable[[str], None],
+        sandbox: dict[str, Any],
+    ) -> None:
         self.ref_port = free_port()
         self._start_redis(free_port())
         client = self._wait("Redis", self._connected)
@@ -235,7 +243,7 @@ def free_port() -> int:
     """A TCP port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 def environment() -> dict[str, str]:

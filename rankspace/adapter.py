@@ -25,15 +25,16 @@ in `model.parameters()`, and names of all other parameters stay what they were.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .causal_lm import CausalLM
 from .errors import RankspaceError
 from .fingerprint import Fingerprint
 from .gradient import MergedLinear, from_outer
@@ -56,7 +57,7 @@ class Adapter:
     """
 
     def __init__(
-        self, model: nn.Module, linears: dict[str, nn.Linear], fingerprint: str, form: Form, kind: Kind = "antipasto"
+        self, model: nn.Module, linears: dict[str, Adapted], fingerprint: str, form: Form, kind: Kind = "antipasto"
     ):
         self.model = model
         self.kind = kind
@@ -140,11 +141,12 @@ class Adapter:
             raise RankspaceError(f"fold belongs to the form 'summed', this adapter is {self.form!r}")
         parts = []
         for name, linear in self._linears.items():
-            G = None if linear._rankspace.merged is None else linear._rankspace.merged.grad
-            if G is None:
+            merged = linear._rankspace.merged
+            G = None if merged is None else merged.grad
+            if merged is None or G is None:
                 raise RankspaceError(f"{name} has no gradient: call backward before fold, with the adapter enabled")
             parts.append(from_outer(G, linear._rankspace_U, linear._rankspace_Vh).float())
-            linear._rankspace.merged.grad = None
+            merged.grad = None
         return torch.cat(parts)
 
     @contextmanager
@@ -167,7 +169,7 @@ class Adapter:
         self.form = form
         run = _factored_forward if form == "factored" else _merged_forward
         for linear in self._linears.values():
-            linear.forward = run.__get__(linear)
+            linear.forward = run.__get__(linear)  # type: ignore[method-assign]  # on the instance: the class stays
             linear._rankspace.merged = linear._rankspace.used_delta = linear._rankspace.version = None
 
     def require_fresh(self) -> None:
@@ -204,12 +206,21 @@ class Adapter:
 class _State:
     """Per-module state that is not a tensor of the model: the base forward, and the merged weight when there is one."""
 
-    def __init__(self, adapter: Adapter, base_forward):
+    def __init__(self, adapter: Adapter, base_forward: Callable[[Tensor], Tensor]):
         self.adapter = adapter
         self.base_forward = base_forward
         self.merged: Tensor | None = None
         self.used_delta: Tensor | None = None
         self.version: int | None = None
+
+
+class Adapted(nn.Linear):
+    """What `attach` adds to an nn.Linear, for type checkers; no object is of this class."""
+
+    delta_S: nn.Parameter
+    _rankspace: _State
+    _rankspace_U: Tensor | None
+    _rankspace_Vh: Tensor
 
 
 def attach(
@@ -253,7 +264,7 @@ def attach(
         fingerprint.add(name, linear.weight.shape, basis.content)
         if progress is not None:
             progress(done, len(linears), name)
-    adapter = Adapter(model, linears, fingerprint.hexdigest(), form, kind)
+    adapter = Adapter(model, cast("dict[str, Adapted]", linears), fingerprint.hexdigest(), form, kind)
     adapter._frozen_before = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
     for name, linear in linears.items():  # only now is the model changed: an error above leaves it as it was
@@ -269,7 +280,7 @@ def detach(adapter: Adapter) -> None:
 
 def _find(model: nn.Module, targets: Sequence[str] | None) -> dict[str, nn.Linear]:
     patterns = list(DEFAULT_TARGETS if targets is None else targets)
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    output = cast(CausalLM, model).get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found: dict[str, nn.Linear] = {}
     used: set[str] = set()
     for name, module in model.named_modules():
@@ -304,10 +315,10 @@ def _equip(adapter: Adapter, linear: nn.Linear, U: Tensor | None, Vh: Tensor, dt
     linear.register_parameter(PARAMETER, nn.Parameter(torch.zeros(size, dtype=torch.float32, device=where)))
     linear.register_buffer("_rankspace_U", None if U is None else U.to(where, dtype), persistent=False)
     linear.register_buffer("_rankspace_Vh", Vh.to(where, dtype), persistent=False)
-    linear._rankspace = _State(adapter, linear.forward)
+    cast(Adapted, linear)._rankspace = _State(adapter, linear.forward)
 
 
-def _factored_forward(self: nn.Linear, x: Tensor) -> Tensor:
+def _factored_forward(self: Adapted, x: Tensor) -> Tensor:
     y = self._rankspace.base_forward(x)
     if not self._rankspace.adapter._enabled:
         return y
@@ -319,19 +330,24 @@ def _factored_forward(self: nn.Linear, x: Tensor) -> Tensor:
     return y + F.linear(scaled, self._rankspace_U).to(y.dtype)
 
 
-def _merged_forward(self: nn.Linear, x: Tensor) -> Tensor:
+def _merged_forward(self: Adapted, x: Tensor) -> Tensor:
     state = self._rankspace
     if not state.adapter._enabled:
         return state.base_forward(x)
     if not torch.compiler.is_compiling():  # a compiled layer gets its weights from Adapter.merge, before its forward
         _freshen(self)
+    weight = state.merged
+    assert weight is not None  # _freshen or Adapter.merge has made it
     if state.adapter.form == "summed":
-        return F.linear(x, state.merged, self.bias)  # a leaf: autograd adds G up in its .grad
-    return MergedLinear.apply(x, self.delta_S, state.merged, self.bias, self._rankspace_U, self._rankspace_Vh)
+        return F.linear(x, weight, self.bias)  # a leaf: autograd adds G up in its .grad
+    y: Tensor = MergedLinear.apply(  # type: ignore[no-untyped-call]  # torch has not annotated `apply`
+        x, self.delta_S, weight, self.bias, self._rankspace_U, self._rankspace_Vh
+    )
+    return y
 
 
 @torch.no_grad()
-def _freshen(self: nn.Linear) -> None:
+def _freshen(self: Adapted) -> None:
     state = self._rankspace
     if state.version != state.adapter.version:
         state.adapter.merge()
@@ -339,10 +355,10 @@ def _freshen(self: nn.Linear) -> None:
         _remerge(self, self.delta_S.detach().float())
 
 
-def _remerge(self: nn.Linear, delta: Tensor) -> None:
+def _remerge(self: Adapted, delta: Tensor) -> None:
     """Put W0 + U diag(delta) Vh in the module's merged weight."""
     state = self._rankspace
-    if state.merged is None:
+    if state.merged is None or state.used_delta is None:  # they are made together
         state.merged = torch.empty_like(self.weight, requires_grad=False)
         state.merged.requires_grad_(state.adapter.form == "summed")
         state.used_delta = torch.empty_like(delta)
@@ -351,6 +367,7 @@ def _remerge(self: nn.Linear, delta: Tensor) -> None:
     merge_into(state.merged, self.weight, self._rankspace_U, delta, self._rankspace_Vh)
 
 
-def _moved_on_cpu(self: nn.Linear) -> bool:
+def _moved_on_cpu(self: Adapted) -> bool:
     """Comparing r numbers is free on the CPU, so a forgotten refresh() cannot hurt there; on a GPU it costs a sync."""
-    return self.delta_S.device.type == "cpu" and not torch.equal(self._rankspace.used_delta, self.delta_S.float())
+    used = self._rankspace.used_delta
+    return self.delta_S.device.type == "cpu" and (used is None or not torch.equal(used, self.delta_S.float()))

@@ -10,7 +10,7 @@ by dividing float noise through float noise; a group with fewer than two valid m
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ ZERO_VARIANCE_EPS = 1e-8
 
 def group_advantages(
     rewards: Tensor, valid: Tensor | None = None, kind: AdvantageKind = "grpo", eps: float = ZERO_VARIANCE_EPS
-) -> tuple[Tensor, dict]:
+) -> tuple[Tensor, dict[str, Any]]:
     """Advantages of one group.
 
     Args:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
+from .causal_lm import CausalLM
 from .errors import RankspaceError
 from .loss import completion_logprobs, linear_logprobs
 
@@ -80,8 +82,9 @@ def batch_logprobs(
             soft cap).
         compiled: as in `loss.linear_logprobs`.
     """
-    hidden = model.get_decoder()(input_ids=batch.input_ids, use_cache=False)[0]
-    head = model.get_output_embeddings()
+    lm = cast(CausalLM, model)
+    hidden = lm.get_decoder()(input_ids=batch.input_ids, use_cache=False)[0]
+    head = lm.get_output_embeddings()
     states, ids = hidden[batch.rows, batch.columns], batch.token_ids[batch.mask]
     if _plain_and_frozen(head):
         picked, entropy = linear_logprobs(states, head.weight, ids, temperature, compiled=compiled)
@@ -91,8 +94,8 @@ def batch_logprobs(
     return zeros.masked_scatter(batch.mask, picked), zeros.masked_scatter(batch.mask, entropy)
 
 
-def _plain_and_frozen(head: nn.Module) -> bool:
+def _plain_and_frozen(head: nn.Module) -> TypeGuard[nn.Linear]:
     """A bare matrix that gets no gradient and is all here (ZeRO-3 gathers a weight only for its module's forward)."""
-    if type(head) is not nn.Linear or head.bias is not None or hasattr(head.weight, "ds_id"):
+    if type(head) is not nn.Linear or len(list(head.parameters())) > 1 or hasattr(head.weight, "ds_id"):
         return False
     return not (head.weight.requires_grad and torch.is_grad_enabled())

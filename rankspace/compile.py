@@ -7,10 +7,14 @@ anew from step to step; a hook on the decoder sees to it that they are fresh bef
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
 import torch
 from torch import nn
 
 from .adapter import Adapter
+from .causal_lm import CausalLM
 from .errors import RankspaceError
 
 
@@ -27,9 +31,9 @@ def compile_layers(
     Raises:
         RankspaceError: the model has no decoder layers.
     """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    decoder = cast(CausalLM, model).get_decoder() if hasattr(model, "get_decoder") else None
     layers = getattr(decoder, "layers", None)
-    if not layers:
+    if decoder is None or not layers:
         raise RankspaceError(f"{type(model).__name__} has no decoder layers to compile: leave compilation off")
     if adapter is not None:
         decoder.register_forward_pre_hook(lambda *_: adapter.merge())
@@ -38,12 +42,13 @@ def compile_layers(
     return len(layers)
 
 
-def eagerly():
+def eagerly() -> AbstractContextManager[None]:
     """A context in which compiled layers run as plain Python: for the odd forward that is not worth a graph."""
-    return torch.compiler.set_stance("force_eager")
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def uncompile_layers(model: nn.Module) -> None:
     """Run the layers as plain Python again."""
-    for layer in model.get_decoder().layers:
+    for layer in cast(Any, model).get_decoder().layers:
         layer._compiled_call_impl = None

@@ -179,7 +179,7 @@ def subspace_direction(gradients: PairGradients, k: int, metadata: dict[str, Any
         )
     parts = []
     for (name, _), d in zip(
-        gradients.modules, torch.split(gradients.difference.double(), layout.ranks, dim=1), strict=True
+        gradients.modules, torch.split(gradients.difference.double(), list(layout.ranks), dim=1), strict=True
     ):
         _, S, Vh = torch.linalg.svd(d, full_matrices=False)
         if S[k - 1] <= 1e-10 * S[0].clamp_min(1e-300):
@@ -191,7 +191,9 @@ def subspace_direction(gradients: PairGradients, k: int, metadata: dict[str, Any
     return Direction("subspace", torch.cat(parts, dim=1).float(), gradients.modules, {**(metadata or {}), "k": k})
 
 
-def _mean_direction(differences: Tensor, modules, kind: Kind, metadata) -> Direction:
+def _mean_direction(
+    differences: Tensor, modules: Sequence[tuple[str, int]], kind: Kind, metadata: dict[str, Any] | None
+) -> Direction:
     layout = Layout.of(modules)
     return Direction(kind, _unit(differences.double().mean(dim=0), layout), list(modules), dict(metadata or {}))
 

@@ -155,7 +155,7 @@ def gather_grad(engine: Any, adapter: Adapter) -> Tensor:
             f"the projection sees {len(names) - len(missing)} of {len(names)} modules, {missing[0]} has no gradient:"
             " pass every adapter.parameters() to the optimizer and leave them trainable"
         )
-    return torch.cat([g.detach().float().reshape(-1) for g in grads])
+    return torch.cat([g.detach().float().reshape(-1) for g in grads if g is not None])
 
 
 def scatter_grad(engine: Any, adapter: Adapter, flat: Tensor) -> None:
@@ -230,7 +230,7 @@ def undo_phantom_step(engine: Any) -> None:
             masters[id(parameter)].copy_(parameter)
 
 
-def _padded(parameter: Tensor, part: Tensor) -> Tensor:
+def _padded(parameter: Any, part: Tensor) -> Tensor:
     """`part`, with the zeros that ZeRO-3 adds when the rank count does not divide r (its setter cuts past the end)."""
     if not hasattr(parameter, "ds_id"):
         return part
@@ -238,7 +238,7 @@ def _padded(parameter: Tensor, part: Tensor) -> Tensor:
     return torch.nn.functional.pad(part, (0, total - part.numel()))
 
 
-def _own_partition(parameter: Tensor, part: Tensor) -> Tensor:
+def _own_partition(parameter: Any, part: Tensor) -> Tensor:
     """This rank's slice of a full ZeRO-3 value."""
     n = parameter.ds_tensor.numel()
     return _padded(parameter, part).narrow(0, n * torch.distributed.get_rank(parameter.ds_process_group), n)
@@ -257,7 +257,7 @@ def _optimized_ids(engine: Any) -> set[int]:
     """ids of the model parameters that the engine's optimizer updates, whichever wrapper it is."""
     optimizer = engine.optimizer
     for attribute in ("bit16_groups", "bf16_groups", "fp16_groups"):
-        groups: Sequence | None = getattr(optimizer, attribute, None)
+        groups: Sequence[Sequence[Tensor]] | None = getattr(optimizer, attribute, None)
         if groups:
             return {id(p) for group in groups for p in group}
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -265,10 +265,10 @@ def _optimized_ids(engine: Any) -> set[int]:
 
 def _grad_dtype(engine: Any, adapter: Adapter) -> torch.dtype:
     parameter = adapter.parameters()[0]
-    staged = getattr(parameter, "_hp_grad", None)
+    staged: Tensor | None = getattr(parameter, "_hp_grad", None)
     if staged is not None:
         return staged.dtype
     if parameter.grad is not None:
         return parameter.grad.dtype
-    accumulation = engine.get_data_types()[1]
+    accumulation: torch.dtype = engine.get_data_types()[1]
     return accumulation

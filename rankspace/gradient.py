@@ -5,6 +5,8 @@ y = (W0 + U diag(delta) Vh) x,   d_delta = sum_t (Uᵀ g_t) ∘ (Vh x_t) = rowsu
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,13 +16,15 @@ class MergedLinear(torch.autograd.Function):
     """y = x Wᵀ + b with gradients for x and delta only; W already holds delta."""
 
     @staticmethod
-    def forward(ctx, x, delta, weight, bias, U, Vh):
+    def forward(
+        ctx: Any, x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor | None, U: Tensor | None, Vh: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, U, Vh)
         ctx.delta_dtype = delta.dtype
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         x, weight, U, Vh = ctx.saved_tensors
         dx = (g @ weight.to(g.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
         d_delta = delta_gradient(x, g, U, Vh).to(ctx.delta_dtype) if ctx.needs_input_grad[1] else None

@@ -17,6 +17,7 @@ then the loss of the batch (engines that divide by the number of micro-batches n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from .errors import RankspaceError
 
+Statistics = tuple[Tensor, Tensor, Tensor | None]
 LossKind = Literal["grpo", "dr_grpo"]
 ROWS_PER_CHUNK = 1024
 
@@ -54,13 +56,15 @@ def completion_logprobs(
     if token_ids.numel() and (token_ids.min() < 0 or token_ids.max() >= logits.shape[-1]):
         raise RankspaceError(f"a token id lies outside the vocabulary of {logits.shape[-1]}: another tokenizer?")
     rows = logits.reshape(-1, logits.shape[-1])
-    logprobs, entropy = _SelectiveLogSoftmax.apply(rows, token_ids.reshape(-1), float(temperature), rows_per_chunk)
+    logprobs, entropy = _SelectiveLogSoftmax.apply(  # type: ignore[no-untyped-call]  # torch has not annotated `apply`
+        rows, token_ids.reshape(-1), float(temperature), rows_per_chunk
+    )
     return logprobs.view(token_ids.shape), entropy.view(token_ids.shape)
 
 
 class _SelectiveLogSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, ids, temperature, chunk):
+    def forward(ctx: Any, rows: Tensor, ids: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(torch.float32, rows.dtype)
         lse = torch.empty(len(ids), dtype=dtype, device=rows.device)
         picked, entropy = torch.empty_like(lse), torch.empty_like(lse)
@@ -76,7 +80,7 @@ class _SelectiveLogSoftmax(torch.autograd.Function):
         return picked - lse, entropy
 
     @staticmethod
-    def backward(ctx, grad, _entropy_grad):
+    def backward(ctx: Any, grad: Tensor, _entropy_grad: Tensor) -> tuple[Tensor, None, None, None]:
         rows, ids, lse = ctx.saved_tensors
         out = torch.empty_like(rows)
         for a in range(0, len(ids), ctx.chunk):
@@ -118,12 +122,17 @@ def linear_logprobs(
         )
     if not temperature > 0:
         raise RankspaceError(f"temperature {temperature} must be > 0: log-probs of greedy decoding do not exist")
-    return _LinearLogprobs.apply(hidden, weight.detach(), token_ids, float(temperature), rows_per_chunk, compiled)
+    logprobs, entropy = _LinearLogprobs.apply(  # type: ignore[no-untyped-call]  # torch has not annotated `apply`
+        hidden, weight.detach(), token_ids, float(temperature), rows_per_chunk, compiled
+    )
+    return logprobs, entropy
 
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, ids, temperature, chunk, compiled):
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, ids: Tensor, temperature: float, chunk: int, compiled: bool
+    ) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(torch.float32, hidden.dtype)
         logprobs = torch.empty(len(ids), dtype=dtype, device=hidden.device)
         entropy = torch.empty_like(logprobs)
@@ -133,19 +142,19 @@ class _LinearLogprobs(torch.autograd.Function):
             piece = slice(a, a + chunk)
             logits = hidden[piece] @ weight.T
             logprobs[piece], entropy[piece], pull = statistics(logits, ids[piece], temperature, slope is not None)
-            if slope is not None:
+            if slope is not None and pull is not None:
                 slope[piece] = pull @ weight
         ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx, grad, _entropy_grad):
+    def backward(ctx: Any, grad: Tensor, _entropy_grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (slope,) = ctx.saved_tensors
         return (slope * grad[:, None]).to(slope.dtype), None, None, None, None, None
 
 
-def _row_statistics(logits: Tensor, ids: Tensor, temperature: float, want_pull: bool):
+def _row_statistics(logits: Tensor, ids: Tensor, temperature: float, want_pull: bool) -> Statistics:
     """Per row of logits [n, V]: log-prob of the id, entropy, and (onehot − softmax)/temperature in the logits' dtype."""
     part = logits.to(torch.promote_types(torch.float32, logits.dtype)) / temperature
     lse = part.logsumexp(dim=-1)
@@ -159,7 +168,7 @@ def _row_statistics(logits: Tensor, ids: Tensor, temperature: float, want_pull: 
 
 
 @cache
-def _compiled_statistics():
+def _compiled_statistics() -> Callable[[Tensor, Tensor, float, bool], Statistics]:
     return torch.compile(_row_statistics)
 
 
@@ -230,6 +239,7 @@ def policy_loss(
 
 def _aggregate(values: Tensor, mask: Tensor, kind: str, normaliser: float | None) -> Tensor:
     if kind == "dr_grpo":
+        assert normaliser is not None  # _check_loss_inputs
         return values.sum() / max(float(normaliser), 1.0)
     lengths = mask.sum(dim=1)
     per_sequence = values.sum(dim=1) / lengths.clamp_min(1)
@@ -238,7 +248,16 @@ def _aggregate(values: Tensor, mask: Tensor, kind: str, normaliser: float | None
 
 
 @torch.no_grad()
-def _loss_metrics(mask, ratio, log_ratio, low, high, kl, entropy, loss) -> dict[str, float]:
+def _loss_metrics(
+    mask: Tensor,
+    ratio: Tensor,
+    log_ratio: Tensor,
+    low: Tensor,
+    high: Tensor,
+    kl: Tensor,
+    entropy: Tensor | None,
+    loss: Tensor,
+) -> dict[str, float]:
     n = mask.sum().clamp_min(1)
 
     def mean(x: Tensor) -> Tensor:
@@ -262,7 +281,16 @@ def _loss_metrics(mask, ratio, log_ratio, low, high, kl, entropy, loss) -> dict[
     return dict(zip(values, torch.stack([v.detach().double() for v in values.values()]).tolist(), strict=True))
 
 
-def _check_loss_inputs(logprobs, old, ref, advantages, mask, kl_beta, kind, normaliser) -> None:
+def _check_loss_inputs(
+    logprobs: Tensor,
+    old: Tensor,
+    ref: Tensor | None,
+    advantages: Tensor,
+    mask: Tensor,
+    kl_beta: float,
+    kind: str,
+    normaliser: float | None,
+) -> None:
     if kind not in ("grpo", "dr_grpo"):
         raise RankspaceError(f"loss kind {kind!r} is unknown: choose 'grpo' or 'dr_grpo'")
     if kind == "dr_grpo" and normaliser is None:

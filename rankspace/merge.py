@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def merge_into(out: Tensor, W0: Tensor, U: Tensor | None, delta: Tensor, Vh: Ten
         out.detach().copy_(torch.addmm(W0.detach().to(work), scaled, Vh.to(work)))
 
 
-def _moved(U: Tensor | None, *where) -> Tensor | None:
+def _moved(U: Tensor | None, *where: Any) -> Tensor | None:
     return None if U is None else U.to(*where)
 
 

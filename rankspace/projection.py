@@ -75,7 +75,7 @@ class Layout:
         m, width = len(self.ranks), max(self.ranks)
         padded = torch.zeros(*flat.shape[:-1], m * width, dtype=torch.float64, device=flat.device)
         padded.index_copy_(-1, _places(self.ranks, flat.device), flat.detach().double())
-        return padded.unflatten(-1, (m, width))
+        return padded.view(*flat.shape[:-1], m, width)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """[..., M, r_max] -> [..., sum r]."""
@@ -95,7 +95,7 @@ def unit_rows(padded: Tensor, names: Sequence[str]) -> Tensor:
     Raises:
         RankspaceError: a row is zero or not finite; names the module.
     """
-    norms = padded.norm(dim=-1, keepdim=True)
+    norms: Tensor = padded.norm(dim=-1, keepdim=True)
     bad = ~(torch.isfinite(norms) & (norms > 0)).squeeze(-1)
     if bad.any():
         name = names[int(bad.nonzero()[0, -1])]
@@ -159,7 +159,7 @@ def _unit_rows_of(v: Tensor, layout: Layout, device: torch.device) -> Tensor:
     return _kept_rows[2]
 
 
-_kept_rows: tuple[weakref.ref, tuple, Tensor] | None = None
+_kept_rows: tuple[weakref.ref[Tensor], tuple[int, Layout, torch.device], Tensor] | None = None
 
 
 def _check_variant(v: Tensor, variant: str) -> None:
@@ -246,7 +246,7 @@ def update_cosine(update: Tensor, v: Tensor, layout: Layout) -> dict[str, Any]:
     }
 
 
-def project_update(update: Tensor, v: Tensor, layout: Layout, variant: Variant = "one_sided") -> tuple[Tensor, dict]:
+def project_update(update: Tensor, v: Tensor, layout: Layout, variant: Variant = "one_sided") -> tuple[Tensor, dict[str, Any]]:
     """Project an applied parameter change [sum r] (the `update` arm): −project(−update). Same metrics as `project`."""
     projected, metrics = project(-update, v, layout, variant)
     return -projected, metrics

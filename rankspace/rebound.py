@@ -86,7 +86,7 @@ def concept_vector(hack_hidden: Tensor, clean_hidden: Tensor) -> Tensor:
             f"hidden states {tuple(hack_hidden.shape)} and {tuple(clean_hidden.shape)} must both be [P, d]"
         )
     difference = hack_hidden.double().mean(dim=0) - clean_hidden.double().mean(dim=0)
-    norm = difference.norm()
+    norm: Tensor = difference.norm()
     if not torch.isfinite(norm) or norm == 0:
         raise RankspaceError("hack and clean have the same mean residual: the pairs show no concept, give others")
     return (difference / norm).float()

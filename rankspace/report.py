@@ -64,7 +64,7 @@ def _histogram(validation: dict[str, Any], title: str) -> bytes:
         fontsize=10,
     )
     axis.spines[["top", "right"]].set_visible(False)
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="y", integer=True)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -100,7 +100,7 @@ def svd(weight: Tensor, cache_dir: Path | None = None, device: torch.device | st
     content = raw if weight.dtype == torch.float32 else tensor_sha256(weight.detach().float())
     key = weight_key(weight, raw)
     path = None if cache_dir is None else Path(cache_dir) / f"{key}.safetensors"
-    cached = None if path is None else _read(path, tuple(weight.shape))
+    cached = None if path is None else _read(path, (weight.shape[0], weight.shape[1]))
     if cached is not None:
         return Basis(*cached, key, content)
     parts = compute_svd(weight, device)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from experiments.prereg import Measures
@@ -159,7 +162,7 @@ def panels(count: int) -> tuple[Figure, np.ndarray]:
     return plt.subplots(rows, columns, figsize=(7.2, 1.5 * rows + 0.4), sharex=True, sharey=True, squeeze=False)
 
 
-def finish_panels(figure: Figure, axes: np.ndarray, arms: list[ArmView], ylabel: str, handles: list) -> None:
+def finish_panels(figure: Figure, axes: np.ndarray, arms: list[ArmView], ylabel: str, handles: Sequence[Artist]) -> None:
     """Titles, outer labels, one legend above."""
     for axis, arm in zip(axes.flat, arms, strict=False):
         axis.set_title(f"{arm.letter}  {arm.label}", fontsize=7)
@@ -269,7 +272,7 @@ def phases(arms: list[ArmView]) -> Figure:
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.set_xlim(0, axis.get_xlim()[1] * 1.14)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name], label=name) for name in colours]
+    handles = [Rectangle((0, 0), 1, 1, color=colours[name], label=name) for name in colours]
     axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, handlelength=1, borderaxespad=0.2)
     return figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from math import ceil
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -86,7 +87,7 @@ def directions(arms: list[ArmView]) -> dict[str, Run]:
     return {", ".join(names): run for names, run in found.values()}
 
 
-def _validation(run: Run) -> list[dict] | None:
+def _validation(run: Run) -> list[dict[str, Any]] | None:
     return ((run.direction or {}).get("validation") or {}).get("modules")
 
 
@@ -103,11 +104,11 @@ def alignment_histogram(arms: list[ArmView]) -> tuple[Figure, str] | None:
     figure, axis = plt.subplots(figsize=(4.6, 2.6))
     axis.axvspan(-BAND * null, BAND * null, color=FAINT, alpha=0.5, lw=0, zorder=0)
     low, high = min(-0.1, values.min(), -BAND * null), max(0.5, values.max(), BAND * null)
-    axis.hist(values, bins=np.linspace(low, high, 25), color=BLUE, edgecolor="white", lw=0.5, zorder=2)
+    axis.hist(values, bins=np.linspace(low, high, 25).tolist(), color=BLUE, edgecolor="white", lw=0.5, zorder=2)
     axis.axvline(0, color="#777777", lw=0.8, zorder=3)
     axis.axvline(float(np.median(values)), color=INK, lw=1.2, ls="--", zorder=3)
     axis.set(xlabel="cos_align of a module on held-out pairs", ylabel="Modules")
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="y", integer=True)
     axis.set_ylim(0, axis.get_ylim()[1] * 1.22)
     axis.text(
         float(np.median(values)), axis.get_ylim()[1] * 0.985, f" median {np.median(values):.2f}", va="top", fontsize=7
@@ -135,15 +136,17 @@ def heat_map(arms: list[ArmView]) -> Figure | None:
         rows, columns, figsize=(7.2, height * rows + 0.5), squeeze=False, sharex=True, sharey=True
     )
     limit = max(0.05, float(np.nanpercentile(np.abs(np.concatenate([m.ravel() for m in maps])), 99)))
-    image = None
+    images = []
     for axis, arm, values in zip(axes.flat, arms, maps, strict=False):
-        image = axis.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        images.append(
+            axis.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        )
         axis.set_title(f"{arm.letter}  {arm.label}", fontsize=7.5 if few else 7)
         axis.grid(visible=False)
     _module_ticks(axes[:, 0], names, few)
     _tidy_grid(axes, len(arms), "Optimizer step", "" if few else "Module (layer)")
     figure.tight_layout(h_pad=0.7, w_pad=0.8)
-    figure.colorbar(image, ax=axes.ravel().tolist(), label="cos(gradient, v)", fraction=0.025, pad=0.02)
+    figure.colorbar(images[-1], ax=axes.ravel().tolist(), label="cos(gradient, v)", fraction=0.025, pad=0.02)
     return figure
 
 
@@ -154,7 +157,8 @@ def _mean_map(arm: ArmView) -> np.ndarray:
     for index, run in enumerate(arm.runs):
         inside = run.module_steps < length
         dense[index, run.module_steps[inside].astype(int)] = run.cos[inside]
-    return dense.mean(axis=0).T
+    over_seeds: np.ndarray = dense.mean(axis=0)
+    return over_seeds.T
 
 
 def _same_modules(arm: ArmView) -> bool:
