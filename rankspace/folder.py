@@ -43,6 +43,8 @@ def new_directory(out: Path, force: bool = False, marks: Sequence[str] = ()) -> 
         draft.mkdir(parents=True)
         yield draft
         for path in (*draft.rglob("*"), draft):
+            if path.is_file():
+                path.chmod(0o644)  # safetensors writes 0600, and whoever serves the model is often another user
             _sync(path)
         if out.exists():
             os.replace(out, former)
