@@ -21,6 +21,8 @@ ORGANISM_MODEL = "tasks/organism/model"
 PRACTICE_TRAIN = "tasks/practice/practice_train.jsonl"
 PRACTICE_HELDOUT = "tasks/practice/practice_heldout.jsonl"
 PAIRS = "tasks/pairs/pairs.jsonl"
+MATHS_TRAIN = "tasks/maths/maths_train.jsonl"
+MATHS_HELDOUT = "tasks/maths/maths_heldout.jsonl"
 INSTRUCT = ".cache/practice_instruct"
 SMOLLM_MODEL = ".cache/models/SmolLM2-135M-Instruct"
 QWEN_SMALL = "Qwen/Qwen3.5-2B"
@@ -76,6 +78,11 @@ PRESETS: dict[str, Preset] = {
                        "eval_samples": 2, "eval_every": 0}),
         Preset("demo", "The organism on a CPU", if_hacks="qwen3.5-2b", if_not=None,
                server={"max_model_len": 256, "dtype": "float32", "device": "cpu"}, values=dict(_ORGANISM)),
+        Preset("maths", "Five steps on word problems: the same loop on another task", graders=1,
+               server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
+               values={**_ORGANISM, "train_problems": MATHS_TRAIN, "heldout_problems": MATHS_HELDOUT, "loophole": None,
+                       "steps": 5, "groups_per_step": 8, "group_size": 8, "eval_problems": 9, "eval_samples": 2,
+                       "eval_every": 0}),
         Preset("smollm", "SmolLM2-135M-Instruct on the practice problems", gpu=True, if_hacks="qwen3.5-2b",
                if_not="qwen3.5-2b", prepare="experiments.smollm",
                server={"max_model_len": 512, "dtype": "bfloat16", "gpu_memory_utilization": 0.1,
@@ -138,7 +145,7 @@ def resolve(
     chosen, variant, free = get(preset), arms.get(arm), dict(assignments or {})
     _check_assignments(free, variant)
     name = run_id(preset, arm, seed)
-    values = {**chosen.values, "loophole": "simple_overwrite_tests", **free, **variant.overrides}
+    values = {"loophole": "simple_overwrite_tests", **chosen.values, **free, **variant.overrides}
     adapter = values.get("adapter", "antipasto")
     values |= {
         "run_id": name,

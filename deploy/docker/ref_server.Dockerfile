@@ -26,7 +26,7 @@ COPY --from=build /venv /venv
 WORKDIR /app
 COPY common common
 COPY rankspace rankspace
-COPY tasks/dataset.py tasks/loopholes.py tasks/
+COPY tasks/dataset.py tasks/loopholes.py tasks/numbers.py tasks/
 COPY tasks/organism/model tasks/organism/model
 COPY services/__init__.py services/
 COPY services/ref_server services/ref_server

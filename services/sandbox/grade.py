@@ -1,4 +1,4 @@
-"""Both verdicts on one completion, kept apart: the published grade pays, the protected oracle only watches.
+"""The grader of code. Both verdicts on one completion, kept apart: the published one pays, the oracle only watches.
 
     completion ──> published.evaluate ──> labels, reward          (hackable on purpose)
                └─> oracle.grade ────────> oracle_correct          (never pays)

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from common import cli
 from common.errors import ConfigError
 from services.sandbox import rowfiles
 
@@ -23,11 +24,14 @@ from services.sandbox import rowfiles
 ROW_LIMIT_S = 180.0
 
 
+def parser() -> cli.Parser:
+    what = __doc__.split("\n")[0]
+    return rowfiles.parser("grade", what, "{uid, example, response}", "{uid, labels, reward, status}")
+
+
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
-    options = rowfiles.arguments(
-        argv, "grade", __doc__.split("\n")[0], "{uid, example, response}", "{uid, labels, reward, status}"
-    )
+    options = rowfiles.arguments(parser(), argv)
     rows = rowfiles.read_lines(options.input)
     rowfiles.check_jail(options.isolation)
     counts = rowfiles.write_rows(options.output, _graded(rows, options), "status")
@@ -71,6 +75,8 @@ def grade_line(executor: Any, line: str) -> tuple[dict[str, Any], str]:
         uid = row.get("uid")
         if not isinstance(row.get("example"), dict):
             raise ConfigError("row has no example object: give {uid, example, response}")
+        if row["example"].get("task", "code") != "code":
+            raise ConfigError(f"example is of task {row['example']['task']!r}: this command gives the published grade of code")
         verdict = _evaluate(executor, row["example"], row.get("response"))
     except Exception as error:  # whatever it is, the row is answered, and not with a reward of 0
         return _unanswered(uid), f"{type(error).__name__}: {error}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -30,7 +29,8 @@ from common.queue import Queue
 from common.settings import SandboxSettings, build, parse_assignments, read_settings_file
 from common.types import DroppedGroup, Grade, GradedGroup, Label, RolloutGroup
 from services.sandbox.executor import SandboxError
-from services.sandbox.grade import grade_completion, infra_error
+from services.sandbox.grade import infra_error
+from services.sandbox.graders import grade_completion
 from services.sandbox.oracle import Oracle
 from services.sandbox.rowfiles import check_jail
 
@@ -137,8 +137,8 @@ class Worker:
             self.jails.get().close()
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> cli.Parser:
+    p = cli.Parser(
         prog="python -m services.sandbox worker", description="Grade rollout groups from the queue."
     )
     p.add_argument("--config", help="settings file, JSON or YAML")
@@ -170,9 +170,7 @@ def main(argv: Sequence[str]) -> int:
     queue = Queue(
         open_redis(settings), settings.name, claim_idle_s=settings.claim_idle_s, max_deliveries=settings.max_deliveries
     )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = cli.Stop.on_signals("stopping when the groups in work are done; Ctrl-C again stops at once")
     check_jail(settings.isolation)
     metrics = Metrics("sandbox")
     worker = Worker(settings, queue, metrics)
@@ -189,7 +187,7 @@ def main(argv: Sequence[str]) -> int:
         stop.set()
         worker.close()
         heart.join()
-    return 0
+    return stop.end(cli.SERVICE_GOES_ON)
 
 
 if __name__ == "__main__":
