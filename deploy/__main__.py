@@ -143,6 +143,8 @@ COMMANDS = {"up": up, "down": down, "ps": ps, "secrets": make_secrets}
 
 
 def main(argv: list[str]) -> int:
+    if cli.COMPLETING in os.environ:
+        cli.answer_shell(cli.tree("python -m deploy", dict.fromkeys(COMMANDS, "")))
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(__doc__.strip())
         return 0 if argv else cli.EXIT_USER_ERROR

@@ -4,10 +4,13 @@
   run           one arm, one seed                 --arm A --seed N --preset P [--set field=value]
   sweep         arms x seeds, resumable
   prepare       model, direction and settings files for services that run elsewhere
-  status        a line for every run
+  status        services that run, and a line for every run
+  view          every completion in the browser: filter, search, both verdicts, tokens
+  measure-cos   how far the completions of one step point along v_hack, one by one
   report        HTML, Markdown, figures, LaTeX table
   verdict       every preregistered claim: supported, falsified, inconclusive, not evaluable
   next-preset   the decision branch: did vanilla learn to hack, and what is next
+  completion    the shell function that completes all of these (bash, zsh)
 
 `python -m experiments COMMAND --help` explains one of them.
 """
@@ -15,7 +18,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 from common import cli
 
@@ -26,21 +28,18 @@ COMMANDS = {
     "sweep": "experiments.sweep",
     "prepare": "experiments.prepare",
     "status": "experiments.status",
+    "view": "experiments.viewer.serve",
+    "measure-cos": "experiments.measure_cos",
     "report": "experiments.report.build",
     "verdict": "experiments.verdict",
     "next-preset": "experiments.next_preset",
+    "completion": "experiments.completion",
 }
 
 
 def main(argv: list[str]) -> int:
     """Dispatch; exit code 0 done, 2 for what the user can put right."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(__doc__.strip())
-        return 0 if argv else cli.EXIT_USER_ERROR
-    name, rest = argv[0], argv[1:]
-    if name not in COMMANDS:
-        return cli.fail(f"unknown command '{name}'; commands: {', '.join(COMMANDS)}")
-    return cli.run(lambda: import_module(COMMANDS[name]).main(rest))
+    return cli.dispatch(__doc__ or "", "python -m experiments", COMMANDS, argv)
 
 
 if __name__ == "__main__":

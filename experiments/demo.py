@@ -17,22 +17,23 @@ import sys
 import time
 from pathlib import Path
 
+from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import presets
-from experiments.run import ensure_direction, finished, train
+from experiments.run import add_preset, add_set, ensure_direction, finished, train
 from experiments.stack import Stack
 
 ARMS = ("vanilla", "projected")
 PHASES = ("generate", "grade", "train", "push", "wait", "total")
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m experiments demo", description=__doc__)
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments demo", description=__doc__)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--arms", default=",".join(ARMS), help="comma-separated; the first is the baseline")
-    p.add_argument("--preset", default="demo")
-    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of TrainerSettings")
+    add_preset(p)
+    add_set(p)
     p.add_argument("--runs", type=Path, default=Path("runs"))
     p.add_argument("--out", type=Path, default=Path("report"))
     p.add_argument("--fresh", action="store_true", help="delete earlier demo runs first")
@@ -41,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    with cli.Resumable():
+        return _demo(args)
+
+
+def _demo(args: argparse.Namespace) -> int:
     free = parse_assignments(args.set)
     runs = [
         build(TrainerSettings, presets.resolve(args.preset, arm, args.seed, free, args.runs), f"demo {arm}")

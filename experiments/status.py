@@ -1,15 +1,20 @@
-"""`python -m experiments status`: one line a run: state, step, hack and pass rate so far, last sign of life."""
+"""python -m experiments status: which services run, what work waits, and a line for every run.
+
+Exit code 0; with --stack 1 when no stack runs. --json gives the runs as a list, --stack --json the stacks.
+"""
 
 from __future__ import annotations
 
-import argparse
 import json
+import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from common import cli
 from common.errors import ConfigError
-from experiments import prereg
+from experiments import prereg, running, status_view
 from experiments.measures import summarise
 from experiments.runs import age_seconds, find_runs, read_run
 
@@ -18,7 +23,8 @@ STALE_AFTER_S = 600.0
 
 def rows(root: Path, now: datetime | None = None) -> list[dict[str, Any]]:
     """One dict a run; an unreadable run is a row with state 'unreadable', so that one bad directory hides no other."""
-    rules, table = prereg.load().measures, []
+    rules = prereg.load().measures
+    table: list[dict[str, Any]] = []
     for path in find_runs(root):
         try:
             run = read_run(path)
@@ -41,45 +47,61 @@ def _finite(value: float) -> float | None:
     return value if value == value else None
 
 
-def age_text(seconds: float) -> str:
-    """'12 s', '3 min', '5.0 h', '2.0 d'."""
-    for limit, unit, size, digits in ((90, "s", 1, 0), (5400, "min", 60, 0), (172800, "h", 3600, 1)):
-        if seconds < limit:
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds / 86400:.1f} d"
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments status", description=__doc__)
+    p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
+    p.add_argument("--stack", action="store_true", help="the services only, not the runs")
+    p.add_argument("--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="again and again (default: every 2 s)")
+    p.add_argument("--json", action="store_true", help="machine-readable; with --watch a line each time")
+    p.add_argument("--redis-url", help="of a stack elsewhere (default: those that run here)")
+    p.add_argument("--redis-username", default="monitor", help="default: monitor, who may only look")
+    p.add_argument("--redis-password-file", type=Path, metavar="FILE", help="that user's password")
+    return p
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments status", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)"
-    )
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    options = parser.parse_args(argv)
-    table = rows(options.runs)
+    options = parser().parse_args(argv)
+    if options.watch is not None and not options.watch > 0:
+        raise ConfigError(f"--watch {options.watch}: give seconds above 0")
+    where = (options.runs, options.redis_url, options.redis_username, options.redis_password_file)
+
+    def now() -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+        wanted = options.stack or not options.json
+        stacks = running.running(running.candidates(*where)) if wanted else []
+        return stacks, None if options.stack else _rows(options.runs, options.json)
+
+    if options.watch is not None:
+        return _watch(now, options.watch, options.json)
+    stacks, table = now()
     if options.json:
-        print(json.dumps(table, indent=1))
+        print(json.dumps(stacks if table is None else table, indent=1))
+    else:
+        from rich.console import Console
+
+        Console().print(status_view.page(stacks, table))
+    return cli.EXIT_FAILED if options.stack and not stacks else 0
+
+
+def _rows(root: Path, as_json: bool) -> list[dict[str, Any]]:
+    """The runs. That the usual directory holds none yet is no error for a person who looks; for a program it is."""
+    first = root == Path("runs") and not root.exists()
+    empty = root.is_dir() and not any(root.glob("*/provenance.json")) and not (root / "provenance.json").is_file()
+    return [] if (first or empty) and not as_json else rows(root)
+
+
+def _watch(now: Callable[[], Any], seconds: float, as_json: bool) -> int:
+    """Until Ctrl-C, which is how it ends: exit code 0."""
+    from rich.live import Live
+
+    try:
+        if as_json:
+            while True:
+                stacks, table = now()
+                print(json.dumps(stacks if table is None else table), flush=True)
+                time.sleep(seconds)
+        with Live(status_view.page(*now()), auto_refresh=False) as live:
+            while True:
+                time.sleep(seconds)
+                live.update(status_view.page(*now()), refresh=True)
+    except KeyboardInterrupt:
         return 0
-    _print(table)
-    return 0
-
-
-def _print(table: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"finished": "green", "running": "cyan", "silent": "yellow", "stopped": "yellow"}
-    view = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", "state", "step", "hack %", "pass %", "age", "note"):
-        view.add_column(name, justify="right" if name in ("step", "hack %", "pass %", "age") else "left")
-    for row in table:
-        state = Text(row["state"], style=colours.get(row["state"], "red"))
-        if row["state"] == "unreadable":
-            view.add_row(row["run"], state, "", "", "", "", row["reason"])
-            continue
-        percent = [f"{100 * row[key]:.1f}" if row[key] is not None else "-" for key in ("hack", "pass")]
-        view.add_row(
-            row["run"], state, f"{row['step']}/{row['steps']}", *percent, age_text(row["age_s"]), row["reason"]
-        )
-    Console().print(view)

@@ -11,23 +11,29 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import arms, presets
-from experiments.run import add_isolation, ensure_direction, finished, train
+from experiments.run import add_isolation, add_preset, add_set, ensure_direction, finished, train
 from experiments.stack import Stack
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 STARTING, DONE, FAILED = "waiting", "finished", "failed"
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m experiments sweep", description=__doc__)
-    p.add_argument("--arms", required=True, help="comma-separated arm names, or 'all'")
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments sweep", description=__doc__)
+    what = "comma-separated arm names, or 'all'"
+    cli.completes(p.add_argument("--arms", required=True, help=what), lambda: [*arms.ARMS, "all"])
     p.add_argument("--seeds", default="0-4", help="like 0-4 or 0,2,5")
-    p.add_argument("--preset", default="demo")
+    add_preset(p)
     p.add_argument("--jobs", type=int, default=1, help="trainers at a time")
-    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    add_set(p)
     add_isolation(p)
     p.add_argument("--runs", type=Path, default=Path("runs"))
     return p
@@ -35,6 +41,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    with cli.Resumable():
+        return _sweep(args)
+
+
+def _sweep(args: argparse.Namespace) -> int:
     names = list(arms.ARMS) if args.arms == "all" else args.arms.split(",")
     free = parse_assignments(args.set)
     planned = [
@@ -102,7 +113,7 @@ def _run_all(todo: list[TrainerSettings], preset: str, stack: Stack, jobs: int) 
     return [s for s in todo if codes.get(s.run_id) != 0]
 
 
-def _table(todo: list[TrainerSettings], codes: dict[str, int]):
+def _table(todo: list[TrainerSettings], codes: dict[str, int]) -> Table:
     import json
 
     from rich.table import Table

@@ -6,13 +6,13 @@ seeds), not evaluable (the runs needed are not there, or there was nothing to su
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from common import cli
 from experiments import comparable, prereg
 from experiments.comparable import short_ids
 from experiments.measures import Summary, matched_hack, matched_pass, summarise
@@ -118,7 +118,7 @@ def _beats(name: str, claim: Beats, arms: Arms) -> Verdict:
     smaller = {s: min(d, ends[s]) for s, d in zip(matched.seeds, matched.differences, strict=True)}
     lead = paired(smaller, dict.fromkeys(smaller, 0.0))
     assert lead is not None  # as many seeds as `matched`
-    numbers = (
+    numbers: tuple[str, ...] = (
         _line("lead, the smaller of the next two per seed", lead),
         _line(f"hack rate at matched pass rate ({level.mean:.1f}%), {claim.baseline} - {claim.arm}", matched),
         _line(f"final hack rate, {claim.baseline} - {claim.arm}", final),
@@ -224,11 +224,15 @@ def finished_by_arm(chosen: comparable.Chosen, registered: Preregistration) -> A
     }
 
 
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments verdict", description=__doc__.splitlines()[0])
+    comparable.add_arguments(p)
+    p.add_argument("--json", action="store_true", help="machine-readable")
+    return p
+
+
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments verdict", description=__doc__.splitlines()[0])
-    comparable.add_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     chosen = comparable.choose(comparable.selection(options))
     registered = prereg.load()
     verdicts = evaluate(registered, finished_by_arm(chosen, registered))

@@ -1,4 +1,4 @@
-"""python -m rankspace extract | validate: make v_hack from contrastive pairs, and judge it on held-out ones.
+"""python -m rankspace extract | validate | export: v_hack from contrastive pairs, its judgement, a trained adapter.
 
 Exit codes: 0 done, 2 something the user can put right (one line on stderr), 130 interrupted. Files appear whole or
 not at all.
@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from .console import Parser, run
 from .errors import RankspaceError
+from .export_cli import add_export, export
+from .models import load_model, load_tokenizer, need, require_model
+from .progress import bar
 from .targets import Kind
+
+if TYPE_CHECKING:
+    from .pairs import Pair
 
 CONTROLS = ("random", "shuffled", "subspace")
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m rankspace", description=__doc__.splitlines()[0])
-    commands = top.add_subparsers(dest="command", required=True, metavar="extract|validate")
+def parser() -> Parser:
+    top = Parser(prog="python -m rankspace", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(dest="command", required=True, metavar="extract|validate|export")
     make = commands.add_parser("extract", help="v_hack, or one of its controls, from contrastive pairs")
     _common(make)
     make.add_argument("--pairs", type=Path, help="JSON-lines file of pairs; --control random does not need it")
@@ -36,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--pairs", type=Path, required=True, help="held-out pairs: those marked heldout, else all")
     judge.add_argument("--v", type=Path, required=True, help="the direction to judge")
     judge.add_argument("--out", type=Path, required=True, help="directory for cos_align.png and cos_align.json")
+    add_export(commands)
     return top
 
 
@@ -50,14 +56,7 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        {"extract": extract, "validate": validate}[args.command](args)
-    except RankspaceError as error:
-        print(f"rankspace: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run(lambda: {"extract": extract, "validate": validate, "export": export}[args.command](args))
 
 
 def extract(args: argparse.Namespace) -> None:
@@ -103,6 +102,7 @@ def validate(args: argparse.Namespace) -> None:
     from . import direction as d
     from .report import write_validation
 
+    need("matplotlib", "plot")
     if not args.v.is_file():
         d.load_direction(args.v)  # raises its one line before the model is loaded
     model, tokenizer, adapter = _load(args)
@@ -129,7 +129,7 @@ def _summary(numbers: dict[str, Any]) -> str:
     )
 
 
-def _split_pairs(args: argparse.Namespace) -> tuple[list, list]:
+def _split_pairs(args: argparse.Namespace) -> tuple[list[Pair], list[Pair]]:
     """(train, held out), read before any model is: a broken file is told at once."""
     if args.pairs is None:
         if args.control != "random":
@@ -150,62 +150,22 @@ def _split_pairs(args: argparse.Namespace) -> tuple[list, list]:
 
 def _load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     """(model in eval mode on the device, tokenizer, adapter)."""
-    _require_model(args.model)
-    import torch
-    import transformers
-    from safetensors import SafetensorError
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
-        model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).to(device).eval()
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise RankspaceError(f"cannot load --model {args.model} on {device}: {first}") from error
+    require_model(args.model)
+    tokenizer = load_tokenizer(args.model)
+    model = load_model(args.model, args.device, args.dtype)
     from .adapter import attach
 
-    with _bar("SVD") as advance:
+    with bar("SVD") as advance:
         adapter = attach(model, args.targets, args.svd_cache, advance, kind=args.adapter)
     return model, tokenizer, adapter
 
 
-def _require_model(name: str) -> None:
-    """Refuse at once what is neither a model directory nor a hub name (owner/model), without asking the network."""
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise RankspaceError(f"--model {name} holds no config.json: give the directory of a saved model")
-    elif name.count("/") != 1 or name.startswith(("/", ".", "~")):
-        raise RankspaceError(f"no model at {name}: give a directory, or a hub name like Qwen/Qwen3-4B")
-
-
-def _gradients(model: Any, tokenizer: Any, adapter: Any, pairs: list, label: str) -> Any:
+def _gradients(model: Any, tokenizer: Any, adapter: Any, pairs: list[Pair], label: str) -> Any:
     from .direction import extract_gradients
     from .pairs import tokenize_pair
 
-    with _bar(label) as advance:
+    with bar(label) as advance:
         return extract_gradients(model, adapter, [tokenize_pair(tokenizer, p) for p in pairs], advance)
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[Any]:
-    """Yields progress(done, total, name); a live bar on a terminal, nothing in a log."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(f"{label:9s}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total, name: progress.update(task, completed=done, total=total, description=name)
 
 
 if __name__ == "__main__":

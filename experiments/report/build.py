@@ -1,11 +1,10 @@
-"""`python -m experiments report`: report.html (self-contained), report.md with figures/*.png, table.tex and runs.csv.
+"""`python -m experiments report`: report.html (self-contained), report.md with figures/*.png, table.tex, runs.csv, viewer/.
 
 Everything is computed before the first file is written, so that a refusal leaves an older report untouched.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import csv
 import io
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import cli
 from common.errors import ConfigError
 from experiments import comparable, prereg
 from experiments.comparable import Chosen
@@ -32,6 +32,7 @@ from experiments.report.data import (
     views,
 )
 from experiments.verdict import evaluate, finished_by_arm, registration_notes
+from experiments.viewer import export
 
 DPI = 200  # of every figure; style.py sets it
 FIGURES = ("headline", "trajectories", "cosines", "firing", "histogram", "heat_map", "onset", "phases")
@@ -56,28 +57,33 @@ class Picture:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments report", description=__doc__.splitlines()[0])
-    comparable.add_arguments(parser)
-    parser.add_argument(
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments report", description=__doc__.splitlines()[0])
+    comparable.add_arguments(p)
+    p.add_argument(
         "--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)"
     )
-    parser.add_argument(
+    p.add_argument(
         "--columns",
         type=int,
         default=len(COLUMNS),
         metavar="N",
         help=f"columns of the headline table after the arm, 1 to {len(COLUMNS)}; the last ones are cut",
     )
-    parser.add_argument("--rollouts", type=int, default=10, metavar="N", help="sampled rollouts an arm (default: 10)")
-    parser.add_argument("--title", default="Can a gradient projection stop RL from learning to cheat?")
-    options = parser.parse_args(argv)
+    p.add_argument("--rollouts", type=int, default=10, metavar="N", help="sampled rollouts an arm (default: 10)")
+    p.add_argument("--title", default="Can a gradient projection stop RL from learning to cheat?")
+    return p
+
+
+def main(argv: list[str]) -> int:
+    options = parser().parse_args(argv)
     if not 1 <= options.columns <= len(COLUMNS):
         raise ConfigError(f"--columns {options.columns}: give a number from 1 to {len(COLUMNS)}")
     chosen = comparable.choose(comparable.selection(options))
     files = build_report(chosen, prereg.load(), options.title, COLUMNS[: options.columns], options.rollouts)
+    files |= export.files(chosen.runs)
     write(files, options.out)
-    print(f"report: {options.out / 'report.html'} (also report.md, table.tex, runs.csv, figures/)")
+    print(f"report: {options.out / 'report.html'} (also report.md, table.tex, runs.csv, figures/, viewer/index.html)")
     return 0
 
 
@@ -107,6 +113,7 @@ def write(files: dict[str, bytes], out: Path) -> None:
         if f"figures/{name}.png" not in files:
             (out / "figures" / f"{name}.png").unlink(missing_ok=True)
     for name, content in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)
 
 
@@ -185,7 +192,7 @@ def render(template: str, **context: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         undefined=jinja2.StrictUndefined,
-        autoescape=lambda name: bool(name) and name.endswith(".html.j2"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import signal
 import sys
 import threading
 
@@ -13,8 +11,8 @@ from common import cli
 from common.settings import RefServerSettings, build, parse_assignments, read_settings_file
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> cli.Parser:
+    p = cli.Parser(
         prog="python -m services.ref_server", description="Rollouts (vLLM) and reference log-probs."
     )
     p.add_argument("--config", help="settings file, JSON or YAML")
@@ -42,9 +40,7 @@ def serve(settings: RefServerSettings) -> int:
     queue = Queue(
         open_redis(settings), settings.replica, claim_idle_s=settings.claim_idle_s, max_deliveries=settings.max_deliveries
     )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = cli.Stop.on_signals("stopping when the groups in work are done; Ctrl-C again stops at once")
 
     from common.metrics import Metrics
     from rankspace import gpu
@@ -69,7 +65,7 @@ def serve(settings: RefServerSettings) -> int:
         stop.set()
         heart.join()
         server.should_exit = True
-    return 0
+    return stop.end(cli.SERVICE_GOES_ON)
 
 
 def _http(settings: RefServerSettings, app):

@@ -17,17 +17,21 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from common import cli
 from common.errors import ConfigError
 from services.sandbox import pool, rowfiles
 
 ROW_LIMIT_S = 60.0
 
 
+def parser() -> cli.Parser:
+    what = __doc__.split("\n")[0]
+    return rowfiles.parser("oracle", what, "{id, code, method, tests}", "{id, gt_correct, reason, wall_s}")
+
+
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
-    options = rowfiles.arguments(
-        argv, "oracle", __doc__.split("\n")[0], "{id, code, method, tests}", "{id, gt_correct, reason, wall_s}"
-    )
+    options = rowfiles.arguments(parser(), argv)
     lines = rowfiles.read_lines(options.input)
     rowfiles.check_jail(options.isolation)
     counts = rowfiles.write_rows(options.output, _graded(lines, options), "gt_correct")

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from common import cli
 from common.errors import ConfigError
 
 
-def arguments(argv: list[str], command: str, what: str, takes: str, gives: str) -> argparse.Namespace:
-    """Parsed options of `python -m services.sandbox COMMAND`: input, output, workers, isolation. Raises ConfigError."""
-    parser = argparse.ArgumentParser(prog=f"python -m services.sandbox {command}", description=what)
+def parser(command: str, what: str, takes: str, gives: str) -> cli.Parser:
+    """The options of `python -m services.sandbox COMMAND`: input, output, workers, isolation."""
+    parser = cli.Parser(prog=f"python -m services.sandbox {command}", description=what)
     parser.add_argument("--input", required=True, type=Path, help=f"rows {takes}, JSON lines or .gz")
     parser.add_argument("--output", required=True, type=Path, help=f"where to write {gives}")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
@@ -26,6 +27,11 @@ def arguments(argv: list[str], command: str, what: str, takes: str, gives: str) 
         default="required",
         help="refuse to start when a layer of the jail is missing (default), or go without it",
     )
+    return parser
+
+
+def arguments(parser: cli.Parser, argv: list[str]) -> argparse.Namespace:
+    """The parsed options, checked. Raises ConfigError."""
     found = parser.parse_args(argv)
     if found.workers < 1:
         raise ConfigError(f"--workers is {found.workers}: give 1 or more")

@@ -10,7 +10,6 @@ tries; a kernel bug.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import socket
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from common import cli
 from services.sandbox import channel
 from services.sandbox.executor import Executor, Limits
 
@@ -152,11 +152,15 @@ def examine(isolation: Literal["required", "best_effort"] = "best_effort") -> li
         return [*layers, *probe(executor)]
 
 
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m services.sandbox selftest", description=__doc__.split("\n")[0])
+    p.add_argument("--require-isolation", action="store_true", help="exit code 1 when a required wall is absent")
+    return p
+
+
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m services.sandbox selftest", description=__doc__.split("\n")[0])
-    parser.add_argument("--require-isolation", action="store_true", help="exit code 1 when a required wall is absent")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     walls = examine()
     for wall in walls:
         state = "present" if wall.present else "ABSENT " if wall.required else "absent "
@@ -164,7 +168,6 @@ def main(argv: list[str]) -> int:
         print(f"{state}  {wall.name}{note}{': ' + wall.detail if wall.detail else ''}")
     missing = [wall.name for wall in walls if wall.required and not wall.present]
     if missing and arguments.require_isolation:
-        print(f"error: {len(missing)} required walls are absent: run on Linux 6.12 or later with Landlock and seccomp",
-              file=sys.stderr)
-        return 1
+        cli.fail(f"{len(missing)} required walls are absent: run on Linux 6.12 or later with Landlock and seccomp")
+        return cli.EXIT_FAILED
     return 0

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
-import threading
 
 from common import cli
 from common.errors import ConfigError, UserError
 from common.settings import TrainerSettings, build, parse_assignments, read_settings_file
 from services.trainer import preflight
 
-EXIT_STOPPED = 3
 
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> cli.Parser:
+    p = cli.Parser(
         prog="python -m services.trainer",
         description="GRPO on delta_S. Needs a running ref_server and at least one sandbox worker on the same Redis.",
-        epilog="Exit codes: 0 finished, 2 a user error (one line says which), 3 stopped and resumable, 130 interrupted.",
+        epilog="Exit codes: 0 finished, 2 a user error (one line says which), 3 stopped by SIGTERM, 130 by Ctrl-C; both resume.",
     )
     p.add_argument("--config", help="settings file, JSON or YAML")
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of TrainerSettings")
@@ -50,7 +46,7 @@ def train(s: TrainerSettings) -> int:
     client = open_redis(s)
     from common.lock import TrainerLock
 
-    with outages_as_user_errors(s.redis_url):
+    with cli.Resumable(), outages_as_user_errors(s.redis_url):
         lock = TrainerLock(client, s.run_id)
         try:
             return _train_locked(s, client, lock)
@@ -74,7 +70,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     from tasks.loopholes import posed
 
     problems = tuple([posed(p, s.loophole) for p in load_problems(f)] for f in (s.train_problems, s.heldout_problems))
-    stop = _stop_on_signals()
+    stop = cli.Stop.on_signals("stopping when this step is done; Ctrl-C again stops at once, back at the last checkpoint")
     metrics = Metrics("trainer")
     try:
         policy = Policy(s)
@@ -106,22 +102,23 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
         finally:
             crew.dismiss()
     if not finished:
-        print(f"stopped after step {trainer.state.next_step} of {s.steps}; the same command resumes it", flush=True)
-    return 0 if finished else EXIT_STOPPED
+        print(f"stopped after step {trainer.state.next_step} of {s.steps}{_resume()}", flush=True)
+        return stop.exit_code(cli.EXIT_STOPPED)
+    return 0
 
 
 class Stopped(Exception):
     """Asked to stop while waiting; everything up to the last checkpoint is safe."""
 
 
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+def _resume() -> str:
+    """How to go on, unless the command that started us says it. Under torchrun it is torchrun's to be started again."""
+    if cli.STARTED_BY in os.environ:
+        return ""
+    return "; to resume: " + ("the same torchrun command" if "TORCHELASTIC_RUN_ID" in os.environ else cli.this_command())
 
 
-def _check(stop: threading.Event, lock) -> None:
+def _check(stop: cli.Stop, lock) -> None:
     if stop.is_set():
         raise Stopped
     lock.require()

@@ -9,7 +9,7 @@ import pytest
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
-from experiments import next_preset, presets, status
+from experiments import next_preset, presets, status, status_view
 
 NOW = datetime(2026, 1, 2, 10, 5, tzinfo=UTC)
 
@@ -31,7 +31,7 @@ def test_a_run_that_says_nothing_any_more(tmp_path):
 
 
 def test_age_text():
-    assert [status.age_text(s) for s in (0, 89, 600, 18000, 432000)] == ["0 s", "89 s", "10 min", "5.0 h", "5.0 d"]
+    assert [status_view.age_text(s) for s in (0, 89, 600, 18000, 432000)] == ["0 s", "89 s", "10 min", "5.0 h", "5.0 d"]
 
 
 def test_command_line(tmp_path, capsys):

@@ -74,6 +74,8 @@ ALLOWED = [
     ("monitor", "XLEN", GRADED),
     ("monitor", "INFO"),
     ("monitor", "SCAN", "0"),
+    ("monitor", "GET", VERSION),
+    ("monitor", "HKEYS", PROOFS),
 ]
 FORBIDDEN = [
     # A hijacked grader: no push, no version, no lock, no seal, no proof, no rollouts of its own making, no requests.
@@ -116,6 +118,10 @@ FORBIDDEN = [
     ("monitor", "XADD", GRADED, "*", "m", "x"),
     ("monitor", "DEL", GRADED),
     ("monitor", "GET", DELTA),
+    ("monitor", "GET", LOCK),
+    ("monitor", "SET", VERSION, "9 x"),
+    ("monitor", "HGETALL", PROOFS),
+    ("monitor", "XRANGE", keys.ROLLOUTS, "-", "+"),
 ]
 ADMINISTRATION = [
     ("FLUSHALL",), ("CONFIG", "SET", "dir", "/tmp"), ("SHUTDOWN", "NOSAVE"), ("KEYS", "*"), ("SAVE",),

@@ -222,7 +222,7 @@ def test_every_mistake_is_one_line_and_exit_code_2(model_dir, pairs_file, tmp_pa
         capsys.readouterr()
         assert run(*command) == 2, message
         said = capsys.readouterr().err.strip()
-        assert message in said and said.startswith("rankspace: ") and "\n" not in said, said
+        assert message in said and said.startswith("error: ") and "\n" not in said, said
     assert not out.exists() and not (tmp_path / "r").exists()  # nothing half-written
 
 
