@@ -1,0 +1,146 @@
+"""GradientHook around torch optimizers, and when projecting and clipping commute."""
+
+import pytest
+import torch
+
+import rankspace
+from rankspace import RankspaceError
+from rankspace.hook import read_grad
+
+IDS = torch.arange(1, 13)[None]
+
+
+def attached(tiny_qwen3, **options):
+    model = tiny_qwen3()
+    return model, rankspace.attach(model, **options)
+
+
+def backward(model):
+    model(input_ids=IDS, labels=IDS).loss.backward()
+
+
+def dots(adapter, direction):
+    """g·v per module, of what lies in .grad."""
+    layout = rankspace.Layout.of(adapter.modules)
+    return (layout.pad(read_grad(adapter)) * layout.pad(direction.vectors)).sum(-1)
+
+
+@pytest.mark.parametrize("form", ["factored", "merged"])
+def test_the_optimizer_sees_the_projected_sum_of_the_micro_batches(tiny_qwen3, form):
+    model, adapter = attached(tiny_qwen3, form=form)
+    direction = rankspace.random_direction(adapter.modules, 3)
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.5)
+    hook = rankspace.GradientHook(optimizer, adapter, direction)
+    for _ in range(2):
+        backward(model)
+    raw = read_grad(adapter)
+    expected, known = rankspace.project(raw, direction.vectors, rankspace.Layout.of(adapter.modules))
+    metrics = hook.before_step()
+    assert torch.equal(read_grad(adapter), expected) and not torch.equal(raw, expected)
+    assert (dots(adapter, direction) <= 1e-7).all() and metrics["frac_fired"] == known["frac_fired"] > 0
+    optimizer.step()
+    applied = hook.after_step()
+    assert torch.allclose(adapter.get_flat(), -0.5 * expected, atol=1e-7)
+    assert applied["update_frac_fired"] <= metrics["frac_fired"] and applied["update_cos_mean"] < 0
+
+
+def test_the_update_variant_projects_what_adam_applied(tiny_qwen3):
+    model, adapter = attached(tiny_qwen3)
+    direction = rankspace.random_direction(adapter.modules, 3)
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.1)
+    hook = rankspace.GradientHook(optimizer, adapter, direction, variant="update")
+    backward(model)
+    raw = read_grad(adapter)
+    hook.before_step()
+    assert torch.equal(read_grad(adapter), raw)
+    optimizer.step()
+    applied = hook.after_step()
+    layout = rankspace.Layout.of(adapter.modules)
+    along = (layout.pad(-adapter.get_flat()) * layout.pad(direction.vectors)).sum(-1)
+    assert (along <= 1e-6).all() and applied["raw_update_cos_mean"] > applied["update_cos_mean"]
+
+
+def clip(g, bound):
+    return g * min(1.0, bound / (g.norm().item() + 1e-6))
+
+
+@pytest.mark.parametrize("variant", ["one_sided", "two_sided", "no_rescale", "drift_only"])
+def test_clipping_commutes_with_the_projection_only_when_norms_are_kept(variant):
+    layout = rankspace.Layout.of([("a", 17), ("b", 40), ("c", 5)])
+    v = rankspace.random_direction([("a", 17), ("b", 40), ("c", 5)], 1).vectors
+    g = torch.randn(62, generator=torch.Generator().manual_seed(2)) + 4 * v
+    g[-5:] -= 8 * v[-5:]  # one module pulls away from the hack
+
+    def P(x):
+        return rankspace.project(x, v, layout, variant)[0]
+
+    first, last = P(clip(g, 1.0)), clip(P(g), 1.0)
+    if variant in ("one_sided", "two_sided"):
+        assert torch.allclose(first, last, rtol=1e-5, atol=1e-7)
+    else:  # the same direction, too short a step
+        assert torch.allclose(first / first.norm(), last / last.norm(), atol=1e-6)
+        assert first.norm() < 0.95 * last.norm()
+    assert torch.allclose(P(clip(g, 1e9)), clip(P(g), 1e9))  # without active clipping the order never matters
+
+
+def test_an_annihilated_module_makes_even_the_rescaled_projection_not_commute():
+    modules = [("a", 8), ("b", 8)]
+    v = rankspace.random_direction(modules, 0).vectors
+    g = 10 * v
+    g[8:] = torch.randn(8, generator=torch.Generator().manual_seed(0))
+
+    def P(x):
+        return rankspace.project(x, v, rankspace.Layout.of(modules))[0]
+
+    assert P(clip(g, 1.0)).norm() < 0.5 * clip(P(g), 1.0).norm()
+
+
+def test_fewer_modules_than_expected_is_an_error(tiny_qwen3):
+    model, adapter = attached(tiny_qwen3)
+    direction = rankspace.random_direction(adapter.modules, 0)
+    hook = rankspace.GradientHook(torch.optim.SGD(adapter.parameters(), lr=1.0), adapter, direction)
+    with pytest.raises(RankspaceError, match="0 of 14 modules"):
+        hook.before_step()
+    backward(model)
+    adapter.parameters()[3].grad = None
+    with pytest.raises(RankspaceError, match=f"13 of 14 modules, {adapter.modules[3][0]}.delta_S"):
+        hook.before_step()
+    with pytest.raises(RankspaceError, match="after_step without before_step"):
+        hook.after_step()
+
+
+def test_an_optimizer_that_holds_less_or_more_is_refused(tiny_qwen3):
+    model, adapter = attached(tiny_qwen3)
+    direction = rankspace.random_direction(adapter.modules, 0)
+    parameters = adapter.parameters()
+    with pytest.raises(RankspaceError, match="does not hold model.layers.0"):
+        rankspace.GradientHook(torch.optim.SGD(parameters[1:], lr=1.0), adapter, direction)
+    norm = model.model.norm.weight
+    rankspace.GradientHook(torch.optim.SGD([*parameters, norm], lr=1.0), adapter, direction)  # frozen: harmless
+    norm.requires_grad_(True)
+    with pytest.raises(RankspaceError, match="also trains 1 other"):
+        rankspace.GradientHook(torch.optim.SGD([*parameters, norm], lr=1.0), adapter, direction)
+
+
+def test_a_form_or_direction_that_cannot_work_is_refused_at_once(tiny_qwen3):
+    _, adapter = attached(tiny_qwen3)
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=1.0)
+    direction = rankspace.random_direction(adapter.modules, 0)
+    with pytest.raises(RankspaceError, match="unknown"):
+        rankspace.GradientHook(optimizer, adapter, direction, variant="half")
+    with pytest.raises(RankspaceError, match="no module"):
+        rankspace.GradientHook(optimizer, adapter, rankspace.random_direction(adapter.modules[:3], 0))
+    adapter.use("summed")
+    with pytest.raises(RankspaceError, match="summed"):
+        rankspace.GradientHook(optimizer, adapter, direction)
+
+
+def test_nan_is_an_error_that_names_the_module(tiny_qwen3):
+    model, adapter = attached(tiny_qwen3)
+    hook = rankspace.GradientHook(
+        torch.optim.SGD(adapter.parameters(), lr=1.0), adapter, rankspace.random_direction(adapter.modules, 0)
+    )
+    backward(model)
+    adapter.parameters()[2].grad[0] = float("nan")
+    with pytest.raises(RankspaceError, match=adapter.modules[2][0]):
+        hook.before_step()
