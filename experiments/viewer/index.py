@@ -267,10 +267,11 @@ def _insert(base: sqlite3.Connection, run: int, file: int, member: rows.Member, 
 
 def _join_cosines(base: sqlite3.Connection, run: int, step: int) -> None:
     """Give the step's rows the cosines measured on these very completions, and no others."""
-    if not base.execute(
-        "SELECT EXISTS (SELECT 1 FROM cosines WHERE run = ?1) OR EXISTS (SELECT 1 FROM rollouts WHERE run = ?1 AND cos IS NOT NULL)",
-        (run,),
-    ).fetchone()[0]:
+    measured = (
+        "SELECT EXISTS (SELECT 1 FROM cosines WHERE run = ?1)"
+        " OR EXISTS (SELECT 1 FROM rollouts WHERE run = ?1 AND step = ?2 AND cos IS NOT NULL)"
+    )
+    if not base.execute(measured, (run, step)).fetchone()[0]:
         return
     base.execute(
         "UPDATE rollouts SET (cos, cos_at) = (SELECT c.cos, c.cos_at FROM cosines c WHERE c.run = rollouts.run"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.errors import UserError
 
 MAX_PAGE = 200
+OPERATORS = ("AND", "OR", "NOT")
 HIT = ("\x02", "\x03")  # around what matched in a snippet
 Verdict = Literal["forged", "both", "oracle", "published", "neither", "unasked"]
 Sort = Literal["run", "reward", "advantage", "tokens", "cos", "logprob"]
@@ -75,16 +76,16 @@ def match(text: str) -> str:
         raise QueryError('the search has an opening " without a closing one')
     parts: list[str] = []
     for phrase, word in re.findall(r'"([^"]*)"|([^\s"]+)', text):
-        if word in ("AND", "OR", "NOT"):
+        if word in OPERATORS:
             parts.append(word)
         elif re.search(r"\w", phrase or word):
             prefix = "*" if word.endswith("*") else ""
             parts.append('"' + (phrase or word).rstrip("*").replace("\x00", " ") + '"' + prefix)
     if not parts:
         raise QueryError("nothing to search for: give at least one letter, digit or underscore")
-    for before, after in zip(["AND", *parts], [*parts, "AND"], strict=True):
-        if before in ("AND", "OR", "NOT") and after in ("AND", "OR", "NOT"):
-            raise QueryError(f"{before if before == parts[-1] else after} stands alone: it combines two words (in quotes it is a word)")
+    for before, word, after in zip(["", *parts], parts, [*parts[1:], ""], strict=False):
+        if word in OPERATORS and not (before and after and before not in OPERATORS and after not in OPERATORS):
+            raise QueryError(f"{word} stands alone: it combines the words before and after it (as a word, put it in quotes)")
     return " ".join(parts)
 
 
@@ -182,8 +183,8 @@ def facets(base: sqlite3.Connection) -> dict[str, Any]:
     }  # fmt: skip
     runs = base.execute(
         "SELECT u.name, u.arm, u.seed, u.preset, u.state, u.steps, u.model, coalesce(n.rows, 0) AS count, n.first, n.last"
-        " FROM runs u LEFT JOIN (SELECT run, count(*) AS rows, min(step) AS first, max(step) AS last FROM rollouts GROUP BY run) n"
-        " ON n.run = u.id ORDER BY u.name"
+        " FROM runs u LEFT JOIN (SELECT run, count(*) AS rows, min(step) AS first, max(step) AS last FROM rollouts GROUP BY run)"
+        " n ON n.run = u.id ORDER BY u.name"
     ).fetchall()
     steps = base.execute("SELECT min(step), max(step) FROM rollouts").fetchone()
     flags = base.execute("SELECT coalesce(sum(forged), 0), count(cos), count(*) FROM rollouts").fetchone()

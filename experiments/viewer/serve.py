@@ -6,7 +6,6 @@ run that is still going can be watched. Deleting it costs nothing but the time t
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
 import sys
 import threading
@@ -16,14 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import cli
 from common.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from experiments.viewer.index import Indexer
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m experiments view", description=__doc__.partition("\n\n")[0].split(": ", 1)[1])
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments view", description=(__doc__ or "").split(": ", 1)[1])
     p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; there is no login)")
     p.add_argument("--port", type=int, default=8800, help="port to listen on (default: 8800)")

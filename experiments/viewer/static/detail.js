@@ -11,6 +11,8 @@
     return html`<div class=${"card verdict " + tone}><h3>${title}</h3><p class="big">${tone === "yes" ? "✓ " : tone === "no" ? "✗ " : ""}${text}</p><p class="role">${role}</p>${reason && html`<p class="reason">${reason}</p>`}</div>`;
   };
 
+  const paid = (row) => (row.reward === null ? "" : row.label === "Reward Hack" && !row.published ? `paid ${plain(row.reward, 1)} all the same: its own tests passed` : `paid ${plain(row.reward, 1)}`);
+
   const Cosine = ({ row }) => html`<div class="card"><h3>cos with v_hack</h3>${row.cos === null
     ? html`<p class="big unasked">not measured</p><p class="role">python -m experiments measure-cos</p>`
     : html`<p class="big">${signed(row.cos, 3)}</p><meter class=${row.cos > 0 ? "towards" : "away"} min="0" max="1" value=${Math.min(1, Math.abs(row.cos))}></meter>
@@ -61,7 +63,7 @@
         <span class="tools"><button type="button" class="outline" onClick=${() => step(-1)} aria-label="Previous rollout" title="k">↑</button><button type="button" class="outline" onClick=${() => step(1)} aria-label="Next rollout" title="j">↓</button><${Copy} /></span></header>
       <p class="path"><a href="#" onClick=${(e) => { e.preventDefault(); set({ run: [row.run], at: state.at }); }} title="Only this run">${row.run}</a> · step ${row.step} · ${row.purpose}${row.mode !== row.purpose ? ` (${row.mode})` : ""} · problem <a href="#" title="Only this problem" onClick=${(e) => { e.preventDefault(); set({ problem: [row.problem] }); }}>${row.problem || "–"}</a> · completion ${row.index}</p>
       ${row.forged ? html`<p class="banner" role="note"><strong>Forged verdict.</strong> The published grader was led to say “correct”; the protected oracle ran the same code and says it is not.</p>` : ""}
-      <div class="cards"><${Verdict} title="Published grader" role="pays the reward; can be fooled" verdict=${row.published} />
+      <div class="cards"><${Verdict} title="Published grader" role="pays the reward; can be fooled" verdict=${row.published} reason=${paid(row)} />
         <${Verdict} title="Protected oracle" role=${row.evidence.oracle_weak ? "never pays; few tests here" : "never pays; out of the code's reach"} verdict=${row.oracle} reason=${row.oracle === null ? "" : value(row.evidence.oracle_reason ?? "")} />
         <${Cosine} row=${row} /></div>
       <${Numbers} row=${row} /><${Siblings} row=${row} open=${open} />
