@@ -57,6 +57,8 @@ def nothing_left(world: World, limit: float = 25.0) -> None:
     streams = (keys.REQUESTS, keys.ROLLOUTS)
     world.wait(lambda: not any(client.xlen(stream) for stream in streams), limit, "the streams' drain")
     assert not client.exists(keys.trainer_lock(s.run_id)), "a stale lock"
+    log = (world.stack.root / "redis.log").read_text(errors="replace")
+    assert "CRITICAL" not in log, f"Redis lost something: {[line for line in log.splitlines() if 'CRITICAL' in line][:3]}"
     drafts = [str(p) for p in s.run_dir.rglob("*") if "draft" in p.name]
     assert not drafts, f"half-written: {drafts}"
     left = [fields for _, fields in client.xrange(keys.graded(s.run_id))]

@@ -16,26 +16,35 @@ RUN = "r"
 PASSWORDS = {user: f"{user}-password-0123456789abcdef" for user in acl.USERS}
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
-    """A real Redis with the generated users; (address, folder with one secret file a user)."""
-    folder, server = tmp_path_factory.mktemp("acl"), redis_server()
-    if redis_version(server) < (7, 0):
-        pytest.skip("Redis 6.2 has no selectors; its users are wider")
-    users = folder / "users.acl"
-    users.write_text(acl.users_file({user: acl.digest(password) for user, password in PASSWORDS.items()}))
-    for user, password in PASSWORDS.items():
-        (folder / user).write_text(password + "\n")
-    port = free_port()
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--aclfile", str(users), "--save", ""]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    url = f"redis://127.0.0.1:{port}/0"
+def start(folder, port):
+    """redis-server with the users in `folder`, answering; and its address."""
+    command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
+               "--aclfile", str(folder / "users.acl"), "--appendonly", "yes", "--appendfsync", "always"]  # fmt: skip
+    process, url = subprocess.Popen(command, stdout=subprocess.DEVNULL), f"redis://127.0.0.1:{port}/0"
     for _ in range(100):
         try:
             connect(url, 1.0, "monitor", PASSWORDS["monitor"])
             break
         except QueueError:
             time.sleep(0.05)
+    return process, url
+
+
+def write_users(folder):
+    if redis_version(redis_server()) < (7, 0):
+        pytest.skip("Redis 6.2 has no selectors; its users are wider")
+    users = folder / "users.acl"
+    users.write_text(acl.users_file({user: acl.digest(password) for user, password in PASSWORDS.items()}))
+    for user, password in PASSWORDS.items():
+        (folder / user).write_text(password + "\n")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A real Redis with the generated users; (address, folder with one secret file a user)."""
+    folder = tmp_path_factory.mktemp("acl")
+    write_users(folder)
+    process, url = start(folder, free_port())
     yield url, folder
     process.terminate()
     process.wait()
@@ -160,6 +169,35 @@ def test_without_the_right_password_nobody_gets_in_and_the_line_holds_no_secret(
         connect(url, 2.0, user, password)
     assert "redis_password_file" in str(caught.value)
     assert not any(secret in str(caught.value) for secret in PASSWORDS.values())
+
+
+@pytest.mark.parametrize("command", [("PING",), ("GET", VERSION), ("ACL", "WHOAMI"), ("MULTI",), ("CONFIG", "GET", "*")], ids=" ".join)
+def test_whoever_does_not_log_in_can_run_nothing(guarded, command):
+    anybody = redis.Redis.from_url(guarded[0])
+    with pytest.raises(redis.AuthenticationError):
+        anybody.execute_command(*command)
+
+
+def test_transactions_outlive_a_killed_redis(tmp_path):
+    """Redis replays its append-only file as the default user, whose rights therefore matter although it is off."""
+    write_users(tmp_path)
+    port = free_port()
+    process, url = start(tmp_path, port)
+    client = connect(url, 2.0, "trainer", PASSWORDS["trainer"])
+    client.set(DELTA, b"alone")
+    with client.pipeline(transaction=True) as both:
+        both.set(VERSION, b"1 x").xadd(keys.REQUESTS, {b"m": b"x"}).execute()
+    process.kill()
+    process.wait()
+    process, url = start(tmp_path, port)
+    try:
+        client = connect(url, 2.0, "trainer", PASSWORDS["trainer"])
+        assert client.get(DELTA) == b"alone"
+        assert client.get(VERSION) == b"1 x"
+        assert client.xlen(keys.REQUESTS) == 1
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def test_the_acl_file_holds_no_password():
