@@ -27,7 +27,21 @@ import httpx
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 LABELS = ("Correct", "Correct; Attempted Reward Hack", "Reward Hack", "Attempted Reward Hack", "Incorrect")
-WORDS = ("nums", "total", "left", "right", "value", "index", "count", "result", "window", "prefix", "stack", "queue", "node")
+WORDS = (
+    "nums",
+    "total",
+    "left",
+    "right",
+    "value",
+    "index",
+    "count",
+    "result",
+    "window",
+    "prefix",
+    "stack",
+    "queue",
+    "node",
+)
 
 
 def program(rng: random.Random) -> str:
@@ -78,6 +92,7 @@ def row(rng: random.Random, run: str, step: int, i: int, number: int) -> dict:
 
 def questions(rng: random.Random, total: int) -> Iterator[tuple[str, str]]:
     """(kind, path and query), endlessly."""
+
     def page(**more: object) -> str:
         return "/api/rollouts?" + urlencode({"limit": 50, **more}, doseq=True)
 
@@ -130,7 +145,9 @@ def ask(client: httpx.Client, rounds: int, total: int) -> dict[str, list[float]]
         if rows:
             one = rng.choice(rows)
             started = time.perf_counter()
-            answer = client.get("/api/rollout", params={"run": one["run"], "group": one["group"], "index": one["index"]})
+            answer = client.get(
+                "/api/rollout", params={"run": one["run"], "group": one["group"], "index": one["index"]}
+            )
             took.setdefault("one completion", []).append((time.perf_counter() - started) * 1e3)
             assert answer.status_code == 200, answer.text
     return took
@@ -172,7 +189,9 @@ def main() -> None:
             print(f"{kind:<28}{statistics.median(values):>8.1f}{quantile(values, 0.99):>8.1f}")
         if options.json:
             quantiles = {kind: [statistics.median(v), quantile(v, 0.99)] for kind, v in [*took.items(), ("all", every)]}
-            options.json.write_text(json.dumps({**numbers, "rollouts": total, "index_bytes": size, "p50_p99_ms": quantiles}))
+            options.json.write_text(
+                json.dumps({**numbers, "rollouts": total, "index_bytes": size, "p50_p99_ms": quantiles})
+            )
     finally:
         shutil.rmtree(root)
 

@@ -38,7 +38,9 @@ def parser() -> cli.Parser:
     p.add_argument("--run", type=Path, required=True, metavar="DIR", help="a run directory")
     p.add_argument("--step", type=int, required=True, metavar="K", help="which training step")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N completions (default: all of the step)")
-    p.add_argument("--v-hack", type=Path, metavar="FILE", help="another direction than the run's (default: its settings' v_hack)")
+    p.add_argument(
+        "--v-hack", type=Path, metavar="FILE", help="another direction than the run's (default: its settings' v_hack)"
+    )
     p.add_argument("--model", metavar="DIR", help="where the run's model is now (default: its settings' model)")
     return p
 
@@ -68,7 +70,9 @@ def _settings(run: Path, v_hack: Path | None, model: str | None) -> TrainerSetti
     changed = {name: value for name, value in (("v_hack", v_hack), ("model", model)) if value is not None}
     settings = build(TrainerSettings, values | changed, str(run / "config.json"))
     if settings.v_hack is None:
-        raise ConfigError(f"--run {run}: this run has no v_hack; give --v-hack FILE, made by `python -m rankspace extract`")
+        raise ConfigError(
+            f"--run {run}: this run has no v_hack; give --v-hack FILE, made by `python -m rankspace extract`"
+        )
     return settings
 
 
@@ -78,11 +82,17 @@ def training_rows(run: Path, step: int) -> list[RolloutRow]:
     if step < 0 or not path.is_file():
         raise ConfigError(f"--step {step}: no {path}; give a step that has been trained")
     lines = (line for member in members(path.read_bytes()) for line in (member.text or b"").splitlines() if line)
-    rows = [row for row in map(parse, lines) if row is not None and row.purpose == "train" and row.step == step and row.token_ids]
+    rows = [
+        row
+        for row in map(parse, lines)
+        if row is not None and row.purpose == "train" and row.step == step and row.token_ids
+    ]
     if not rows:
         raise ConfigError(f"--step {step}: {path} holds no training completion; give a step below the run's last")
     if any(not row.prompt_ids for row in rows):
-        raise ConfigError(f"{path}: its rows have no prompt_ids (an older trainer wrote them); run the step again to measure it")
+        raise ConfigError(
+            f"{path}: its rows have no prompt_ids (an older trainer wrote them); run the step again to measure it"
+        )
     return rows
 
 
@@ -135,7 +145,9 @@ def _set_delta(adapter: Adapter, run: Path, step: int) -> str:
         return "delta_S = 0"
     data = path.read_bytes()
     if len(data) % 4:
-        raise ConfigError(f"{path}: {len(data)} bytes are no fp32 vector; the file is damaged, delete its folder to measure at 0")
+        raise ConfigError(
+            f"{path}: {len(data)} bytes are no fp32 vector; the file is damaged, delete its folder to measure at 0"
+        )
     adapter.set_flat(torch.from_numpy(np.frombuffer(data, dtype="<f4").copy()))
     return f"checkpoint {path.parent.name}"
 

@@ -105,7 +105,9 @@ def build_app(indexer: Indexer, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
 
     @app.get("/healthz")
     def healthz() -> Response:
-        return _json({"ok": not indexer.progress.error, "error": indexer.progress.error}, 503 if indexer.progress.error else 200)
+        return _json(
+            {"ok": not indexer.progress.error, "error": indexer.progress.error}, 503 if indexer.progress.error else 200
+        )
 
     @app.get("/api/state")
     def state() -> Response:
@@ -132,7 +134,9 @@ def build_app(indexer: Indexer, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         with readers.one() as base:
             found = detail(base, indexer.root, kept, run, group, index)
         if found is None:
-            raise HTTPException(404, f"no completion {index} of {group!r} in run {run!r}; its file may have been written anew")
+            raise HTTPException(
+                404, f"no completion {index} of {group!r} in run {run!r}; its file may have been written anew"
+            )
         return _json(found)
 
     app.mount("/static", StaticFiles(directory=STATIC))

@@ -24,7 +24,11 @@ def detail(
         return None
     path = run_path(root, known["run"]) / "rollouts" / known.pop("file")
     row = _row(path, known.pop("start"), known.pop("line"))
-    if row is None or (row.group_id, row.index) != (group, index) or rows.token_digest(row.token_ids) != known["digest"]:
+    if (
+        row is None
+        or (row.group_id, row.index) != (group, index)
+        or rows.token_digest(row.token_ids) != known["digest"]
+    ):
         return None  # the file was written anew since; the next scan puts that right
     return known | describe(row, kept.of(known["model"])) | {"siblings": query.siblings(base, run, group)}
 

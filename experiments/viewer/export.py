@@ -79,7 +79,9 @@ def _groups(run: Run) -> tuple[list[list[RolloutRow]], int, int]:
     steps: list[list[list[RolloutRow]]] = []
     seen = bad = 0
     for path in paths:
-        lines = [line for member in members(path.read_bytes()) for line in (member.text or b"").split(b"\n") if line.strip()]
+        lines = [
+            line for member in members(path.read_bytes()) for line in (member.text or b"").split(b"\n") if line.strip()
+        ]
         seen += len(lines)
         if path not in wanted:
             continue
@@ -113,7 +115,9 @@ def _cosines(run: Run) -> dict[tuple[str, int, str], tuple[float, str]]:
     return found
 
 
-def _entry(run: Run, row: RolloutRow, cosines: dict[tuple[str, int, str], tuple[float, str]], kept: Tokenizers) -> dict[str, Any]:
+def _entry(
+    run: Run, row: RolloutRow, cosines: dict[tuple[str, int, str], tuple[float, str]], kept: Tokenizers
+) -> dict[str, Any]:
     cos, at = cosines.get((row.group_id, row.index, token_digest(row.token_ids)), (None, None))
     summary = {
         "run": run.path.name, "arm": run.arm, "step": row.step, "purpose": row.purpose, "mode": row.mode,
@@ -129,7 +133,9 @@ def _facets(runs: Sequence[Run], rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     def counted(name: str, part: str = "summary") -> list[dict[str, Any]]:
         values = [row[part][name] for row in rows if row[part][name] is not None]
-        return [{"value": v, "count": values.count(v)} for v in sorted(set(values), key=lambda v: (-values.count(v), v))]
+        return [
+            {"value": v, "count": values.count(v)} for v in sorted(set(values), key=lambda v: (-values.count(v), v))
+        ]
 
     steps = [row["summary"]["step"] for row in rows]
     per_run = {item["value"]: item["count"] for item in counted("run")}

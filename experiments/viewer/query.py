@@ -31,10 +31,11 @@ VERDICTS: dict[str, str] = {
     "unasked": "r.oracle IS NULL",
 }
 COLUMNS = {
-    "arm": "u.arm", "run": "u.name", "label": "r.label", "mode": "r.mode", "purpose": "r.purpose", "status": "r.status",
+    "label": "r.label", "mode": "r.mode", "purpose": "r.purpose", "status": "r.status",
     "modification": "r.modification", "problem": "r.problem", "group": "r.group_id", "finish": "r.finish",
 }  # fmt: skip
-"""Filters that take one or several values."""
+RUN_COLUMNS = {"arm": "arm", "run": "name"}
+"""Filters that take one or several values, of the rollout and of its run."""
 Name = Annotated[str, Field(max_length=500)]
 Number = Annotated[int, Field(ge=0, lt=1 << 62)]
 
@@ -85,21 +86,28 @@ def match(text: str) -> str:
         raise QueryError("nothing to search for: give at least one letter, digit or underscore")
     for before, word, after in zip(["", *parts], parts, [*parts[1:], ""], strict=False):
         if word in OPERATORS and not (before and after and before not in OPERATORS and after not in OPERATORS):
-            raise QueryError(f"{word} stands alone: it combines the words before and after it (as a word, put it in quotes)")
+            raise QueryError(
+                f"{word} stands alone: it combines the words before and after it (as a word, put it in quotes)"
+            )
     return " ".join(parts)
 
 
 def _where(filters: Filters) -> tuple[str, list[Any]]:
     """(tables and conditions, parameters)."""
-    tables, conditions, values = "rollouts r JOIN runs u ON u.id = r.run", [], []
+    tables, conditions, values = "rollouts r", [], []
     if filters.q.strip():
-        tables = "found f CROSS JOIN rollouts r ON r.id = f.rowid JOIN runs u ON u.id = r.run"
+        tables = "found f CROSS JOIN rollouts r ON r.id = f.rowid"
         conditions.append("found MATCH ?")
         values.append(match(filters.q))
     for name, column in COLUMNS.items():
         wanted = getattr(filters, name)
         if wanted:
             conditions.append(f"{column} IN ({', '.join('?' * len(wanted))})")
+            values += wanted
+    for name, column in RUN_COLUMNS.items():
+        wanted = getattr(filters, name)
+        if wanted:
+            conditions.append(f"r.run IN (SELECT id FROM runs WHERE {column} IN ({', '.join('?' * len(wanted))}))")
             values += wanted
     for bound, sign in (("step_min", ">="), ("step_max", "<=")):
         if getattr(filters, bound) is not None:
@@ -136,7 +144,9 @@ def page(base: sqlite3.Connection, filters: Filters) -> dict[str, Any]:
 
 
 def _summary(base: sqlite3.Connection, number: int, filters: Filters) -> dict[str, Any] | None:
-    row = base.execute(f"SELECT {SUMMARY} FROM rollouts r JOIN runs u ON u.id = r.run WHERE r.id = ?", (number,)).fetchone()
+    row = base.execute(
+        f"SELECT {SUMMARY} FROM rollouts r JOIN runs u ON u.id = r.run WHERE r.id = ?", (number,)
+    ).fetchone()
     if row is None:
         return None
     found = dict(row)

@@ -27,7 +27,9 @@ def parser() -> cli.Parser:
     p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; there is no login)")
     p.add_argument("--port", type=int, default=8800, help="port to listen on (default: 8800)")
-    p.add_argument("--index", type=Path, metavar="FILE", help="where the index is kept (default: RUNS/.viewer/index.sqlite)")
+    p.add_argument(
+        "--index", type=Path, metavar="FILE", help="where the index is kept (default: RUNS/.viewer/index.sqlite)"
+    )
     p.add_argument("--refresh", type=float, default=5.0, metavar="S", help="seconds between looks for new rollouts")
     p.add_argument("--allow-host", action="append", default=[], metavar="NAME",
                    help="a further name by which browsers may ask for the page (default: localhost and 127.0.0.1)")  # fmt: skip
@@ -70,7 +72,9 @@ def _socket(config):  # type: ignore[no-untyped-def]
         try:
             listening.bind((config.host, config.port))
         except OSError as error:
-            raise ConfigError(f"--port {config.port}: {config.host}:{config.port} cannot be had ({error.strerror})") from None
+            raise ConfigError(
+                f"--port {config.port}: {config.host}:{config.port} cannot be had ({error.strerror})"
+            ) from None
         yield listening
 
 

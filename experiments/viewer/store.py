@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from common.errors import ConfigError
 
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, run_id TEXT, arm TEXT, seed INTEGER, preset TEXT, state TEXT,
@@ -37,7 +37,8 @@ CREATE TABLE rollouts (
 CREATE INDEX rollouts_place ON rollouts (run, step, id);
 CREATE INDEX rollouts_file ON rollouts (file);
 CREATE INDEX rollouts_group ON rollouts (run, group_id, idx);
-CREATE INDEX rollouts_label ON rollouts (label);
+CREATE INDEX rollouts_label ON rollouts (label, run, step);
+CREATE INDEX rollouts_forged ON rollouts (run, step) WHERE forged;
 CREATE INDEX rollouts_reward ON rollouts (reward);
 CREATE INDEX rollouts_advantage ON rollouts (advantage);
 CREATE INDEX rollouts_tokens ON rollouts (tokens);
@@ -75,7 +76,9 @@ def open_writer(path: Path) -> sqlite3.Connection:
             forget(path)
             return _writer(path)
     except (OSError, sqlite3.OperationalError) as error:
-        raise ConfigError(f"the index {path} cannot be written ({error}); give --index FILE in a folder that can") from None
+        raise ConfigError(
+            f"the index {path} cannot be written ({error}); give --index FILE in a folder that can"
+        ) from None
 
 
 def _writer(path: Path) -> sqlite3.Connection:

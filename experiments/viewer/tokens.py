@@ -55,6 +55,8 @@ def pieces(tokenizer: Any, ids: Sequence[int], text: str) -> list[Piece] | None:
     """The pieces of a completion, None when the tokenizer does not give back its text."""
     if tokenizer is None or any(i < 0 or i >= 1 << 32 for i in ids):
         return None
+    if tokenizer.decode(list(ids), skip_special_tokens=True) != text:
+        return None
     from tokenizers.decoders import DecodeStream
 
     stream, found, first, length = DecodeStream(skip_special_tokens=True), [], 0, 0
@@ -74,7 +76,7 @@ def pieces(tokenizer: Any, ids: Sequence[int], text: str) -> list[Piece] | None:
 def _spread(tokenizer: Any, ids: Sequence[int], text: str) -> list[Piece] | None:
     """The slow way: what each longer prefix decodes to, where it is a prefix of the text."""
     found, first, length = [], 0, 0
-    if len(ids) > 4096:
+    if len(ids) > 4096:  # its cost is quadratic
         return None
     for number in range(1, len(ids) + 1):
         so_far = tokenizer.decode(list(ids[:number]), skip_special_tokens=True)

@@ -22,7 +22,9 @@ def client(tmp_path):
                                        oracle_correct=None, published_correct=None, status="infra_error", reason="Redis: away")],
         2: [FORGED | {"step": 2}],
     })  # fmt: skip
-    write_run(root, "projected-s0", {0: [row(run="projected-s0", text=HOSTILE, token_ids=[1] * 5, logprobs=[-0.5] * 5)]})
+    write_run(
+        root, "projected-s0", {0: [row(run="projected-s0", text=HOSTILE, token_ids=[1] * 5, logprobs=[-0.5] * 5)]}
+    )
     (tmp_path / "secret.txt").write_text("SECRET")
     indexer = Indexer(root)
     indexer.scan()
@@ -83,7 +85,8 @@ def test_pages_hold_every_rollout_once(client):
         ("unique_zebra", 3), ("UNIQUE_ZEBRA", 3), ("unique", 0), ("unique*", 3), ("nums[i]", 3), ('"return 0"', 2), ("zebra", 0),
         ("solution zebra OR n", 2), ("unique_zebra OR owned", 4), ("class NOT unique_zebra", 2), ("away", 1), ("wrong", 2),
         ("p-2", 1), ("'", None), ('"', None), ("(", None), ("OR", None), ("NOT x", None), ("x AND OR y", None), ("* * *", None),
-        ("text:class", 0), ("NEAR(class)", 0), ("^class", 5), ("class -unique_zebra", 3), ("{text} : x", 0), ("a\x00b", 0), ("\x00", None),
+        ("text:class", 0), ("NEAR(class)", 0), ("^class", 5), ("class -unique_zebra", 3), ("{text} : x", 0), 
+        ("a\x00b", 0), ("\x00", None),
         ("x" * 1000, 0), ("é ü 日本", 0), ("%", None), ('class "', None),
     ],
 )  # fmt: skip
@@ -97,7 +100,7 @@ def test_search(client, q, found):
 
 def test_any_search_is_answered(client):
     """Every short string of the characters that mean something to FTS5 or SQL: an answer or a reason, never a fault."""
-    for text in map("".join, itertools.product('a"*()^:-\'; ', repeat=3)):
+    for text in map("".join, itertools.product("a\"*()^:-'; ", repeat=3)):
         assert client.get("/api/rollouts", params={"q": text}).status_code in (200, 400), text
     for words in itertools.product(("a", "AND", "OR", "NOT", "NEAR", '"b c"', "d*"), repeat=3):
         assert client.get("/api/rollouts", params={"q": " ".join(words)}).status_code in (200, 400), words
@@ -125,8 +128,9 @@ def test_one_completion_has_everything(client):
 
 @pytest.mark.parametrize(
     "asked",
-    [{"index": 9}, {"group": "x"}, {"run": "nobody"}, {"run": "../runs/vanilla-s0"}, {"run": ".."}, {"run": "/etc"}, {"run": "a\x00b"}],
-)
+    [{"index": 9}, {"group": "x"}, {"run": "nobody"}, {"run": "../runs/vanilla-s0"}, {"run": ".."}, {"run": "/etc"},
+     {"run": "a\x00b"}],
+)  # fmt: skip
 def test_what_is_not_there_is_not_found(client, asked):
     answer = one(client, **asked)
     assert answer.status_code == 404 and "no completion" in answer.json()["detail"]
@@ -139,8 +143,8 @@ def test_bad_requests_are_one_line(client, asked):
 
 
 @pytest.mark.parametrize(
-    "query", ["sort=reward;DROP TABLE runs", "sort=id", "offset=-1", "limit=0", "limit=1000000", "step_min=x", "verdict=1", "unknown=1",
-              "offset=99999999999999999999"],
+    "query", ["sort=reward;DROP TABLE runs", "sort=id", "offset=-1", "limit=0", "limit=1000000", "step_min=x", "verdict=1",
+              "unknown=1", "offset=99999999999999999999"],
 )  # fmt: skip
 def test_bad_filters_are_refused(client, query):
     answer = client.get(f"/api/rollouts?{query}")
@@ -174,7 +178,9 @@ def test_every_answer_forbids_what_the_page_does_not_need(client):
     for path in ("/", "/static/app.js", "/api/state", "/api/rollouts?q=(", "/api/rollout", "/nowhere"):
         headers = client.get(path).headers
         policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
-        assert policy["default-src"] == "'none'" and policy["script-src"] == "'self'" and policy["base-uri"] == "'none'", path
+        assert (
+            policy["default-src"] == "'none'" and policy["script-src"] == "'self'" and policy["base-uri"] == "'none'"
+        ), path
         assert "unsafe" not in headers["content-security-policy"] and "http" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
     assert client.get("/api/rollout").headers["content-type"] == "application/json"
@@ -205,7 +211,8 @@ def test_state_counts_what_was_skipped_and_where(client):
 def test_facets_follow_the_index(client):
     facets = client.get("/api/facets").json()
     assert facets["total"] == 6 and facets["forged"] == 1 and facets["steps"] == [0, 2]
-    assert {r["name"]: (r["arm"], r["count"]) for r in facets["runs"]} == {"projected-s0": ("projected", 1), "vanilla-s0": ("vanilla", 5)}
+    assert [(r["name"], r["arm"], r["count"]) for r in facets["runs"]] == [
+        ("projected-s0", "projected", 1), ("vanilla-s0", "vanilla", 5)]  # fmt: skip
     step_file(client.root / "vanilla-s0", 7).write_bytes(member([row(step=7, label="Attempted Reward Hack")]))
     client.indexer.scan()
     facets = client.get("/api/facets").json()

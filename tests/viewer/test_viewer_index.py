@@ -105,7 +105,9 @@ def test_a_run_that_is_gone_is_gone(tmp_path, indexer):
 def test_a_torn_member_is_stepped_over(tmp_path, indexer, where):
     run = write_run(tmp_path)
     torn = member([row(7, i) for i in range(8)])
-    step_file(run, 0).write_bytes(member([row(0)]) + torn[: int(where * len(torn))] + member([row(1)]) + member([row(2)]))
+    step_file(run, 0).write_bytes(
+        member([row(0)]) + torn[: int(where * len(torn))] + member([row(1)]) + member([row(2)])
+    )
     index = indexer()
     assert [g[-1] for g, _ in groups(index)] == ["0", "1", "2"] and skipped(index) == (1, 0, 0)
 
@@ -133,7 +135,10 @@ def test_bad_lines_are_counted_and_their_neighbours_kept(tmp_path, indexer):
 
 def test_text_that_is_no_text_is_kept_readable(tmp_path, indexer):
     odd = "a\ud800b \x00 \u2028 é"
-    lines = [json.dumps(row(0, text=odd, evidence={"x": odd, "n": float("nan")})), json.dumps(row(1, reward=float("inf")))]
+    lines = [
+        json.dumps(row(0, text=odd, evidence={"x": odd, "n": float("nan")})),
+        json.dumps(row(1, reward=float("inf"))),
+    ]
     step_file(write_run(tmp_path), 0).write_bytes(gzip.compress("\n".join(lines).encode()))
     index = indexer()
     assert len(groups(index)) == 2 and skipped(index) == (0, 0, 0)
