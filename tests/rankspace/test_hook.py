@@ -113,7 +113,7 @@ def test_an_optimizer_that_holds_less_or_more_is_refused(tiny_qwen3):
     model, adapter = attached(tiny_qwen3)
     direction = rankspace.random_direction(adapter.modules, 0)
     parameters = adapter.parameters()
-    with pytest.raises(RankspaceError, match="does not hold model.layers.0"):
+    with pytest.raises(RankspaceError, match=r"does not hold model\.layers\.0"):
         rankspace.GradientHook(torch.optim.SGD(parameters[1:], lr=1.0), adapter, direction)
     norm = model.model.norm.weight
     rankspace.GradientHook(torch.optim.SGD([*parameters, norm], lr=1.0), adapter, direction)  # frozen: harmless
