@@ -8,6 +8,7 @@ Colour: red on a terminal; NO_COLOR switches it off everywhere, FORCE_COLOR on (
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import shlex
 import signal
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -28,6 +30,9 @@ EXIT_INTERRUPTED = 130
 COMPLETING = "_ARGCOMPLETE"  # set by the shell while it asks for completions
 SERVICE_GOES_ON = "what it had not finished is taken over by another one, or by itself when it is back"
 STARTED_BY = "RANKSPACE_STARTED_BY"  # set for the children of a command that says itself how to resume
+
+
+Makes = Callable[[], "Parser"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,28 +68,35 @@ def answer_shell(parser: argparse.ArgumentParser) -> None:
         argcomplete.autocomplete(parser)
 
 
-def dispatch(usage: str, prog: str, commands: Mapping[str, str], argv: Sequence[str]) -> int:
+def dispatch(
+    usage: str, prog: str, commands: Mapping[str, str], argv: Sequence[str], parsers: Mapping[str, Makes] | None = None
+) -> int:
     """`prog COMMAND ...`: import the command's module only when it is asked for, and call its main(argv).
 
-    commands: name -> module with `main(argv) -> int | None` and `parser()`. Exit codes as at the top of the file.
+    commands: name -> module with `main(argv) -> int | None`. parsers: name -> what makes its parser, for modules that are
+    slow to import; for the others it is the module's `parser()`. Exit codes as at the top of the file.
     """
+    parsers = parsers or {}
     if COMPLETING in os.environ:
-        answer_shell(tree(prog, commands))
+        answer_shell(tree(prog, commands, parsers))
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage.strip())
         return 0 if argv else EXIT_USER_ERROR
     name, *rest = argv
     if name not in commands:
         return fail(f"unknown command '{name}'; commands: {', '.join(commands)}")
+    if {"-h", "--help"} & set(rest) and name in parsers:
+        parsers[name]().parse_args(rest)
     return run(lambda: import_module(commands[name]).main(rest))
 
 
-def tree(prog: str, commands: Mapping[str, str]) -> Parser:
+def tree(prog: str, commands: Mapping[str, str], parsers: Mapping[str, Makes] | None = None) -> Parser:
     """All commands, with the options of those that stand in the line being completed (their module's `parser()`)."""
     top, line = Parser(prog=prog), os.environ.get("COMP_LINE", "").split()
     choices = top.add_subparsers()
     for name, module in commands.items():
-        parents = [import_module(module).parser()] if module and name in line else []
+        make = (parsers or {}).get(name) or (import_module(module).parser if module and name in line else None)
+        parents = [make()] if make and name in line else []
         choices.add_parser(name, parents=parents, add_help=not parents)
     return top
 
@@ -124,6 +136,12 @@ def interrupted(how_to_go_on: str = "") -> int:
     if STARTED_BY not in os.environ:
         print("interrupted" + (f"; {how_to_go_on}" if how_to_go_on else ""), file=sys.stderr)
     return EXIT_INTERRUPTED
+
+
+def docstring(module: str) -> str:
+    """The docstring of a module that is not imported for it."""
+    spec = find_spec(module)
+    return (spec and spec.origin and ast.get_docstring(ast.parse(Path(spec.origin).read_text()))) or ""
 
 
 def this_command() -> str:

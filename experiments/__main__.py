@@ -20,6 +20,7 @@ from __future__ import annotations
 import sys
 
 from common import cli
+from experiments.options import PARSERS
 
 # Imported only when asked for, so that --help answers at once.
 COMMANDS = {
@@ -39,7 +40,7 @@ COMMANDS = {
 
 def main(argv: list[str]) -> int:
     """Dispatch; exit code 0 done, 2 for what the user can put right."""
-    return cli.dispatch(__doc__ or "", "python -m experiments", COMMANDS, argv)
+    return cli.dispatch(__doc__ or "", "python -m experiments", COMMANDS, argv, PARSERS)
 
 
 if __name__ == "__main__":

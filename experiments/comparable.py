@@ -25,7 +25,7 @@ from experiments.runs import Run, read_rollouts, read_runs
 # Where a run wrote and where its services listened: no bearing on the result.
 INCIDENTAL = frozenset({"run_id", "run_dir", "arm", "seed", "redis_url", "redis_username",
                         "redis_password_file", "metrics_port", "svd_cache", "v_hack", "checkpoint_every",
-                        "keep_checkpoints", "group_timeout_s"})  # fmt: skip
+                        "keep_checkpoints", "group_timeout_s", "loggers"})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,6 @@ class Chosen:
     @property
     def runs(self) -> list[Run]:
         return [run for group in self.by_arm.values() for run in group]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The selection flags that report, verdict and status share."""
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)"
-    )
-    parser.add_argument("--preset", help="only runs of this preset; needed when DIR holds several")
-    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="only these seeds")
-    parser.add_argument("--allow-unequal-seeds", action="store_true", help="compare arms that ran different seeds")
-    parser.add_argument("--allow-mixed-commits", action="store_true", help="compare runs of different git commits")
-    parser.add_argument("--allow-mixed-settings", action="store_true", help="compare runs whose settings differ")
 
 
 def selection(options: argparse.Namespace) -> Selection:

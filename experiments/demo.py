@@ -9,35 +9,25 @@ Interrupted, the same command goes on where it stopped. `--fresh` forgets earlie
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import presets
-from experiments.run import add_preset, add_set, ensure_direction, finished, train
+from experiments.options import demo as parser
+from experiments.run import ensure_direction, finished, train
 from experiments.stack import Stack
 
+if TYPE_CHECKING:
+    from experiments.report.data import ArmView
+
 ARMS = ("vanilla", "projected")
-PHASES = ("generate", "grade", "train", "push", "wait", "total")
-
-
-def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments demo", description=__doc__)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--arms", default=",".join(ARMS), help="comma-separated; the first is the baseline")
-    add_preset(p)
-    add_set(p)
-    p.add_argument("--runs", type=Path, default=Path("runs"))
-    p.add_argument("--out", type=Path, default=Path("report"))
-    p.add_argument("--fresh", action="store_true", help="delete earlier demo runs first")
-    return p
 
 
 def main(argv: list[str]) -> int:
@@ -60,8 +50,8 @@ def _demo(args: argparse.Namespace) -> int:
         ensure_direction(args.preset, s.arm, s.seed, s)
     _validate(runs[0], args.out)
     _train_all([s for s in runs if not finished(s.run_dir)], args.preset, args.runs)
-    _report(runs, args.runs, args.out)
-    _closing(runs, args.out, time.monotonic() - started)
+    arms = _report(runs, args.runs, args.out)
+    _closing(arms, args.runs, args.out, time.monotonic() - started)
     return 0
 
 
@@ -87,39 +77,29 @@ def _validate(s: TrainerSettings, out: Path) -> None:
         raise ConfigError(f"{s.v_hack} could not be validated on {s.pairs}; see the line above")
 
 
-def _report(runs: list[TrainerSettings], root: Path, out: Path) -> None:
+def _report(runs: list[TrainerSettings], root: Path, out: Path) -> list[ArmView]:
     from experiments.report import build as report
 
-    report.main(["--runs", str(root), "--out", str(out), "--arms", ",".join(s.arm for s in runs)])
+    options = ["--runs", str(root), "--out", str(out), "--arms", ",".join(s.arm for s in runs)]
+    return report.make(report.parser().parse_args(options))
 
 
-def _closing(runs: list[TrainerSettings], out: Path, seconds: float) -> None:
+def _closing(arms: list[ArmView], root: Path, out: Path, seconds: float) -> None:
     """The headline table and the time breakdown, on the terminal."""
     from rich.console import Console
     from rich.table import Table
 
+    from experiments.report.data import COLUMNS, headline_rows, phase_medians
+
     console = Console(width=max(100, Console().width))
-    text = (out / "report.md").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    table = next(i for i, line in enumerate(rows) if "Pass %" in line)
-    head = [cell.strip() for cell in rows[table].strip("|").split("|")]
-    columns = [i for i, name in enumerate(head) if name != "Runs"]
-    headline = Table(*[head[i] for i in columns], title="end of training; one seed proves nothing")
-    for line in rows[table + 2 : table + 2 + len(runs)]:
-        cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")]
-        headline.add_row(*[cells[i] for i in columns])
+    headline = Table("Arm", *[column.head for column in COLUMNS], title="end of training; one seed proves nothing")
+    for arm, cells in headline_rows(arms):
+        headline.add_row(arm.label, *[cell.text for cell in cells])
     console.print(headline)
-    times = Table("seconds a step (median)", *PHASES)
-    for s in runs:
-        median = phase_medians(s.run_dir)
-        times.add_row(s.arm, *[f"{median[p]:.2f}" for p in PHASES])
+    medians = {arm.label: phase_medians(arm) for arm in arms}
+    phases = next(iter(medians.values()))
+    times = Table("seconds a step (median)", *phases)
+    for label, seconds_of in medians.items():
+        times.add_row(label, *[f"{seconds_of[phase]:.2f}" for phase in phases])
     console.print(times)
-    console.print(
-        f"report: {out}/report.html   figures: {out}/figures   runs: {runs[0].run_dir.parent}   {seconds / 60:.1f} min"
-    )
-
-
-def phase_medians(run_dir: Path) -> dict[str, float]:
-    """Median seconds of each phase over the steps of a run. generate and grade overlap with wait."""
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return {phase: statistics.median(row["seconds"][phase] for row in rows) for phase in PHASES}
+    console.print(f"report: {out}/report.html   figures: {out}/figures   runs: {root}   {seconds / 60:.1f} min")

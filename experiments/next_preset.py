@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from common import cli
 from common.errors import ConfigError
 from experiments import comparable, prereg, presets
 from experiments.measures import Summary, summarise
+from experiments.options import next_preset as parser
 from experiments.presets import Preset
 from experiments.statistics import mean_sem
 
@@ -46,13 +44,6 @@ def advice(preset: Preset, following: str | None) -> str:
         return f"next preset: {following}: stay and run all arms: {command}"
     command = f"python -m experiments sweep --preset {following} --arms vanilla --seeds 0"
     return f"next preset: {following}: does vanilla hack there? {command}"
-
-
-def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments next-preset", description=__doc__.splitlines()[0])
-    p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="a run, or a directory of runs")
-    p.add_argument("--preset", help="which preset's vanilla runs decide; needed when DIR holds several")
-    return p
 
 
 def main(argv: list[str]) -> int:

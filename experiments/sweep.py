@@ -10,33 +10,20 @@ import argparse
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import arms, presets
-from experiments.run import add_isolation, add_preset, add_set, ensure_direction, finished, train
+from experiments.options import sweep as parser
+from experiments.run import ensure_direction, finished, train
 from experiments.stack import Stack
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 STARTING, DONE, FAILED = "waiting", "finished", "failed"
-
-
-def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments sweep", description=__doc__)
-    what = "comma-separated arm names, or 'all'"
-    cli.completes(p.add_argument("--arms", required=True, help=what), lambda: [*arms.ARMS, "all"])
-    p.add_argument("--seeds", default="0-4", help="like 0-4 or 0,2,5")
-    add_preset(p)
-    p.add_argument("--jobs", type=int, default=1, help="trainers at a time")
-    add_set(p)
-    add_isolation(p)
-    p.add_argument("--runs", type=Path, default=Path("runs"))
-    return p
 
 
 def main(argv: list[str]) -> int:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from common import cli
 from experiments import comparable, prereg
 from experiments.comparable import short_ids
 from experiments.measures import Summary, matched_hack, matched_pass, summarise
+from experiments.options import verdict as parser
 from experiments.prereg import Beats, Claim, Emergence, Preregistration, Suppression
 from experiments.statistics import Paired, mean_sem, paired
 
@@ -222,13 +222,6 @@ def finished_by_arm(chosen: comparable.Chosen, registered: Preregistration) -> A
         name: [summarise(run, registered.measures) for run in runs if run.finished]
         for name, runs in chosen.by_arm.items()
     }
-
-
-def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments verdict", description=__doc__.splitlines()[0])
-    comparable.add_arguments(p)
-    p.add_argument("--json", action="store_true", help="machine-readable")
-    return p
 
 
 def main(argv: list[str]) -> int:

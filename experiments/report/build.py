@@ -5,6 +5,7 @@ Everything is computed before the first file is written, so that a refusal leave
 
 from __future__ import annotations
 
+import argparse
 import base64
 import csv
 import io
@@ -13,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import cli
 from common.errors import ConfigError
 from experiments import comparable, prereg
 from experiments.comparable import Chosen
+from experiments.options import report as parser
 from experiments.prereg import Preregistration
 from experiments.report import words
 from experiments.report.data import (
@@ -57,41 +58,35 @@ class Picture:
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
-def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments report", description=__doc__.splitlines()[0])
-    comparable.add_arguments(p)
-    p.add_argument(
-        "--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)"
-    )
-    p.add_argument(
-        "--columns",
-        type=int,
-        default=len(COLUMNS),
-        metavar="N",
-        help=f"columns of the headline table after the arm, 1 to {len(COLUMNS)}; the last ones are cut",
-    )
-    p.add_argument("--rollouts", type=int, default=10, metavar="N", help="sampled rollouts an arm (default: 10)")
-    p.add_argument("--title", default="Can a gradient projection stop RL from learning to cheat?")
-    return p
-
-
 def main(argv: list[str]) -> int:
-    options = parser().parse_args(argv)
-    if not 1 <= options.columns <= len(COLUMNS):
-        raise ConfigError(f"--columns {options.columns}: give a number from 1 to {len(COLUMNS)}")
-    chosen = comparable.choose(comparable.selection(options))
-    files = build_report(chosen, prereg.load(), options.title, COLUMNS[: options.columns], options.rollouts)
-    files |= export.files(chosen.runs)
-    write(files, options.out)
-    print(f"report: {options.out / 'report.html'} (also report.md, table.tex, runs.csv, figures/, viewer/index.html)")
+    make(parser().parse_args(argv))
     return 0
 
 
+def make(options: argparse.Namespace) -> list[ArmView]:
+    """Write the report that the options ask for, say where it is, and return its arms. ConfigError."""
+    columns = len(COLUMNS) if options.columns is None else options.columns
+    if not 1 <= columns <= len(COLUMNS):
+        raise ConfigError(f"--columns {columns}: give a number from 1 to {len(COLUMNS)}")
+    chosen = comparable.choose(comparable.selection(options))
+    registered = prereg.load()
+    arms = views(chosen, registered)
+    files = build_report(chosen, arms, registered, options.title, COLUMNS[:columns], options.rollouts)
+    files |= export.files(chosen.runs)
+    write(files, options.out)
+    print(f"report: {options.out / 'report.html'} (also report.md, table.tex, runs.csv, figures/, viewer/index.html)")
+    return arms
+
+
 def build_report(
-    chosen: Chosen, registered: Preregistration, title: str, columns: tuple[Column, ...] = COLUMNS, samples: int = 10
+    chosen: Chosen,
+    arms: list[ArmView],
+    registered: Preregistration,
+    title: str,
+    columns: tuple[Column, ...] = COLUMNS,
+    samples: int = 10,
 ) -> dict[str, bytes]:
     """Every file of the report by its path under the output directory. Reads rollouts; writes nothing."""
-    arms = views(chosen, registered)
     pictures = draw(arms, registered)
     context = describe(chosen, arms, registered, title, columns, samples)
     files = {f"figures/{picture.name}.png": picture.png for picture in pictures}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from common import cli
+from services.sandbox import options
 
 COMMANDS = {
     "worker": ("services.sandbox.worker", "grade rollout groups from the queue until told to stop"),
@@ -23,7 +24,7 @@ def usage() -> str:
 
 def main(argv: list[str]) -> int:
     """Dispatch; returns the exit code. User errors are one line on stderr and 2."""
-    return cli.dispatch(usage(), PROG, {name: module for name, (module, _) in COMMANDS.items()}, argv)
+    return cli.dispatch(usage(), PROG, {name: module for name, (module, _) in COMMANDS.items()}, argv, {"worker": options.worker})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,10 +76,19 @@ def _open(path: Path, mode: str) -> IO[str]:
 
 def check_jail(isolation: str) -> None:
     """Start and stop one executor, so that a missing layer is one clear line instead of a failure of every row."""
-    from services.sandbox.executor import Executor, SandboxError
+    from services.sandbox.executor import Executor
+
+    with jail_starts():
+        Executor(isolation=isolation).close()
+
+
+@contextmanager
+def jail_starts() -> Iterator[None]:
+    """Around the start of executors: a jail that does not come up is a ConfigError."""
+    from services.sandbox.executor import SandboxError
 
     try:
-        Executor(isolation=isolation).close()
+        yield
     except SandboxError as error:
         raise ConfigError(f"the jail does not start: {error}") from error
 

@@ -10,7 +10,6 @@ status infra_error and no reward; it is never a wrong answer.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -31,8 +30,9 @@ from common.types import DroppedGroup, Grade, GradedGroup, Label, RolloutGroup
 from services.sandbox.executor import SandboxError
 from services.sandbox.grade import infra_error
 from services.sandbox.graders import grade_completion
+from services.sandbox.options import worker as parser
 from services.sandbox.oracle import Oracle
-from services.sandbox.rowfiles import check_jail
+from services.sandbox.rowfiles import jail_starts
 
 log = logging.getLogger("sandbox")
 
@@ -45,8 +45,9 @@ class Worker:
     def __init__(self, settings: SandboxSettings, queue: Queue, metrics: Metrics):
         self.settings, self.queue, self.metrics = settings, queue, metrics
         self.jails: SimpleQueue[Oracle] = SimpleQueue()
-        for _ in range(settings.parallel):
-            self.jails.put(jail := Oracle(isolation=settings.isolation))
+        with jail_starts():
+            for _ in range(settings.parallel):
+                self.jails.put(jail := Oracle(isolation=settings.isolation))
         self.layers = dict(jail.executor.layers)
         for layer, missing in self.layers.items():
             metrics["rs_isolation_layer"].labels(settings.name, layer).set(not missing)
@@ -137,23 +138,6 @@ class Worker:
             self.jails.get().close()
 
 
-def parser() -> cli.Parser:
-    p = cli.Parser(
-        prog="python -m services.sandbox worker", description="Grade rollout groups from the queue."
-    )
-    p.add_argument("--config", help="settings file, JSON or YAML")
-    p.add_argument("--name", help="unique name of this worker (default: host and process id)")
-    p.add_argument("--redis-url")
-    p.add_argument(
-        "--require-isolation",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="refuse to start when a layer of the jail is missing (default)",
-    )
-    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of SandboxSettings")
-    return p
-
-
 def settings_from(argv: Sequence[str]) -> SandboxSettings:
     args = parser().parse_args(argv)
     values = read_settings_file(args.config) if args.config else {}
@@ -171,7 +155,6 @@ def main(argv: Sequence[str]) -> int:
         open_redis(settings), settings.name, claim_idle_s=settings.claim_idle_s, max_deliveries=settings.max_deliveries
     )
     stop = cli.Stop.on_signals("stopping when the groups in work are done; Ctrl-C again stops at once")
-    check_jail(settings.isolation)
     metrics = Metrics("sandbox")
     worker = Worker(settings, queue, metrics)
     server = serve(metrics, worker.health, settings.host, settings.port)

@@ -1,0 +1,153 @@
+"""The options of every command, apart from the code behind them: --help and completion answer without loading it.
+
+Each function makes the parser of the command of its name; its description is the docstring of the command's module.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from common import cli
+
+
+def demo() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments demo", description=cli.docstring("experiments.demo"))
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--arms", default="vanilla,projected", help="comma-separated; the first is the baseline")
+    _preset(p)
+    _set(p)
+    _runs(p)
+    p.add_argument("--out", type=Path, default=Path("report"))
+    p.add_argument("--fresh", action="store_true", help="delete earlier demo runs first")
+    return p
+
+
+def run() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments run", description=cli.docstring("experiments.run"))
+    cli.completes(p.add_argument("--arm", required=True, help="which arm (see experiments/arms)"), _arms)
+    p.add_argument("--seed", type=int, default=0)
+    _preset(p)
+    _set(p)
+    _runs(p)
+    _isolation(p)
+    p.add_argument("--redis-url", help="use the services on this Redis instead of starting some")
+    return p
+
+
+def sweep() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments sweep", description=cli.docstring("experiments.sweep"))
+    action = p.add_argument("--arms", required=True, help="comma-separated arm names, or 'all'")
+    cli.completes(action, lambda: [*_arms(), "all"])
+    p.add_argument("--seeds", default="0-4", help="like 0-4 or 0,2,5")
+    _preset(p)
+    p.add_argument("--jobs", type=int, default=1, help="trainers at a time")
+    _set(p)
+    _isolation(p)
+    _runs(p)
+    return p
+
+
+def prepare() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments prepare", description=cli.docstring("experiments.prepare"))
+    _preset(p)
+    cli.completes(p.add_argument("--arm", default="projected", help="which arm (default: projected)"), _arms)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--settings", default="", metavar="'FIELD=VALUE ...'", help="free fields of TrainerSettings, by spaces")
+    _runs(p)
+    p.add_argument("--out", type=Path, required=True, help="folder for trainer.json and ref_server.json")
+    return p
+
+
+def status() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments status", description=cli.docstring("experiments.status"))
+    _runs(p)
+    p.add_argument("--stack", action="store_true", help="the services only, not the runs")
+    p.add_argument("--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="again and again (default: every 2 s)")
+    p.add_argument("--json", action="store_true", help="machine-readable; with --watch a line each time")
+    p.add_argument("--redis-url", help="of a stack elsewhere (default: those that run here)")
+    p.add_argument("--redis-username", default="monitor", help="default: monitor, who may only look")
+    p.add_argument("--redis-password-file", type=Path, metavar="FILE", help="that user's password")
+    return p
+
+
+def report() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments report", description=cli.docstring("experiments.report.build"))
+    _selection(p)
+    p.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
+    what = "columns of the headline table after the arm (default: all); the last ones are cut"
+    p.add_argument("--columns", type=int, metavar="N", help=what)
+    p.add_argument("--rollouts", type=int, default=10, metavar="N", help="sampled rollouts an arm (default: 10)")
+    p.add_argument("--title", default="Can a gradient projection stop RL from learning to cheat?")
+    return p
+
+
+def verdict() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments verdict", description=cli.docstring("experiments.verdict"))
+    _selection(p)
+    p.add_argument("--json", action="store_true", help="machine-readable")
+    return p
+
+
+def next_preset() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments next-preset", description=cli.docstring("experiments.next_preset"))
+    p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="a run, or a directory of runs")
+    action = p.add_argument("--preset", help="which preset's vanilla runs decide; needed when DIR holds several")
+    cli.completes(action, _presets)
+    return p
+
+
+PARSERS = {
+    "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "status": status, "report": report,
+    "verdict": verdict, "next-preset": next_preset,
+}  # fmt: skip
+
+
+def _preset(p: argparse.ArgumentParser) -> None:
+    what = "which model, problems and length (see experiments/presets.py; default: demo)"
+    cli.completes(p.add_argument("--preset", default="demo", help=what), _presets)
+
+
+def _set(p: argparse.ArgumentParser) -> None:
+    what = "any field of TrainerSettings that the arm leaves free; may be given several times"
+    cli.completes(p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=what), _fields)
+
+
+def _runs(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
+
+
+def _isolation(p: argparse.ArgumentParser) -> None:
+    what = "graders refuse to start when a wall of the jail is missing (default), or go without it and say so"
+    p.add_argument("--isolation", choices=("required", "best_effort"), default="required", help=what)
+
+
+def _selection(p: argparse.ArgumentParser) -> None:
+    """Which runs are compared; read by comparable.selection."""
+    _runs(p)
+    cli.completes(p.add_argument("--preset", help="only runs of this preset; needed when DIR holds several"), _presets)
+    cli.completes(p.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms"), _arms)
+    p.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="only these seeds")
+    p.add_argument("--allow-unequal-seeds", action="store_true", help="compare arms that ran different seeds")
+    p.add_argument("--allow-mixed-commits", action="store_true", help="compare runs of different git commits")
+    p.add_argument("--allow-mixed-settings", action="store_true", help="compare runs whose settings differ")
+
+
+def _arms() -> Iterable[str]:
+    from experiments.arms import ARMS
+
+    return ARMS
+
+
+def _presets() -> Iterable[str]:
+    from experiments.presets import PRESETS
+
+    return PRESETS
+
+
+def _fields() -> Iterable[str]:
+    from common.settings import TrainerSettings
+    from experiments.presets import NAMED
+
+    return [f"{name}=" for name in sorted(TrainerSettings.model_fields) if name not in NAMED]
