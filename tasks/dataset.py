@@ -63,10 +63,14 @@ def load_pairs(path: str | Path, split: Literal["train", "heldout"] | None = Non
     return chosen
 
 
+def json_lines(rows: Sequence[dict[str, Any]]) -> bytes:
+    """JSON lines: UTF-8, keys in the order given, one newline per row; equal rows give equal bytes."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
 def save_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write JSON lines: UTF-8, keys in the order given, one newline per row; equal rows give equal bytes."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    Path(path).write_bytes(text.encode())
+    """Write `json_lines(rows)`."""
+    Path(path).write_bytes(json_lines(rows))
 
 
 def _rows(path: str | Path, kind: type[Row], fault: Callable[[Row], str | None]) -> Iterator[tuple[int, Row]]:

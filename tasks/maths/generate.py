@@ -9,18 +9,16 @@ from a hash of its text.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import random
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common import cli
 from common.errors import ConfigError
-from tasks.dataset import save_rows
+from tasks.bundled import write_or_check
 from tasks.maths.templates import HELDOUT_ONLY, TEMPLATES, Drawn
 
 SEED = 8
@@ -88,23 +86,7 @@ def build() -> dict[str, list[dict[str, Any]]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the files, or with --check compare them with what would be written (exit code 1 when they differ)."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.maths.generate", description="make the bundled word problems")
-    parser.add_argument("--check", action="store_true", help="compare the committed files instead of writing them")
-    check = parser.parse_args(argv).check
-    stale = []
-    for name, rows in build().items():
-        path = FILES[name]
-        if not check:
-            save_rows(path, rows)
-            print(f"{path.name}: {len(rows)} rows")
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            save_rows(Path(scratch) / "rows", rows)
-            if not path.is_file() or path.read_bytes() != (Path(scratch) / "rows").read_bytes():
-                stale.append(path.name)
-    if check:
-        print(f"differs from the generator: {', '.join(stale)}" if stale else "word problems are as generated")
-    return 1 if stale else 0
+    return write_or_check("tasks.maths.generate", "word problems", build, FILES, argv)
 
 
 if __name__ == "__main__":

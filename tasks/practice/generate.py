@@ -10,20 +10,19 @@ The files are a function of SEED and the code alone. Each problem's tests are ch
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import random
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigError, UserError
+from common import cli
+from common.errors import ConfigError
 from common.types import Problem
 from tasks import loopholes
-from tasks.dataset import save_rows
+from tasks.bundled import write_or_check
 from tasks.practice import render
 from tasks.practice.templates import FAMILIES, Spec, draw_input, expression, method_name, neighbours, specs, trap
 
@@ -153,29 +152,8 @@ def build() -> dict[str, list[dict[str, Any]]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the files, or with --check compare them with what would be written (exit code 1 when they differ)."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.practice.generate", description="make the practice set")
-    parser.add_argument("--check", action="store_true", help="compare the committed files instead of writing them")
-    check = parser.parse_args(argv).check
-    stale = []
-    for name, rows in build().items():
-        path = FILES[name]
-        if not check:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_rows(path, rows)
-            print(f"{path.name}: {len(rows)} rows")
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            save_rows(Path(scratch) / "rows", rows)
-            if not path.is_file() or path.read_bytes() != (Path(scratch) / "rows").read_bytes():
-                stale.append(path.name)
-    if check:
-        print(f"differs from the generator: {', '.join(stale)}" if stale else "practice set is as generated")
-    return 1 if stale else 0
+    return write_or_check("tasks.practice.generate", "practice set", build, FILES, argv)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(cli.run(main))

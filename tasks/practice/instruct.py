@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigError, UserError
+from common import cli
+from common.errors import ConfigError
 from common.types import Problem
 from tasks.dataset import save_rows
 from tasks.loopholes import PROMPT_END, apply
@@ -138,13 +139,13 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tasks.practice.instruct", description="practice set, instruct form"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for train.jsonl, heldout.jsonl and pairs.jsonl")
-    print(write(parser.parse_args(argv).out))
+    out = parser.parse_args(argv).out
+    try:
+        print(write(out))
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.strerror}; give a folder that can be written") from None
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(cli.run(main))
