@@ -37,5 +37,5 @@ def test_a_changed_and_a_missing_file_are_named_and_not_mended(run):
 
 def test_the_instruct_form_names_a_folder_it_cannot_write(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="--out .*file/x: .*; give a folder"):
+    with pytest.raises(ConfigError, match=r"--out .*file/x: .*; give a folder"):
         instruct.main(["--out", str(tmp_path / "file" / "x")])
