@@ -78,10 +78,11 @@ def _validate(s: TrainerSettings, out: Path) -> None:
 
 
 def _report(runs: list[TrainerSettings], root: Path, out: Path) -> list[ArmView]:
+    from experiments import options
     from experiments.report import build as report
 
-    options = ["--runs", str(root), "--out", str(out), "--arms", ",".join(s.arm for s in runs)]
-    return report.make(report.parser().parse_args(options))
+    wanted = ["--runs", str(root), "--out", str(out), "--arms", ",".join(s.arm for s in runs)]
+    return report.make(options.report().parse_args(wanted))
 
 
 def _closing(arms: list[ArmView], root: Path, out: Path, seconds: float) -> None:

@@ -89,9 +89,10 @@ class Policy:
             if number == len(parts) and self.hook is not None:
                 metrics |= self.hook.before_step()
             self.engine.step()
-        if self.hook is not None:
-            metrics |= self.hook.after_step()
-        self.adapter.refresh()
+        if self.hook is None:
+            self.adapter.refresh()
+        else:
+            metrics |= self.hook.after_step()  # refreshes the adapter
         return metrics | _mean_by_tokens(losses)
 
     def refresh(self, pairs: Sequence) -> None:

@@ -49,10 +49,9 @@ class Page(HTMLParser):
 
 
 def report(root, **more):
-    return {
-        name: content if name.endswith(".png") else content.decode()
-        for name, content in build_report(choose(Selection(root, **more)), prereg.load(), "Title").items()
-    }
+    chosen, registered = choose(Selection(root, **more)), prereg.load()
+    files = build_report(chosen, data.views(chosen, registered), registered, "Title")
+    return {name: content if name.endswith(".png") else content.decode() for name, content in files.items()}
 
 
 @pytest.fixture
