@@ -122,7 +122,8 @@ def micro_batches(rows: Sequence[Row], rank: int, ranks: int, accumulation: int)
     take turns, so that they work on rectangles of like size at the same time.
     """
     ordered = sorted(rows, key=lambda r: -_length(r))
-    low, high = (_length(ordered[0]) if rows else 0), sum(map(_length, rows))
+    longest = _length(ordered[0]) if rows else 0
+    low, high = longest, longest * len(rows)  # one rectangle holds everything
     while low < high:  # the smallest area that `ranks * accumulation` parts suffice for
         middle = (low + high) // 2
         if len(_cut(ordered, middle)) <= ranks * accumulation:

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.settings import TrainerSettings, build
 from common.types import Problem
@@ -124,6 +126,14 @@ def test_micro_batches_pad_little_when_lengths_differ():
     assert len(parts) == 8 and sum(areas) <= 1.15 * tokens  # dealt by token count each part would pad to 8 x 100
     assert max(areas) <= 200
     assert micro_batches([], 0, 1, 2) == [[], []]
+
+
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 3), st.integers(1, 5))
+def test_micro_batches_are_never_more_than_the_accumulation_counts(lengths, ranks, accumulation):
+    """One more and the optimizer would step in the middle of the batch: the rest would meet moved weights, unprojected."""
+    parts = [micro_batches([row(n) for n in lengths], rank, ranks, accumulation) for rank in range(ranks)]
+    assert [len(own) for own in parts] == [accumulation] * ranks
+    assert sorted(len(r.token_ids) for own in parts for part in own for r in part) == sorted(lengths)
 
 
 def test_service_seconds_count_a_batch_once():
