@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def extract(args: argparse.Namespace) -> None:
     """Write the direction that was asked for, with its held-out numbers in the metadata."""
+    need("transformers", "hf")
     train, heldout = _split_pairs(args)
     from . import direction as d
 
@@ -95,6 +96,8 @@ def extract(args: argparse.Namespace) -> None:
 
 def validate(args: argparse.Namespace) -> None:
     """Judge a direction on held-out pairs; the files are written also when it fails its gate."""
+    need("transformers", "hf")
+    need("matplotlib", "plot")
     from .pairs import load_pairs, pairs_hash
 
     pairs = load_pairs(args.pairs)
@@ -102,7 +105,6 @@ def validate(args: argparse.Namespace) -> None:
     from . import direction as d
     from .report import write_validation
 
-    need("matplotlib", "plot")
     if not args.v.is_file():
         d.load_direction(args.v)  # raises its one line before the model is loaded
     model, tokenizer, adapter = _load(args)

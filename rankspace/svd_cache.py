@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
 
 from .errors import RankspaceError
@@ -139,13 +138,21 @@ def atomic_save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     try:
-        save_file(tensors, temporary, metadata=metadata)
+        whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}  # kept alive while it is written
+        serialize_file({name: _spec(t) for name, t in whole.items()}, temporary, metadata)
         _fsync(temporary)
         os.chmod(temporary, 0o644)  # mkstemp makes 0600, and a cache is shared between services
         os.replace(temporary, path)
         _fsync(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _spec(tensor: Tensor) -> TensorSpec:
+    """Where the tensor lies; what safetensors.torch.save_file passes on, but that imports numpy to find it."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    size = tensor.numel() * tensor.element_size()
+    return TensorSpec(dtype=dtype, shape=list(tensor.shape), data_ptr=tensor.data_ptr(), data_len=size)
 
 
 def _fsync(path: str | Path) -> None:
