@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from common.errors import ConfigError
 
@@ -124,6 +124,13 @@ class TrainerSettings(RedisSettings):
     group_timeout_s: float = Field(600.0, gt=0)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(0, ge=0, le=65535)
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """tensorboard,wandb is as good as [tensorboard, wandb]."""
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _direction_where_needed(self) -> TrainerSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from common import cli
 from common.errors import ConfigError, UserError
@@ -45,8 +46,9 @@ def train(s: TrainerSettings) -> int:
         return 0
     client = open_redis(s)
     from common.lock import TrainerLock
+    from services.trainer.record import full_disk_as_user_error
 
-    with cli.Resumable(), outages_as_user_errors(s.redis_url):
+    with cli.Resumable(), outages_as_user_errors(s.redis_url), full_disk_as_user_error(s.run_dir):
         lock = TrainerLock(client, s.run_id)
         try:
             return _train_locked(s, client, lock)
@@ -97,10 +99,12 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
             finished = False
             record.status("stopped", trainer.state.next_step)
         except (UserError, RankspaceError) as error:
-            record.status("failed", trainer.state.next_step, str(error))
+            with suppress(OSError):  # the disk may be what failed
+                record.status("failed", trainer.state.next_step, str(error))
             raise
         finally:
             crew.dismiss()
+            record.close()
     if not finished:
         print(f"stopped after step {trainer.state.next_step} of {s.steps}{_resume()}", flush=True)
         return stop.exit_code(cli.EXIT_STOPPED)

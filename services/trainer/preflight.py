@@ -11,10 +11,12 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.settings import TrainerSettings
 from rankspace.targets import Kind, delta_size
+from services.trainer import loggers
 
 
 def check(s: TrainerSettings) -> None:
     """All checks that need neither torch nor Redis."""
+    loggers.require(s.loggers)
     shapes = weight_shapes(s.model)
     for name, path in (
         ("train_problems", s.train_problems),

@@ -4,6 +4,7 @@
     status.json    running | finished | ...    eval.jsonl      one row per evaluation and mode
     modules.json   module names and ranks      modules.jsonl   per-module cosines of each step
     rollouts/      step_000003.jsonl.gz, every completion with its verdicts
+    tensorboard/   wandb/ wandb_run.json       where the settings ask for them (loggers.py)
     v_hack.json    metadata of the direction, with its held-out validation
 
 A step's rows are written before its checkpoint; after a crash the rows at or above the checkpoint's step are cut off, so
@@ -12,11 +13,13 @@ a resumed run has each step exactly once.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from common.metrics import Metrics
 from common.settings import TrainerSettings, dump
 from common.types import GradedGroup
 from services.trainer.gauges import Gauges
+from services.trainer.loggers import Loggers, Past
 
 RESUMABLE = (
     "steps",
@@ -39,6 +43,7 @@ RESUMABLE = (
     "device",
     "gpu_memory_fraction",
     "metrics_host",
+    "loggers",
 )
 """Fields that may differ when a run is resumed: they do not change what is computed."""
 
@@ -58,6 +63,20 @@ def open_run(s: TrainerSettings) -> None:
     write_atomically(path, dump(s))
 
 
+@contextmanager
+def full_disk_as_user_error(run_dir: Path) -> Iterator[None]:
+    """Around everything that writes to run_dir: no room there is one line, and nothing of the run is lost."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(
+            f"run_dir {run_dir}: {error.strerror}; make room there and start the same command again: it goes on from the "
+            "last checkpoint"
+        ) from None
+
+
 def write_atomically(path: Path, text: str) -> None:
     """All of it or none of it."""
     draft = path.with_name(f".{path.name}.draft")
@@ -75,6 +94,7 @@ class Record:
         self.s, self.dir = s, s.run_dir
         self.names = [name for name, _ in modules]
         self.gauges = Gauges(s, metrics, self.names)
+        self.loggers = Loggers({})
         (self.dir / "rollouts").mkdir(exist_ok=True)
         write_atomically(self.dir / "modules.json", json.dumps({"names": self.names, "ranks": [r for _, r in modules]}))
         if direction is not None:
@@ -90,8 +110,10 @@ class Record:
                 path.unlink()
 
     def replay(self) -> None:
-        """Let the gauges show again what the rows of a resumed run say."""
-        self.gauges.replay(*(_rows(self.dir / f"{name}.jsonl") for name in ("metrics", "modules", "eval")))
+        """Let the gauges show again what the rows of a resumed run say, and start the loggers where those rows end."""
+        steps, modules, evaluations = (_rows(self.dir / f"{name}.jsonl") for name in ("metrics", "modules", "eval"))
+        self.gauges.replay(steps, modules, evaluations)
+        self.loggers = Loggers.start(self.s, Past(steps, evaluations))
 
     def status(self, state: str, step: int, reason: str = "") -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -104,10 +126,12 @@ class Record:
         if cos is not None:
             _append(self.dir / "modules.jsonl", {"step": row["step"], "cos": cos, "update_cos": update_cos})
         self.gauges.step(row, cos)
+        self.loggers.step(row)
 
     def evaluation(self, row: dict) -> None:
         _append(self.dir / "eval.jsonl", row)
         self.gauges.evaluation(row)
+        self.loggers.evaluation(row)
 
     def rollouts(
         self, step: int, groups: Sequence[GradedGroup], advantages: Sequence[Sequence[float]], mode: str
@@ -116,6 +140,10 @@ class Record:
         rows = [json.dumps(r) for r in _rollout_rows(step, groups, advantages, mode)]
         with open(self.dir / "rollouts" / f"step_{step:06d}.jsonl.gz", "ab") as file:
             file.write(gzip.compress("".join(r + "\n" for r in rows).encode("utf-8", "surrogatepass"), compresslevel=3))
+
+    def close(self) -> None:
+        """Let the loggers finish. The files are complete at any time."""
+        self.loggers.close()
 
     def count(self, fates: Mapping[str, int], tokens: int) -> None:
         """Raise the counters; after a restart by what the checkpoint says, so that they continue."""
