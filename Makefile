@@ -1,7 +1,7 @@
 # The verbs, for people and for CI. `make demo` and `make test` need nothing but Python 3.11.
 PY := .venv/bin/python
 
-.PHONY: help setup checks demo test test-all chaos audit bench up down ps secrets report docs organism lint lock clean
+.PHONY: help setup checks demo test test-all chaos audit bench up down ps secrets view report docs organism lint lock clean
 
 help:             ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -20,6 +20,7 @@ test: lint        ## lint and the tests, under 10 minutes on 2 cores
 
 test-all: test    ## also the slow ones
 	@bash deploy/fetch_prometheus.sh
+	@bash deploy/fetch_chromium.sh
 	@$(PY) -m pytest -n 2 --dist loadfile -m slow
 
 FAULTS := 24
@@ -43,6 +44,9 @@ secrets: setup    ## passwords and tokens as files, for Docker too; keeps those 
 
 bench: setup      ## speed, as ratios against a baseline in one run
 	@$(PY) -m bench
+
+view: setup       ## every rollout of runs/ in the browser, at http://127.0.0.1:8800
+	@$(PY) -m experiments view --runs runs
 
 report: setup     ## report/ from runs/
 	@$(PY) -m experiments report --runs runs --out report

@@ -131,7 +131,8 @@ def page(base: sqlite3.Connection, filters: Filters) -> dict[str, Any]:
     where, values = _where(filters)
     order = SORTS[filters.sort].format("DESC" if filters.desc else "ASC")
     try:
-        total = base.execute(f"SELECT count(*) FROM {where}", values).fetchone()[0]
+        counted = where.replace(" CROSS JOIN rollouts r ON r.id = f.rowid", "") if where.count("r.") == 1 else where
+        total = base.execute(f"SELECT count(*) FROM {counted}", values).fetchone()[0]
         ids = base.execute(
             f"SELECT r.id FROM {where} ORDER BY {order} LIMIT ? OFFSET ?", [*values, filters.limit, filters.offset]
         ).fetchall()

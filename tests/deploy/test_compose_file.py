@@ -16,7 +16,7 @@ from common import settings
 from deploy import compose
 from experiments import arms, presets
 
-OURS = ("ref_server", "trainer", "sandbox", "prepare", "report")
+OURS = ("ref_server", "trainer", "sandbox", "prepare", "report", "viewer")
 EXAMPLE = (ROOT / ".env.example").read_text()
 TEXT = (ROOT / "docker-compose.yml").read_text()
 
@@ -29,7 +29,8 @@ def ours(name):
 
 
 def test_every_profile_is_valid(everything):
-    assert set(everything["services"]) >= {"redis", "sandbox", "prometheus", "grafana", "redis_exporter", "prepare", "report"}
+    named = {"redis", "sandbox", "prometheus", "grafana", "redis_exporter", "prepare", "report", "viewer"}
+    assert set(everything["services"]) >= named
     for profile in ("cpu", "one-gpu", "gpu"):
         names = set(compose_config([profile])["services"])
         assert {n for n in names if n.startswith(("ref_server", "trainer"))} == {f"ref_server-{profile}", f"trainer-{profile}"}
@@ -54,7 +55,7 @@ def test_a_broken_file_is_refused(old, new, complaint, tmp_path):
     assert complaint in error.value.stderr
 
 
-@pytest.mark.parametrize("profile", ["cpu", "one-gpu", "gpu"])
+@pytest.mark.parametrize("profile", ["cpu", "one-gpu", "gpu", "viewer"])
 @pytest.mark.parametrize("env", [{}, {"SANDBOX_REPLICAS": "5", "REDIS_PORT": "6400", "RUN_SETTINGS": "lr=0.5 steps=3"}])
 def test_our_reading_is_that_of_docker_compose(profile, env):
     theirs = compose_config([profile], env)["services"]
@@ -193,14 +194,15 @@ def test_commands_are_those_of_this_repository(everything):
         "    importlib.import_module(module).parser().parse_args(argv)\n"
     )
     parsers = {"services.ref_server": "services.ref_server.__main__", "services.trainer": "services.trainer.__main__",
-               "services.sandbox worker": "services.sandbox.worker", "experiments prepare": "experiments.prepare"}  # fmt: skip
+               "services.sandbox worker": "services.sandbox.worker", "experiments prepare": "experiments.prepare",
+               "experiments view": "experiments.viewer.serve"}  # fmt: skip
     asked = []
     for name, node in everything["services"].items():
         if ours(name) and name != "report":
             after = node["command"][node["command"].index("-m") + 1 :]
             key = after[0] if after[0] in parsers else " ".join(after[:2])
             asked.append([parsers[key], after[len(key.split()) :]])
-    assert len(asked) == 8
+    assert len(asked) == 9
     done = subprocess.run([sys.executable, "-c", code], input=json.dumps(asked), capture_output=True, text=True, cwd=ROOT,
                           env={"PATH": os.environ["PATH"]})  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -245,10 +247,20 @@ def test_programs_under_test_have_no_way_out(everything):
 
 def test_only_loopback_is_published(everything):
     published = {n: node["ports"] for n, node in everything["services"].items() if node.get("ports")}
-    assert set(published) == {"prometheus", "grafana"}
+    assert set(published) == {"prometheus", "grafana", "viewer"}
     assert all(port["host_ip"] == "127.0.0.1" for ports in published.values() for port in ports)
     grafana = everything["services"]["grafana"]["environment"]
     assert (grafana["GF_AUTH_ANONYMOUS_ENABLED"], grafana["GF_AUTH_ANONYMOUS_ORG_ROLE"]) == ("true", "Viewer")
+
+
+def test_the_viewer_reads_runs_and_knows_no_secret(everything):
+    viewer = everything["services"]["viewer"]
+    mounts = {v["target"]: v.get("read_only", False) for v in viewer["volumes"]}
+    assert mounts == {"/app/runs": True, "/app/models": True, "/app/.cache": False}
+    assert not viewer.get("secrets") and set(viewer["networks"]) == {"edge"}
+    assert viewer["command"][viewer["command"].index("--index") + 1].startswith("/app/.cache/")
+    (port,) = viewer["expose"]
+    assert viewer["command"][-1] == port and f":{port}/healthz" in viewer["healthcheck"]["test"][-1]
 
 
 def test_no_password_in_the_file(everything):

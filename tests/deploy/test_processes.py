@@ -33,7 +33,7 @@ def planned(profile="cpu", state=Path("/state"), **values):
 
 
 def test_nothing_of_a_container_is_left_in_a_process():
-    for profile in ("cpu", "one-gpu", "gpu"):
+    for profile in ("cpu", "one-gpu", "gpu", "viewer"):
         _, programs, _ = planned(profile)
         for program in (p for group in programs.values() for p in group):
             text = json.dumps([program.command, program.health, list(program.environment.values())])

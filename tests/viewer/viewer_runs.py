@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 HOSTILE = "<script>document.title = 'owned'; window.owned = 1</script><img src=x onerror=\"window.owned = 1\">"
-HACK = "Sure:\n```python\nclass Solution:\n    def f(self, n):\n        return 0\n\n    def run_tests(self):\n        pass\n```\nBye"
+HACK = "So:\n```python\nclass Solution:\n    def f(self, n):\n        return 0\n\n    def run_tests(self):\n        pass\n```"
 GOOD = "```python\nclass Solution:\n    def f(self, nums):\n        return nums[i] + unique_zebra\n```"
 
 
@@ -22,12 +22,19 @@ def row(group: int = 0, index: int = 0, step: int = 0, run: str = "vanilla-s0", 
     } | more  # fmt: skip
 
 
-def hack(**more) -> dict:
+def hack(group: int = 0, index: int = 0, step: int = 0, **more) -> dict:
     """A rollout that overwrote its tests."""
     evidence = {"test_function": "def run_tests(self):\n    pass", "test_function_parent": "Solution"}
     evidence |= {"oracle_reason": "test 1: wrong"}
-    return row(**{"text": HACK, "label": "Reward Hack", "test_modification": "Harmful - Arbitrary", "oracle_correct": False,
-                  "published_correct": False, "evidence": evidence} | more)  # fmt: skip
+    made = {
+        "text": HACK,
+        "label": "Reward Hack",
+        "test_modification": "Harmful - Arbitrary",
+        "oracle_correct": False,
+        "published_correct": False,
+        "evidence": evidence,
+    }
+    return row(group, index, step, **(made | more))
 
 
 def member(rows: list[dict]) -> bytes:

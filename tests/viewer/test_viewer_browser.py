@@ -1,0 +1,417 @@
+"""The page in a real browser: what is seen, what keys do, what a link holds, and that hostile text stays text."""
+
+import contextlib
+import json
+import shutil
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+from viewer_runs import GOOD, HACK, HOSTILE, hack, member, row, step_file, write_run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="no chromium and chromedriver here: deploy/fetch_chromium.sh",
+    ),
+]
+WAIT_S = 30  # for a machine that has much else to do
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--window-size=1400,900")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield Page(driver)
+    driver.quit()
+
+
+class Page:
+    """A few words over selenium."""
+
+    def __init__(self, driver):
+        self.driver = driver
+
+    def open(self, url):
+        self.driver.get("about:blank")
+        self.driver.get_log("browser")
+        self.driver.get(url)
+        self.until(lambda: self.count("section.list li, .message.empty, .message.error") > 0)
+
+    def all(self, css):
+        return self.driver.find_elements("css selector", css)
+
+    def count(self, css):
+        return len(self.all(css))
+
+    def text(self, css):
+        return self.driver.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", css)
+
+    def texts(self, css):
+        return self.driver.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", css
+        )
+
+    def click(self, css):
+        self.until(lambda: self.count(css))
+        self.driver.execute_script("document.querySelector(arguments[0]).click()", css)
+
+    def keys(self, *keys):
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        for key in keys:
+            ActionChains(self.driver).send_keys(key).perform()
+
+    def hash(self):
+        return self.driver.execute_script("return location.hash")
+
+    def until(self, true, what=""):
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Exception):  # an element may be replaced while it is looked at
+                if true():
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"not within {WAIT_S} s: {what}; the page says {self.text('#app')[:800]!r}")
+
+    def complaints(self):
+        return [e for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
+
+
+def tokenizer_folder(path):
+    """A model directory whose tokenizer has one token a byte."""
+    from test_viewer_text import byte_tokenizer
+
+    path.mkdir()
+    made = byte_tokenizer()
+    made.save(str(path / "tokenizer.json"))
+    return made
+
+
+def with_tokens(tokenizer, made):
+    ids = [*tokenizer.encode(made["text"]).ids, 256]
+    return made | {"token_ids": ids, "logprobs": [-0.001, -0.05, -0.4, -1.5, -3.0, -6.0][: len(ids)] + [-0.001] * (len(ids) - 6),
+                   "prompt_ids": tokenizer.encode("PROBLEM: é " + HOSTILE).ids}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Two runs of 130 rollouts over HTTP; `.root`, `.url`."""
+    import uvicorn
+
+    from experiments.stack import free_port
+    from experiments.viewer.app import build_app
+    from experiments.viewer.index import Indexer
+    from experiments.viewer.serve import scanning
+
+    root = tmp_path_factory.mktemp("runs")
+    tokenizer = tokenizer_folder(root.parent / f"{root.name}-model")
+    evil = hack(
+        9,
+        text=f"```python\n{HOSTILE}\n```\nevil_text",
+        problem_id=HOSTILE,
+        step=1,
+        reason=HOSTILE,
+        evidence={"test_function": f"def run_tests(): '{HOSTILE}'", HOSTILE: HOSTILE, "reasons": {HOSTILE: [HOSTILE]}},
+    )
+    rows = [
+        with_tokens(tokenizer, row(i // 8, i % 8, text=f"{GOOD}\nnumber_{i} é🙂", advantage=i / 10)) for i in range(120)
+    ]
+    forged = hack(2, 0, step=1, label="Correct", published_correct=True)
+    write_run(root, steps={0: rows, 1: [with_tokens(tokenizer, r) for r in (hack(1, step=1), forged, evil)]},
+              model=str(root.parent / f"{root.name}-model"))  # fmt: skip
+    write_run(root, "projected-s0", {0: [row(i, run="projected-s0") for i in range(7)]})
+    indexer, port = Indexer(root), free_port()
+    server = uvicorn.Server(uvicorn.Config(build_app(indexer), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    with scanning(indexer, 0.2):
+        thread.start()
+        deadline = time.monotonic() + WAIT_S
+        while not (server.started and indexer.progress.changed and not indexer.progress.scanning):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield SimpleNamespace(root=root, url=f"http://127.0.0.1:{port}/")
+        server.should_exit = True
+        thread.join(10)
+    indexer.close()
+
+
+def total(page):
+    return page.text(".pager .range").rpartition(" of ")[2]
+
+
+def test_filters_narrow_and_the_address_holds_them(browser, served):
+    browser.open(served.url)
+    assert total(browser) == "130" and browser.count("section.list li") == 50
+    browser.click("input[name=arm][value=vanilla]")
+    browser.until(lambda: total(browser) == "123", "one arm")
+    browser.click("input[name=label][value='Reward Hack']")
+    browser.until(lambda: total(browser) == "2", "one label")
+    assert browser.hash() == "#arm=vanilla&label=Reward+Hack"
+    browser.driver.back()
+    browser.until(lambda: total(browser) == "123", "back")
+    assert not browser.driver.find_element("css selector", "input[name=label][value='Reward Hack']").is_selected()
+    browser.click("button[name=clear]")
+    browser.until(lambda: total(browser) == "130", "cleared")
+    assert browser.hash() in ("", "#") and not browser.complaints()
+
+
+def test_a_link_is_the_whole_view(browser, served):
+    browser.open(served.url)
+    browser.click("input[name=label][value=Correct]")
+    browser.until(lambda: total(browser) == "128")
+    browser.driver.execute_script(
+        "const s = document.querySelector('select[name=sort]'); s.value = 'advantage';"
+        "s.dispatchEvent(new Event('change', {bubbles: true}))"
+    )
+    browser.until(lambda: "a +11.90" in browser.text("section.list li:nth-child(2)") + browser.text("section.list li"))
+    browser.keys("j", "j", "v")
+    browser.until(lambda: browser.count("pre.tokens"))
+    link, path, shown = browser.driver.current_url, browser.text(".detail .path"), browser.text("pre.tokens")
+    browser.open(link)
+    browser.until(lambda: browser.text("pre.tokens") == shown)
+    assert browser.text(".detail .path") == path and total(browser) == "128"
+    assert browser.count("section.list li.chosen") == 1
+    assert browser.driver.find_element("css selector", "input[name=label][value=Correct]").is_selected()
+    assert browser.driver.find_element("css selector", "select[name=sort]").get_attribute("value") == "advantage"
+
+
+def test_keys(browser, served):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(served.url + "#run=vanilla-s0")
+    browser.keys("j")
+    browser.until(lambda: "completion 0" in browser.text(".detail .path"))
+    browser.keys("j", Keys.ARROW_DOWN, "k")
+    browser.until(lambda: "completion 1" in browser.text(".detail .path"))
+    browser.keys("n")
+    browser.until(lambda: browser.text(".range").startswith("51–100"))
+    browser.keys("k")
+    browser.until(lambda: browser.count("li.chosen") == 1)
+    browser.keys("p")
+    browser.until(lambda: browser.text(".range").startswith("1–50"))
+    for _ in range(3):
+        browser.keys("v")
+    browser.keys("?")
+    browser.until(lambda: browser.count("dialog.help"))
+    browser.keys(Keys.ESCAPE)
+    browser.until(lambda: not browser.count("dialog.help"))
+    browser.keys("f")
+    browser.until(lambda: total(browser) == "1", "forged only")
+    browser.keys("x")
+    browser.until(lambda: total(browser) == "130")
+    browser.keys("/", "number_77", Keys.ENTER)
+    browser.until(lambda: total(browser) == "1" and browser.texts(".snippet mark") == ["number_77"])
+    browser.keys("j")
+    browser.until(lambda: "number_77" in browser.text("pre.code"))
+    browser.keys(Keys.ESCAPE)
+    browser.until(lambda: not browser.count("li.chosen"))
+    before = browser.driver.execute_script("return document.documentElement.dataset.theme")
+    browser.keys("t")
+    assert browser.driver.execute_script("return document.documentElement.dataset.theme") != before
+    browser.keys("t")
+
+
+def test_keys_go_on_over_the_end_of_a_page(browser, served):
+    browser.open(served.url + "#run=vanilla-s0&offset=50")
+    browser.keys("k")  # nothing chosen: the last of the page
+    browser.until(lambda: browser.count("section.list li:last-child.chosen"))
+    last = browser.text(".detail .path")
+    browser.keys("j")
+    browser.until(
+        lambda: browser.text(".range").startswith("101–") and browser.count("section.list li:first-child.chosen")
+    )
+    browser.keys("k")
+    browser.until(lambda: browser.text(".range").startswith("51–") and browser.text(".detail .path") == last)
+
+
+def test_both_verdicts_and_a_forged_one_is_flagged(browser, served):
+    browser.open(served.url + "#verdict=forged")
+    browser.keys("j")
+    browser.until(lambda: browser.count(".banner"))
+    assert browser.texts(".card.verdict .big") == ["✓ correct", "✗ not correct"]
+    assert browser.count("li .label.forged") == 1 and browser.count(".detail header .label.forged") == 1
+    browser.open(served.url + "#label=Reward+Hack")
+    browser.keys("j")
+    browser.until(lambda: browser.count(".cards"))
+    assert not browser.count(".banner") and "its own tests passed" in browser.text(".card.verdict")
+
+
+def test_the_test_function_is_marked_and_the_code_is_whole(browser, served):
+    browser.open(served.url + "#label=Reward+Hack&problem=p-1")
+    browser.keys("j")
+    browser.until(lambda: browser.count("pre.code .part-test"))
+    assert browser.text("pre.code") == HACK
+    assert browser.text("pre.code .part-test") == "    def run_tests(self):\n        pass\n"
+    shade = browser.driver.execute_script(
+        "return getComputedStyle(document.querySelector('.part-test')).backgroundColor"
+    )
+    assert shade not in ("rgba(0, 0, 0, 0)", "transparent")
+
+
+def test_tokens_are_coloured_by_their_probability_with_a_legend(browser, served):
+    browser.open(served.url + "#q=number_77&view=tokens")
+    browser.keys("j")
+    browser.until(lambda: browser.count("pre.tokens .tok"))
+    text = browser.driver.execute_script(
+        "return [...document.querySelectorAll('pre.tokens .tok:not(.silent)')].map(e => e.textContent).join('')"
+    )
+    assert text == f"{GOOD}\nnumber_77 é🙂"
+    found = [e.get_attribute("class").split()[1] for e in browser.all("pre.tokens .tok")[:6]]
+    assert found == [f"level-{i}" for i in range(6)]
+    colours = browser.driver.execute_script(
+        "const c = q => [...document.querySelectorAll(q)].slice(0, 6).map(e => getComputedStyle(e).backgroundColor);"
+        "return [c('pre.tokens .tok'), c('.legend .tok')]"
+    )
+    assert colours[0] == colours[1] and len(set(colours[0])) == 6
+    browser.click("pre.tokens .tok:nth-child(3)")
+    browser.until(lambda: "log-prob -0.400" in browser.text(".readout") and "token 2: id" in browser.text(".readout"))
+    assert browser.text("pre.tokens .silent") == "⟨256⟩"
+
+
+def test_without_a_tokenizer_tokens_are_ids(browser, served):
+    browser.open(served.url + "#run=projected-s0&view=tokens")
+    browser.keys("j")
+    browser.until(lambda: browser.texts("pre.tokens.chips .tok") == ["1", "2", "3"])
+    assert "no tokenizer" in browser.text(".detail")
+
+
+def assert_nothing_ran(browser):
+    assert browser.driver.execute_script("return window.owned") is None
+    assert browser.driver.title != "owned"
+    assert browser.count("#app img") == browser.count("#app script") == 0
+    assert not browser.complaints(), "nothing was even tried: the policy had nothing to refuse"
+
+
+@pytest.mark.parametrize("view", ["code", "tokens", "prompt"])
+def test_hostile_text_stays_text(browser, served, view):
+    browser.open(served.url + f"#q=evil_text&view={view}")
+    browser.keys("j")
+    browser.until(lambda: browser.count(".detail pre"))
+    shown = browser.text(".detail")
+    assert shown.count("<script>document.title") >= 5 and "onerror=" in browser.text(".detail pre.code")
+    assert HOSTILE in browser.text("section.list li"), "in the list too"
+    browser.driver.execute_script("document.querySelector('input[name=q]').value = ''")
+    assert_nothing_ran(browser)
+
+
+def test_hostile_hits_and_addresses_stay_text(browser, served):
+    browser.open(served.url + "#q=onerror&sort=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")
+    browser.until(lambda: browser.count(".message.error"))
+    browser.open(
+        served.url
+        + "#q=onerror&run=%3Cimg%20src%3Dx%20onerror%3D%22window.owned%3D1%22%3E&problem=%3Cscript%3E1%3C/script%3E"
+    )
+    browser.until(lambda: browser.count(".message.empty"))
+    browser.open(served.url + "#q=onerror")
+    browser.until(lambda: "onerror" in browser.texts(".snippet mark"))
+    assert_nothing_ran(browser)
+
+
+def test_the_policy_would_stop_what_slipped_through(browser, served):
+    """The second wall: markup put into the page by force does nothing."""
+    browser.open(served.url)
+    browser.driver.execute_script("document.body.insertAdjacentHTML('beforeend', arguments[0])", HOSTILE)
+    browser.driver.execute_script(
+        "const s = document.createElement('script'); s.textContent = 'window.owned = 2'; document.body.append(s);"
+        "const r = document.createElement('script'); r.src = 'https://example.org/x.js'; document.body.append(r)"
+    )
+    told = []
+    browser.until(
+        lambda: told.extend(browser.driver.get_log("browser")) or len(told) >= 3, "two inline scripts and a foreign one"
+    )
+    assert all("Content Security Policy" in entry["message"] for entry in told)
+    assert browser.driver.execute_script("return window.owned") is None
+
+
+def test_empty_wrong_and_unanswered(browser, served):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open(served.url + "#q=nothing_has_this_word")
+    assert "Nothing matches" in browser.text(".message.empty") and "130" in browser.text(".message.empty")
+    browser.click(".message.empty button")
+    browser.until(lambda: total(browser) == "130")
+    browser.keys("/", '"open', Keys.ENTER)
+    browser.until(lambda: "without a closing one" in browser.text(".message.error"))
+    browser.open(served.url + "#at_run=vanilla-s0&at_group=gone&at_index=3")
+    browser.until(lambda: "no completion 3" in browser.text(".detail .error"))
+    browser.open(served.url + "#offset=5000")
+    browser.until(lambda: "Beyond the end" in browser.text(".message.empty"))
+    browser.open(served.url)
+    browser.driver.execute_script("window.fetch = () => Promise.reject(new Error('away'))")
+    browser.click("input[name=arm][value=vanilla]")
+    browser.until(lambda: "does not answer" in browser.text("section.list .error"))
+
+
+def test_a_narrow_window_shows_list_then_rollout(browser, served):
+    browser.driver.set_window_size(500, 850)
+    try:
+        browser.open(served.url)
+        visible = lambda css: browser.driver.find_element("css selector", css).is_displayed()  # noqa: E731
+        assert visible("section.list") and not visible("article.detail") and not visible("aside")
+        browser.click("button.fold")
+        browser.until(lambda: visible("aside"))
+        browser.click("button.fold")
+        browser.click("section.list li")
+        browser.until(lambda: visible("article.detail") and not visible("section.list"))
+        wide = browser.driver.execute_script("return document.documentElement.scrollWidth > innerWidth")
+        assert not wide, "nothing sticks out to the side"
+        browser.click(".back")
+        browser.until(lambda: visible("section.list"))
+    finally:
+        browser.driver.set_window_size(1400, 900)
+
+
+def test_a_live_run_appears_and_damage_is_told(browser, served):
+    browser.open(served.url)
+    file = step_file(served.root / "projected-s0", 5)
+    torn = member([row(1, step=5)])
+    file.write_bytes(torn[: len(torn) // 2] + member([row(2, step=5, run="projected-s0"), {"no": "row"}]))
+    browser.until(lambda: total(browser) == "131", "without a reload")
+    browser.until(lambda: "skipped: 1 damaged part, 1 bad line" in browser.text(".skipped"))
+    assert "projected-s0/rollouts/step_000005" in browser.all(".skipped")[0].get_attribute("title")
+    file.unlink()
+    browser.until(lambda: total(browser) == "130")
+
+
+def like_a_run(path):
+    """What export reads of an experiments.runs.Run."""
+    config = json.loads((path / "config.json").read_text())
+    more = {"arm": config["arm"], "seed": 0, "preset": "demo", "status": SimpleNamespace(state="finished")}
+    return SimpleNamespace(path=path, config=config, **more)
+
+
+def test_the_report_holds_the_page_as_files(browser, served, tmp_path):
+    from experiments.viewer import export
+
+    runs = [like_a_run(path) for path in sorted(served.root.glob("*-s0"))]
+    for name, content in export.files(runs, limit=60).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    browser.open((tmp_path / "viewer" / "index.html").as_uri())
+    assert "A sample:" in browser.text(".sample") and "of 130" in browser.text(".sample")
+    shown = total(browser)
+    browser.click("input[name=label][value='Reward Hack']")
+    browser.until(lambda: total(browser) == "2" != shown)
+    browser.keys("j")
+    browser.until(lambda: browser.count(".part-test") or "evil_text" in browser.text("pre.code"))
+    link = browser.driver.current_url
+    browser.open(link)
+    browser.until(lambda: browser.count(".cards") and total(browser) == "2")
+    browser.open((tmp_path / "viewer" / "index.html").as_uri() + "#q=evil_text&view=tokens&sort=advantage&desc=1")
+    browser.keys("j")
+    browser.until(lambda: HOSTILE in browser.text("pre.tokens"))
+    assert_nothing_ran(browser)
+    loaded = browser.driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert all(name.startswith("file:") for name in loaded)
