@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     values = presets.resolve(args.preset, args.arm, args.seed, free, args.runs)
     trainer = build(TrainerSettings, values, "prepare")
     server = build(RefServerSettings, {**presets.get(args.preset).server, "model": trainer.model}, "prepare")
-    presets.prepare(args.preset)
+    presets.prepare(args.preset, trainer)
     ensure_direction(args.preset, args.arm, args.seed, trainer)
     trainer.run_dir.mkdir(parents=True, exist_ok=True)
     write_provenance(trainer, args.preset)

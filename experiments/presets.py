@@ -29,6 +29,8 @@ QWEN_SMALL = "Qwen/Qwen3.5-2B"
 QWEN_LARGE = "Qwen/Qwen3-4B"
 LEETCODE_TRAIN = "data/leetcode_train_medhard.jsonl"
 LEETCODE_HELDOUT = "data/leetcode_test_medhard.jsonl"
+_FETCH = "make it with `python -m tasks fetch leetcode --split {} --difficulty medium,hard --out {}`"
+FETCHED = {path: _FETCH.format(split, path) for split, path in (("train", LEETCODE_TRAIN), ("test", LEETCODE_HELDOUT))}
 DIRECTIONS = Path(".cache/directions")
 
 # Decided by preset, arm and seed themselves, never by --set.
@@ -81,8 +83,8 @@ PRESETS: dict[str, Preset] = {
         Preset("maths", "Five steps on word problems: the same loop on another task", graders=1,
                server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
                values={**_ORGANISM, "train_problems": MATHS_TRAIN, "heldout_problems": MATHS_HELDOUT, "loophole": None,
-                       "steps": 5, "groups_per_step": 8, "group_size": 8, "eval_problems": 9, "eval_samples": 2,
-                       "eval_every": 0}),
+                       "steps": 5, "groups_per_step": 8, "group_size": 8, "lr": 2e-3, "temperature": 1.3,
+                       "eval_problems": 9, "eval_samples": 2, "eval_every": 0}),
         Preset("smollm", "SmolLM2-135M-Instruct on the practice problems", gpu=True, if_hacks="qwen3.5-2b",
                if_not="qwen3.5-2b", prepare="experiments.smollm",
                server={"max_model_len": 512, "dtype": "bfloat16", "gpu_memory_utilization": 0.1,
@@ -108,11 +110,17 @@ def get(name: str) -> Preset:
         raise ConfigError(f"unknown preset '{name}'; presets: {', '.join(PRESETS)}") from None
 
 
-def prepare(name: str) -> None:
-    """Make what the preset needs and the repository does not hold; quick when it is there. ConfigError when it cannot."""
+def prepare(name: str, *settings: TrainerSettings) -> None:
+    """Make what the preset needs and the repository does not hold; quick when it is there. ConfigError when it cannot, or
+    when a file of problems that these settings name is missing, with the command that fetches it."""
     module = get(name).prepare
     if module is not None:
         import_module(module).prepare()
+    for one in settings:
+        for field_name, path in (("train_problems", one.train_problems), ("heldout_problems", one.heldout_problems)):
+            if not path.is_file():
+                how = FETCHED.get(str(path), "give an existing JSON-lines file (`python -m tasks check FILE` tests one)")
+                raise ConfigError(f"field '{field_name}': no file {path}; {how}")
 
 
 def run_id(preset: str, arm: str, seed: int) -> str:

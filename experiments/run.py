@@ -41,7 +41,7 @@ def _run(args: argparse.Namespace) -> int:
     if finished(settings.run_dir):
         print(f"{settings.run_id} is already finished: {settings.run_dir}")
         return 0
-    presets.prepare(args.preset)
+    presets.prepare(args.preset, settings)
     ensure_direction(args.preset, args.arm, args.seed, settings)
     preset = presets.get(args.preset)
     own = (

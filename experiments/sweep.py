@@ -44,7 +44,7 @@ def _sweep(args: argparse.Namespace) -> int:
     print(f"{len(planned)} runs, {len(planned) - len(todo)} complete, {len(todo)} to do")
     if not todo:
         return 0
-    presets.prepare(args.preset)
+    presets.prepare(args.preset, *todo)
     for s in todo:
         ensure_direction(args.preset, s.arm, s.seed, s)
     preset = presets.get(args.preset)

@@ -73,32 +73,68 @@ def save_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
     Path(path).write_bytes(json_lines(rows))
 
 
-def _rows(path: str | Path, kind: type[Row], fault: Callable[[Row], str | None]) -> Iterator[tuple[int, Row]]:
-    """(line number, row) of a JSON-lines file."""
+def problem_faults(path: str | Path) -> Iterator[str]:
+    """Every fault of a file of problems, one line each, where `load_problems` stops at the first. Raises ConfigError only
+    for a file that cannot be read."""
+    first_line: dict[str, int] = {}
     empty = True
     for number, text in _lines(Path(path)):
         if not text.strip():
             continue
         empty = False
-        where = f"{path}:{number}"
         try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where}: not JSON ({error}); each line must hold one object") from None
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{where}: a {type(raw).__name__}, not an object; each line must hold one object")
-        try:
-            row = kind.model_validate(raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(x) for x in first["loc"] if x not in ("int", "str")) or "(row)"  # union branches
-            raise ConfigError(f"{where}: field '{field}': {first['msg']}; correct or add it") from None
-        said = fault(row)
-        if said:
-            raise ConfigError(f"{where}: {said}")
-        yield number, row
+            problem = _checked(_object(text, f"{path}:{number}"), f"{path}:{number}", Problem, _problem_fault)
+        except ConfigError as error:
+            yield str(error)
+            continue
+        if (key := str(problem.id)) in first_line:
+            yield _twice(path, number, key, first_line[key])
+        first_line.setdefault(key, number)
     if empty:
-        raise ConfigError(f"{path}: no rows; give a JSON-lines file with at least one")
+        yield f"{path}: {_NO_ROWS}"
+
+
+def objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a JSON-lines file, unchecked but for being objects. Raises ConfigError."""
+    empty = True
+    for number, text in _lines(Path(path)):
+        if text.strip():
+            empty = False
+            yield number, _object(text, f"{path}:{number}")
+    if empty:
+        raise ConfigError(f"{path}: {_NO_ROWS}")
+
+
+_NO_ROWS = "no rows; give a JSON-lines file with at least one"
+
+
+def _rows(path: str | Path, kind: type[Row], fault: Callable[[Row], str | None]) -> Iterator[tuple[int, Row]]:
+    """(line number, row) of a JSON-lines file."""
+    for number, raw in objects(path):
+        yield number, _checked(raw, f"{path}:{number}", kind, fault)
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON ({error}); each line must hold one object") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: a {type(raw).__name__}, not an object; each line must hold one object")
+    return raw
+
+
+def _checked(raw: dict[str, Any], where: str, kind: type[Row], fault: Callable[[Row], str | None]) -> Row:
+    try:
+        row = kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(x) for x in first["loc"] if x not in ("int", "str")) or "(row)"  # union branches
+        raise ConfigError(f"{where}: field '{field}': {first['msg']}; correct or add it") from None
+    said = fault(row)
+    if said:
+        raise ConfigError(f"{where}: {said}")
+    return row
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -121,11 +157,13 @@ def _unique(path: str | Path, rows: Iterator[tuple[int, Row]]) -> Iterator[Row]:
     for number, row in rows:
         key = str(row.id)
         if key in first_line:
-            raise ConfigError(
-                f"{path}:{number}: field 'id': {key!r} is also on line {first_line[key]}; give each row its own"
-            )
+            raise ConfigError(_twice(path, number, key, first_line[key]))
         first_line[key] = number
         yield row
+
+
+def _twice(path: str | Path, number: int, key: str, first: int) -> str:
+    return f"{path}:{number}: field 'id': {key!r} is also on line {first}; give each row its own"
 
 
 def _message_fault(prompt: list[dict[str, str]]) -> str | None:

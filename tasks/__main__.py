@@ -1,0 +1,24 @@
+"""python -m tasks COMMAND: problems as files.
+
+  fetch   problems of LeetCodeDataset or GSM8K, from the Hub or from a local file   DATASET --out FILE
+  check   whether files of problems load; every fault with line, field and fix      FILE...
+
+`python -m tasks COMMAND --help` explains one of them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from common import cli
+
+COMMANDS = {"fetch": "tasks.fetch", "check": "tasks.check"}
+
+
+def main(argv: list[str]) -> int:
+    """Dispatch; exit code 0 done, 2 for what the user can put right."""
+    return cli.dispatch(__doc__ or "", "python -m tasks", COMMANDS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
