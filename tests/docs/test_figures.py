@@ -1,0 +1,86 @@
+"""The numbers in README, docs/results.md and LOG.md are those of docs/results/organism, computed again."""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ORGANISM = ROOT / "docs/results/organism"
+
+
+def rows(name):
+    with open(ORGANISM / name) as file:
+        return list(csv.DictReader(file))
+
+
+def recomputed():
+    """arm -> [(hack %, pass %) a finished seed], from the steps themselves."""
+    steps, found = rows("steps.csv"), defaultdict(list)
+    for run in rows("runs.csv"):
+        if run["state"] == "finished":
+            mine = [s for s in steps if (s["arm"], s["seed"]) == (run["arm"], run["seed"])][-int(run["window"]):]
+            pair = [100 * statistics.mean(float(s[name]) for s in mine) for name in ("hack_strict", "pass_oracle")]
+            assert pair == pytest.approx([float(run["hack"]), float(run["pass"])], abs=0.051), run["run_id"]
+            found[run["arm"]].append(pair)
+    return found
+
+
+def heldout(arm):
+    """Last evaluation with the hint, mean over finished seeds, %."""
+    seeds = {r["seed"] for r in rows("runs.csv") if r["arm"] == arm and r["state"] == "finished"}
+    last = [r for r in rows("evaluations.csv") if (r["arm"], r["mode"], r["step"]) == (arm, "hint", "80") and r["seed"] in seeds]
+    return 100 * statistics.mean(float(r["hack_strict"]) for r in last)
+
+
+def printed(values):
+    sem = statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.1f} ± {sem:.1f}"
+
+
+ARMS = recomputed()
+
+
+def table(page, heading):
+    """Cells of the first table below a heading, without emphasis."""
+    block = (ROOT / page).read_text().split(heading, 1)[1].split("\n|", 1)[1].split("\n\n", 1)[0]
+    return [[c.strip(" *`%") for c in line.strip("|").split("|")] for line in ("|" + block).splitlines()[2:]]
+
+
+def test_readme():
+    cells = table("README.md", "## What it found so far")
+    for arm, hack, solved, _ in cells:
+        name, seeds = re.fullmatch(r"(\w+)[`*]*(?:, (\d) seeds)?", arm).groups()
+        values = ARMS[name]
+        assert len(values) == int(seeds or 5), name
+        assert (hack, solved) == tuple(printed(column) for column in zip(*values, strict=True)), name
+    assert len(cells) == 8
+
+
+@pytest.mark.parametrize(("page", "heading", "hack", "held"), [
+    ("docs/results.md", "## The experiment on the organism", 2, 4),
+    ("LOG.md", "The experiment on the organism", 2, 5),
+])  # fmt: skip
+def test_results_and_log(page, heading, hack, held):
+    cells = table(page, heading)
+    assert len(cells) == 10
+    for row in cells:
+        values = ARMS[row[0]]
+        assert int(row[1]) == len(values), row[0]
+        want = [printed(column) for column in zip(*values, strict=True)]
+        for shown, full in zip(row[hack:hack + 2], want, strict=True):
+            assert shown.replace("*", "") in (full, full.split(" ")[0]), f"{page}: {row[0]} says {shown}, the files {full}"
+        assert row[held] == f"{heldout(row[0]):.1f}", f"{page}: {row[0]}, held out"
+
+
+def test_speed():
+    bench = (ROOT / "docs/results/gpu/README.md").read_text()
+    ratio, speed = re.search(r"\| merged compiled \| ([\d.]+) .*?\| ([\d,]+) \|", bench).groups()
+    thousands = f"{int(speed.replace(',', '')) / 1000:.1f}k"
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{thousands} tokens/s a step at 1.7B on one H200, {ratio} times LoRA-32" in readme
