@@ -1,5 +1,6 @@
 """Locks have hashes, the page of licences is complete, and the audit cannot mistake silence for good news."""
 
+import hashlib
 import re
 
 import pytest
@@ -23,6 +24,16 @@ def test_the_page_of_licences_lists_what_is_locked():
     for path in licences.LOCKS.values():
         for name, version in licences.locked((licences.ROOT / path).read_text()).items():
             assert version in listed.get(name, ""), f"{name} {version}: run `make docs`"
+
+
+def test_files_of_others_are_as_published_and_listed_with_their_licence():
+    folder, page = licences.ROOT / licences.VENDORED, (licences.ROOT / "docs" / "licences.md").read_text()
+    rows = licences.vendored()
+    assert {row[0] for row in rows} == {p.name for p in folder.iterdir() if p.suffix in (".js", ".css")}
+    for file, package, version, licence, digest in rows:
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest, file
+        assert f"| `{licences.VENDORED}/{file}` | {package} | {version} | {licence} |" in page, f"{file}: run `make docs`"
+    assert len(list(folder.glob("*.LICENSE"))) == len({row[1] for row in rows})
 
 
 def test_an_unreachable_service_is_not_a_clean_bill(capsys, tmp_path):
