@@ -26,8 +26,8 @@ def desk(tmp_path_factory):
     (folder / "Qwen").mkdir()
     (folder / "Qwen/Qwen3-0.6B").symlink_to(ROOT / "tasks/organism/model")
     rows = (ROOT / "tasks/pairs/pairs.jsonl").read_text().splitlines(keepends=True)
-    train = [r for r in rows if '"split": "train"' in r][:16]
-    heldout = [r for r in rows if '"split": "heldout"' in r][:6]
+    train = [r for r in rows if '"split": "train"' in r][:10]
+    heldout = [r for r in rows if '"split": "heldout"' in r][:4]
     (folder / "pairs.jsonl").write_text("".join(train + heldout))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

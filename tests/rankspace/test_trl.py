@@ -35,7 +35,8 @@ def stepped():
 
 def model_of(seed=0):
     torch.manual_seed(seed)
-    config = transformers.AutoConfig.from_pretrained("tasks/organism/model", num_hidden_layers=2, layer_types=["full_attention"] * 2)
+    depth = {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    config = transformers.AutoConfig.from_pretrained("tasks/organism/model", **depth)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
