@@ -17,7 +17,7 @@ from common.queue import Queue, connect
 from common.settings import SandboxSettings, build
 from common.types import Completion, DroppedGroup, GradedGroup, Problem
 from services.sandbox import worker as worker_module
-from services.sandbox.executor import SandboxError
+from services.sandbox.executor import IsolationError, SandboxError
 from services.sandbox.worker import Worker, settings_from
 from tests.samples import group
 
@@ -163,3 +163,13 @@ def test_settings_of_the_command_line():
     assert settings_from([]).isolation == "required"
     with pytest.raises(ConfigError, match="unknown field 'threads'"):
         settings_from(["--set", "threads=3"])
+
+
+def test_a_jail_that_does_not_come_up_is_one_line_naming_the_layer(monkeypatch):
+    def refuse(isolation):
+        raise IsolationError(f"{isolation}: landlock is absent")
+
+    monkeypatch.setattr(worker_module, "Oracle", refuse)
+    settings = build(SandboxSettings, {"name": "w", "isolation": "required"})
+    with pytest.raises(ConfigError, match="the jail does not start: required: landlock is absent"):
+        Worker(settings, None, Metrics("sandbox"))
