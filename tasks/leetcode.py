@@ -17,7 +17,7 @@ hints replace phrases of it. A row whose check holds anything but asserts cannot
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.errors import ConfigError
@@ -74,24 +74,18 @@ def asserts(test: str, entry_point: str, name: str = "row") -> list[str]:
     other = next((node for node in found[0].body if not isinstance(node, ast.Assert)), None)
     if other is not None:
         raise ConfigError(f"{name}: field 'test': line {other.lineno} of check is no assert statement")
-    argument = found[0].args.args[0].arg
-    return [_calling(node, test, argument, entry_point) for node in found[0].body]
+    argument, lines = found[0].args.args[0].arg, test.encode().splitlines(keepends=True)
+    return [_calling(node, lines, argument, entry_point) for node in found[0].body]
 
 
-def _calling(statement: ast.stmt, text: str, argument: str, entry_point: str) -> str:
+def _calling(statement: ast.stmt, lines: Sequence[bytes], argument: str, entry_point: str) -> str:
     """The statement's own text with every use of the argument replaced. ast counts columns in bytes of UTF-8."""
-    lines = text.encode().splitlines(keepends=True)
-    starts = [sum(map(len, lines[:i])) for i in range(len(lines))]
-
-    def place(line: int, column: int) -> int:
-        return starts[line - 1] + column
-
     assert statement.end_lineno is not None and statement.end_col_offset is not None
-    begin, end = place(statement.lineno, statement.col_offset), place(statement.end_lineno, statement.end_col_offset)
-    data = text.encode()
+    text = list(lines[statement.lineno - 1 : statement.end_lineno])
+    text[-1] = text[-1][: statement.end_col_offset]
     uses = [n for n in ast.walk(statement) if isinstance(n, ast.Name) and n.id == argument]
-    for use in sorted(uses, key=lambda n: -place(n.lineno, n.col_offset)):
-        at = place(use.lineno, use.col_offset)
-        data = data[:at] + entry_point.encode() + data[at + len(argument.encode()) :]
-        end += len(entry_point.encode()) - len(argument.encode())
-    return data[begin:end].decode()
+    for use in sorted(uses, key=lambda n: (n.lineno, n.col_offset), reverse=True):
+        row, at = use.lineno - statement.lineno, use.col_offset
+        text[row] = text[row][:at] + entry_point.encode() + text[row][at + len(argument.encode()) :]
+    text[0] = text[0][statement.col_offset :]
+    return b"".join(text).decode()
