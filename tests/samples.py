@@ -1,6 +1,6 @@
 """Small valid messages for tests."""
 
-from common.types import Completion, Grade, GradedGroup, Problem, RolloutGroup
+from common.types import Completion, GenerationRequest, Grade, GradedGroup, Problem, RolloutGroup, SamplingPlan
 
 PROBLEM = Problem(
     id="p1",
@@ -22,6 +22,16 @@ def completion(ids=(5, 6, 2), finish="stop", ref=True, text="```python\nx\n```")
         text=text,
         finish_reason=finish,
     )
+
+
+def request(i=0, run_id="r", purpose="train", step=0, tokens=8, **changes):
+    """Two completions of one problem; `i` is its place in the step and its seed."""
+    values = {
+        "run_id": run_id, "group_id": f"{run_id}/{purpose}/{step}/{i}", "purpose": purpose, "step": step,
+        "problem": PROBLEM, "min_version": 0,
+        "sampling": SamplingPlan(n=2, temperature=1.0, max_tokens=tokens, seed=i),
+    }  # fmt: skip
+    return GenerationRequest(**(values | changes))
 
 
 def group(group_id="r/train/0/0", step=0, completions=2, version=0, purpose="train", **changes):

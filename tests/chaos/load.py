@@ -28,6 +28,7 @@ from experiments.presets import PRACTICE_TRAIN
 from experiments.stack import Stack, free_port
 from services.trainer.rollouts import Rollouts
 from tasks.dataset import load_problems
+from tests import samples
 
 RUN, BATCH, AHEAD, BOUND, WORKERS = "load", 16, 40, 256, 8
 WARM = 0.3  # share of the samples before memory is expected to be level
@@ -129,9 +130,7 @@ def drive(stack: Stack, groups: int, seconds: float | None) -> dict:
 
 def _request(problem, step: int, i: int) -> GenerationRequest:
     plan = SamplingPlan(n=2, temperature=1.0, max_tokens=32, seed=step * BATCH + i)
-    return GenerationRequest(
-        run_id=RUN, group_id=f"{RUN}/train/{step}/{i}", purpose="train", step=step, problem=problem, min_version=0, sampling=plan
-    )
+    return samples.request(i, RUN, step=step, problem=problem, sampling=plan)
 
 
 def level(samples: list[int]) -> tuple[int, int]:
@@ -174,9 +173,9 @@ def report(found: dict, sampler: Sampler) -> None:
     print(f"{done} groups in {seconds:.0f} s ({done / seconds:.0f} a second), {WORKERS} workers")
     print(f"a batch of {BATCH} from asking to having, {AHEAD} batches ahead: median {p50:.2f} s, 99th percentile {p99:.2f} s")
     print("longest: " + ", ".join(f"{stream} {n}" for stream, n in sampler.longest.items()))
-    for name, samples in sampler.memory.items():
-        before, after = level(samples)
-        print(f"{name:14} {before / 2**20:8.1f} MiB warmed up, {after / 2**20:8.1f} MiB at the end ({len(samples)} samples)")
+    for name, taken in sampler.memory.items():
+        before, after = level(taken)
+        print(f"{name:14} {before / 2**20:8.1f} MiB warmed up, {after / 2**20:8.1f} MiB at the end ({len(taken)} samples)")
 
 
 def check(found: dict, sampler: Sampler) -> None:
@@ -187,8 +186,8 @@ def check(found: dict, sampler: Sampler) -> None:
         assert sampler.longest[stream] <= BOUND + BATCH, (stream, sampler.longest[stream])
     assert sampler.longest[keys.graded(RUN)] <= BATCH * AHEAD
     assert sampler.longest[keys.DEAD] == 0
-    for name, samples in sampler.memory.items():
-        before, after = level(samples)
+    for name, taken in sampler.memory.items():
+        before, after = level(taken)
         assert after <= before * GROWTH + SLACK, f"{name} grew from {before >> 20} to {after >> 20} MiB"
 
 

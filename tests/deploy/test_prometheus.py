@@ -20,7 +20,8 @@ from common.metrics import METRICS
 from common.settings import TrainerSettings, build, dump
 from experiments import presets
 from experiments.run import ensure_direction
-from experiments.stack import Stack, environment, free_port
+from experiments.stack import environment, free_port
+from tests.stacks import smoke_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -50,10 +51,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stack(root):
-    preset = presets.get("smoke")
-    with Stack.start(
-        root / "stack", presets.ORGANISM_MODEL, preset.server, graders=2, isolation="best_effort"
-    ) as stack:
+    with smoke_stack(root / "stack") as stack:
         yield stack
 
 

@@ -10,17 +10,10 @@ from common import keys, seals
 from common.errors import ConfigError, QueueError, WireError
 from common.lock import TrainerLock
 from common.queue import FIELD, Queue, connect
-from common.types import DroppedGroup, GenerationRequest, GradedGroup, Problem, RolloutGroup, SamplingPlan
+from common.types import DroppedGroup, GenerationRequest, GradedGroup, Problem, RolloutGroup
 from common.wire import pack, unpack
 from services.trainer.rollouts import Rollouts, unlike
-from tests.samples import PROBLEM, completion, grade, graded, group
-
-
-def request(i=0, purpose="train", step=0):
-    plan = SamplingPlan(n=2, temperature=1.0, max_tokens=8, seed=i)
-    return GenerationRequest(
-        run_id="r", group_id=f"r/{purpose}/{step}/{i}", purpose=purpose, step=step, problem=PROBLEM, min_version=0, sampling=plan
-    )
+from tests.samples import PROBLEM, completion, grade, graded, group, request
 
 
 @pytest.fixture

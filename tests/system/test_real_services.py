@@ -17,11 +17,12 @@ import pytest
 from common import delta_store, keys
 from common.queue import Queue
 from common.settings import TrainerSettings, build, dump
-from common.types import GenerationRequest, GradedGroup, SamplingPlan
+from common.types import GradedGroup, SamplingPlan
 from experiments import presets
 from experiments.run import ensure_direction
-from experiments.stack import Stack
 from tasks.dataset import load_problems
+from tests.samples import request
+from tests.stacks import smoke_stack
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -33,11 +34,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stack(root):
-    preset = presets.get("smoke")
-    # Isolation as the machine allows: what each layer does is tested in tests/sandbox.
-    with Stack.start(
-        root / "stack", presets.ORGANISM_MODEL, preset.server, graders=2, isolation="best_effort"
-    ) as stack:
+    with smoke_stack(root / "stack") as stack:
         yield stack
 
 
@@ -153,15 +150,7 @@ def test_a_real_delta_reaches_the_generator_and_zero_takes_it_back(stack, root):
         plan = SamplingPlan(n=4, temperature=1.0, max_tokens=32, seed=7)
         queue.put(
             keys.REQUESTS,
-            GenerationRequest(
-                run_id="push",
-                group_id=f"push/{version}",
-                purpose="eval",
-                step=0,
-                problem=problem,
-                min_version=version,
-                sampling=plan,
-            ),
+            request(version, "push", "eval", problem=problem, min_version=version, sampling=plan),
         )
         taken = []
         for _ in range(60):

@@ -5,23 +5,10 @@ import pytest
 from common import delta_store, keys, seals
 from common.errors import DeliveryError, QueueError
 from common.queue import Queue, connect
-from common.types import DeliveryProof, DroppedGroup, GenerationRequest, SamplingPlan, checksum
+from common.types import DeliveryProof, DroppedGroup, checksum
 from services.trainer.publish import Publisher, probe_gap
 from services.trainer.rollouts import Rollouts
-from tests.samples import PROBLEM, grade, graded
-
-
-def request(i, version=0):
-    plan = SamplingPlan(n=2, temperature=1.0, max_tokens=8, seed=i)
-    return GenerationRequest(
-        run_id="r",
-        group_id=f"r/train/0/{i}",
-        purpose="train",
-        step=0,
-        problem=PROBLEM,
-        min_version=version,
-        sampling=plan,
-    )
+from tests.samples import grade, graded, request
 
 
 def answer(i, **changes):
@@ -84,7 +71,7 @@ def test_a_dropped_group_is_not_waited_for(queue):
 def test_a_too_old_group_is_dropped_and_counted(queue):
     rollouts = make(queue)
     come(queue, answer(0, version=1))
-    collected = rollouts.collect([request(0, version=2)])
+    collected = rollouts.collect([request(0, min_version=2)])
     assert collected.groups == []
     assert "stale" in collected.dropped["r/train/0/0"]
     assert rollouts.take_fates()["stale"] == 1
