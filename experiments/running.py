@@ -63,9 +63,11 @@ def _address_beside(secret: Path) -> str | None:
 
 def _deployed(password_file: Path | None) -> list[Candidate]:
     """The stack of `make up`: port and secrets as .env says."""
-    from dotenv import dotenv_values
+    values: dict[str, str | None] = dict(os.environ)
+    if Path(".env").is_file():
+        from dotenv import dotenv_values
 
-    values = {**dotenv_values(".env"), **os.environ}
+        values = {**dotenv_values(".env"), **values}
     secret = password_file or Path(values.get("SECRETS_DIR") or "secrets") / "redis_monitor"
     if not secret.is_file():
         return []

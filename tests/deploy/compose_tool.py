@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PROFILES = ("cpu", "one-gpu", "gpu", "report", "viewer")
+PROFILES = ("cpu", "one-gpu", "gpu", "report", "viewer", "status")
 TOOLS = Path(sys.executable).parent
 
 

@@ -16,7 +16,7 @@ from common import settings
 from deploy import compose
 from experiments import arms, presets
 
-OURS = ("ref_server", "trainer", "sandbox", "prepare", "report", "viewer")
+OURS = ("ref_server", "trainer", "sandbox", "prepare", "report", "viewer", "status")
 EXAMPLE = (ROOT / ".env.example").read_text()
 TEXT = (ROOT / "docker-compose.yml").read_text()
 
@@ -29,7 +29,7 @@ def ours(name):
 
 
 def test_every_profile_is_valid(everything):
-    named = {"redis", "sandbox", "prometheus", "grafana", "redis_exporter", "prepare", "report", "viewer"}
+    named = {"redis", "sandbox", "prometheus", "grafana", "redis_exporter", "prepare", "report", "viewer", "status"}
     assert set(everything["services"]) >= named
     for profile in ("cpu", "one-gpu", "gpu"):
         names = set(compose_config([profile])["services"])
@@ -195,14 +195,14 @@ def test_commands_are_those_of_this_repository(everything):
     )
     parsers = {"services.ref_server": "services.ref_server.__main__", "services.trainer": "services.trainer.__main__",
                "services.sandbox worker": "services.sandbox.worker", "experiments prepare": "experiments.prepare",
-               "experiments view": "experiments.viewer.serve"}  # fmt: skip
+               "experiments view": "experiments.viewer.serve", "experiments status": "experiments.status"}  # fmt: skip
     asked = []
     for name, node in everything["services"].items():
         if ours(name) and name != "report":
             after = node["command"][node["command"].index("-m") + 1 :]
             key = after[0] if after[0] in parsers else " ".join(after[:2])
             asked.append([parsers[key], after[len(key.split()) :]])
-    assert len(asked) == 9
+    assert len(asked) == 10
     done = subprocess.run([sys.executable, "-c", code], input=json.dumps(asked), capture_output=True, text=True, cwd=ROOT,
                           env={"PATH": os.environ["PATH"]})  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
