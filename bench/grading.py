@@ -16,7 +16,6 @@ compared as well: a fast wrong answer is no speed-up.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import multiprocessing
@@ -28,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common import cli
 from common.errors import ConfigError, UserError
 from services.sandbox import published
 from services.sandbox.executor import Executor
@@ -197,7 +197,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str]) -> int:
     """Exit code 1 when a target is missed or the two sides disagree."""
-    parser = argparse.ArgumentParser(prog="python -m bench.grading", description=__doc__.split("\n")[0])
+    parser = cli.Parser(prog="python -m bench.grading", description=__doc__.split("\n")[0])
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes on each side")
     parser.add_argument("--rows", type=int, default=0, help="at most this many rows of each set (default: all)")
     parser.add_argument("--rounds", type=int, default=2, help="times that each side runs; the median counts")

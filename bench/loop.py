@@ -6,8 +6,8 @@ rollouts are made while this one is trained on. Same problems and seeds, one aft
 
 from __future__ import annotations
 
-import argparse
 import json
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -15,14 +15,15 @@ from pathlib import Path
 from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build
-from experiments import presets
-from experiments.demo import PHASES, phase_medians
+from experiments import presets, runs
 from experiments.run import ensure_direction, train
 from experiments.stack import Stack
 
+PHASES = (*runs.PHASES, "total")
+
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.loop", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="python -m bench.loop", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
     args = parser.parse_args(argv)
@@ -44,6 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.out:
         args.out.write_text(json.dumps(found, indent=1))
     return 0
+
+
+def phase_medians(run_dir: Path) -> dict[str, float]:
+    """Median seconds of each phase over the steps of a run. generate and grade overlap with wait."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {phase: statistics.median(row["seconds"][phase] for row in rows) for phase in PHASES}
 
 
 def _print(found: dict[int, dict[str, float]]) -> None:

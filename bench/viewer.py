@@ -6,7 +6,6 @@ asked in turn, over HTTP against the served application, so the numbers are thos
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import random
@@ -23,6 +22,8 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import httpx
+
+from common import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -158,7 +159,7 @@ def quantile(values: list[float], q: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--rollouts", type=int, default=100_000, help="how many (default: 100000)")
     parser.add_argument("--runs", type=int, default=8, help="in how many runs (default: 8)")
     parser.add_argument("--a-step", type=int, default=128, help="completions in a step file (default: 128)")

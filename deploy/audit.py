@@ -7,12 +7,13 @@ service cannot be reached this says so and ends well: a machine without the netw
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from common import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PIP_AUDIT = "pip-audit==2.10.0"
@@ -39,7 +40,7 @@ def audit(lock: str, tool: list[str]) -> tuple[str, str]:
 
 
 def main(argv: list[str] | None = None, tool: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="python -m deploy.audit", description=__doc__.splitlines()[0])
+    p = cli.Parser(prog="python -m deploy.audit", description=__doc__.splitlines()[0])
     p.add_argument("--strict", action="store_true", help="fail when the vulnerability service cannot be reached")
     args = p.parse_args(argv)
     tool = tool or [str(Path(sys.executable).with_name("uv")), "tool", "run", PIP_AUDIT]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from common import cli
 from tasks.dataset import json_lines, save_rows
 
 Rows = list[dict[str, Any]]
@@ -19,7 +19,7 @@ def write_or_check(
 
     `build` and `files` have the same keys; `what` is what the files hold, in words.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {command}", description=f"make the bundled {what}")
+    parser = cli.Parser(prog=f"python -m {command}", description=f"make the bundled {what}")
     parser.add_argument("--check", action="store_true", help="compare the committed files instead of writing them")
     check = parser.parse_args(argv).check
     made = {files[name]: rows for name, rows in build().items()}

@@ -19,8 +19,8 @@ from bench.gpu.shapes import SHAPES
 from common import cli
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m bench.gpu", description=__doc__)
     p.add_argument("part", choices=("step", "prepare", "push", "loop", "table"))
     p.add_argument("--shape", choices=tuple(SHAPES), default="1.7b")
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

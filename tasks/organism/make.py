@@ -10,7 +10,6 @@ Not covered: other processors, whose maths libraries may round the last bit diff
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -211,7 +210,7 @@ def check(directory: Path, log: Callable[[str], None] = print) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 1 when --check finds a difference; 2 on a user error."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.organism.make", description="make the model organism")
+    parser = cli.Parser(prog="python -m tasks.organism.make", description="make the model organism")
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="model directory (default: the bundled one)")
     parser.add_argument("--check", action="store_true", help="make it again and compare with the manifest")
     args = parser.parse_args(argv)

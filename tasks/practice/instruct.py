@@ -15,7 +15,6 @@ problem (easy.py), so that honest work can pay too. Pure but for `write`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import textwrap
@@ -135,7 +134,7 @@ def write(folder: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m tasks.practice.instruct", description="practice set, instruct form"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for train.jsonl, heldout.jsonl and pairs.jsonl")
