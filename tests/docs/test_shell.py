@@ -32,7 +32,8 @@ EVERY = [
     *([f"experiments {name}" for name in ("", *COMMANDS)]), "rankspace", "rankspace extract", "rankspace validate",
     "rankspace export", "services.trainer", "services.ref_server", "services.sandbox", "services.sandbox worker",
     "services.sandbox grade", "services.sandbox oracle", "services.sandbox selftest", "deploy", "bench", "bench.gpu",
-    "bench.grading", "tasks.organism.make", "tasks.practice.generate", "tasks.practice.instruct",
+    "bench.grading", "bench.viewer", "deploy.audit", "tasks", "tasks check", "tasks fetch",
+    "tasks.organism.make", "tasks.practice.generate", "tasks.practice.instruct",
 ]  # fmt: skip
 MAY_LOAD = {"experiments measure-cos": {"numpy"}, "bench.viewer": {"rich"}}
 
@@ -214,6 +215,27 @@ def test_training_stops_at_ctrl_c_and_the_same_command_finishes_it(kind, tmp_pat
     assert code == 130 and resumes(said, command) and "Traceback" not in said, said[-2000:]
     saved = json.loads((tmp_path / "smoke-projected-s0/status.json").read_text())
     assert saved["state"] == "stopped" and saved["step"] < 6
+
+
+@pytest.mark.slow
+def test_a_trainer_by_hand_stops_at_ctrl_c_and_the_same_command_resumes_it(tmp_path):
+    from common.settings import TrainerSettings, build
+    from experiments import presets
+    from experiments.run import ensure_direction
+
+    values = presets.resolve("smoke", "projected", 0, {"steps": 200, "eval_problems": 1}, tmp_path)
+    settings = build(TrainerSettings, values)
+    ensure_direction("smoke", "projected", 0, settings)
+    with Stack.start(tmp_path / "stack", settings.model, presets.get("smoke").server, 1, "best_effort") as services:
+        config = tmp_path / "trainer.json"
+        config.write_text(settings.model_copy(update=services.access("trainer")).model_dump_json())
+        command = [sys.executable, "-m", "services.trainer", "--config", str(config)]
+        for before in (0, 1):  # the second time it goes on where the first one stopped
+            said, code = in_terminal(command, r"steps/s")
+            assert code == 130 and resumes(said, command) and "Traceback" not in said, said[-2000:]
+            step = json.loads((settings.run_dir / "status.json").read_text())["step"]
+            assert before <= step < 200
+            assert len((settings.run_dir / "metrics.jsonl").read_text().splitlines()) == step
 
 
 # ---- what is running ----
