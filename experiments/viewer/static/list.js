@@ -42,7 +42,7 @@
       : !page ? html`<div class="message" aria-busy="true">Looking…</div>`
       : page.total === 0 ? html`<div class="message empty">${total === 0
           ? html`<h2>No rollouts yet</h2><p>They appear here as a run writes them. To start one:</p><pre>python -m experiments demo</pre>`
-          : html`<h2>Nothing matches</h2><p>None of the ${count(total)} rollouts passes all filters.</p><button type="button" onClick=${reset}>Clear filters</button>`}</div>`
+          : html`<h2>Nothing matches</h2><p>None of the ${total === null ? "" : count(total)} rollouts passes all filters.</p><button type="button" onClick=${reset}>Clear filters</button>`}</div>`
       : page.rows.length === 0 ? html`<div class="message empty"><h2>Beyond the end</h2><p>This list has ${count(page.total)} rollouts.</p><button type="button" onClick=${() => set({ offset: 0 })}>First page</button></div>`
       : html`<ul role="listbox" aria-label="Rollouts" tabindex="-1">${page.rows.map((row) => html`<${Row} key=${JSON.stringify(key(row))} row=${row} chosen=${same(state.at, key(row))} open=${() => open(key(row))} />`)}</ul>`}
   </section>`;
