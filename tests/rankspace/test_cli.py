@@ -272,10 +272,11 @@ def test_public_names_are_pinned_and_all_resolve():
     assert issubclass(RankspaceError, ValueError) and set(dir(rankspace)) == set(PUBLIC)
 
 
-def test_only_ds_hook_knows_deepspeed_and_only_the_cli_transformers():
+def test_only_ds_hook_knows_deepspeed_and_only_two_files_transformers():
     for path in (ROOT / "rankspace").glob("*.py"):
         text = path.read_text()
         assert ("import deepspeed" in text or "from deepspeed" in text) == (path.name == "ds_hook.py"), path.name
-        assert ("import transformers" in text) == (path.name == "__main__.py"), path.name
+        knows = "import transformers" in text or "from transformers" in text
+        assert knows == (path.name in ("models.py", "trl.py", "card.py")), path.name  # card.py: in what it writes
         for ours in ("common", "services", "tasks", "experiments"):
             assert f"from {ours}" not in text and f"import {ours}" not in text, path.name
