@@ -91,7 +91,7 @@ def test_no_bare_except_and_no_torch_load():
 
 @pytest.mark.parametrize(
     "module",
-    ["services.ref_server", "services.sandbox", "services.trainer", "rankspace", "experiments", "bench"],
+    ["services.ref_server", "services.sandbox", "services.trainer", "rankspace", "tasks", "experiments", "bench"],
 )
 def test_help_loads_neither_torch_nor_vllm(module):
     code = (

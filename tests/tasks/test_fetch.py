@@ -24,7 +24,7 @@ LEETCODE = {
     "prompt": "from typing import *\n", "entry_point": "Solution().double",
     "test": "def check(candidate):\n"
     "    assert candidate(s = 'a candidate é', n = 2) == 'a candidate éa candidate é'\n"
-    "    assert is_same(candidate(s = 'x', n = 1),\n        candidate('x', 1))\n",
+    "    assert is_same(candidate(s = 'x', n = 1),\n        candidate('x', 1)) and candidate('', 1) == ''\n",
     "completion": "class Solution:\n    def double(self, s, n):\n        return s * n\n",
     "input_output": [{"input": "s = 'x', n = 1", "output": "'x'"}], "query": "...", "response": "...",
 }  # fmt: skip
@@ -40,7 +40,7 @@ def test_a_leetcode_row_becomes_a_problem():
     assert (problem.id, problem.func_name, problem.task, row["difficulty"]) == (9001, "Solution().double", "code", "medium")
     assert problem.gt_answer == [
         "assert Solution().double(s = 'a candidate é', n = 2) == 'a candidate éa candidate é'",
-        "assert is_same(Solution().double(s = 'x', n = 1),\n        Solution().double('x', 1))",
+        "assert is_same(Solution().double(s = 'x', n = 1),\n        Solution().double('x', 1)) and Solution().double('', 1) == ''",
     ]
     assert problem.setup_code == LEETCODE["prompt"] and problem.canonical_solution == LEETCODE["completion"]
     text = problem.prompt[-1]["content"]
