@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: object, **values: object):
         values.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, **values)  # type: ignore[arg-type]
+        super().__init__(*args, **values)  # type: ignore[arg-type]  # handed through as they came
 
     def error(self, message: str) -> NoReturn:
         sys.exit(fail(f"{message}; `{self.prog} --help` explains"))
@@ -57,7 +57,7 @@ def completes(action: argparse.Action, values: Callable[[], Iterable[str]]) -> N
         before, comma, _last = prefix.rpartition(",")
         return [before + comma + value for value in values()]
 
-    action.completer = offers  # type: ignore[attr-defined]
+    action.completer = offers  # type: ignore[attr-defined]  # where argcomplete looks for it
 
 
 def answer_shell(parser: argparse.ArgumentParser) -> None:

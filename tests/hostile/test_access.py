@@ -171,7 +171,9 @@ def test_without_the_right_password_nobody_gets_in_and_the_line_holds_no_secret(
     assert not any(secret in str(caught.value) for secret in PASSWORDS.values())
 
 
-@pytest.mark.parametrize("command", [("PING",), ("GET", VERSION), ("ACL", "WHOAMI"), ("MULTI",), ("CONFIG", "GET", "*")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [("PING",), ("GET", VERSION), ("ACL", "WHOAMI"), ("MULTI",), ("CONFIG", "GET", "*")], ids=" ".join
+)
 def test_whoever_does_not_log_in_can_run_nothing(guarded, command):
     anybody = redis.Redis.from_url(guarded[0])
     with pytest.raises(redis.AuthenticationError):
