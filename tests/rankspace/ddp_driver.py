@@ -1,0 +1,46 @@
+"""One rank of test_hook_ddp.py: DDP over gloo, its own data, three steps of GradientHook; prints delta_S and the cosines."""
+
+import json
+import os
+import sys
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import rankspace
+
+torch.set_num_threads(1)
+rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up_proj, self.down_proj = nn.Linear(12, 20), nn.Linear(20, 6)
+
+    def forward(self, x):
+        return self.down_proj(torch.tanh(self.up_proj(x)))
+
+
+torch.manual_seed(0)
+model = Two()
+adapter = rankspace.attach(model)
+data = torch.randn(4, 12, generator=torch.Generator().manual_seed(3))
+wanted = torch.randn(4, 6, generator=torch.Generator().manual_seed(4))
+if ranks > 1:
+    torch.distributed.init_process_group("gloo")
+    model = DistributedDataParallel(model)
+    data, wanted = data.chunk(ranks)[rank], wanted.chunk(ranks)[rank]
+
+optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.05, weight_decay=0.0)
+hook = rankspace.GradientHook(optimizer, adapter, rankspace.random_direction(adapter.modules, 5))
+fired = []
+for _ in range(3):
+    ((model(data) - wanted) ** 2).mean().backward()
+    metrics = hook.before_step()
+    optimizer.step()
+    hook.after_step()
+    optimizer.zero_grad()
+    fired.append(metrics["cos"].tolist())
+json.dump({"delta": adapter.get_flat().tolist(), "cos": fired}, sys.stdout)

@@ -1,0 +1,37 @@
+"""GradientHook under DDP: every rank projects the same reduced gradient, which is that of all the data on one rank."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.stack import free_port
+
+DRIVER = Path(__file__).with_name("ddp_driver.py")
+
+
+def start(rank: int, ranks: int, port: int) -> subprocess.Popen:
+    names = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    root = {"PYTHONPATH": str(DRIVER.parents[2]), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.Popen([sys.executable, DRIVER], env=os.environ | names | root, stdout=-1, stderr=-1, text=True)
+
+
+def finish(process: subprocess.Popen) -> dict:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-1500:]
+    return json.loads(out)
+
+
+def test_two_ranks_project_as_one_with_all_the_data():
+    port = free_port()
+    pair = [start(rank, 2, port) for rank in range(2)]
+    first, second = (finish(process) for process in pair)
+    alone = finish(start(0, 1, free_port()))
+    assert first == second
+    assert first["delta"] == pytest.approx(alone["delta"], rel=1e-3, abs=1e-5)
+    assert any(cos > 0 for step in alone["cos"] for cos in step)
+    for ours, theirs in zip(first["cos"], alone["cos"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
