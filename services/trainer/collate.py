@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from common.settings import TrainerSettings
-from common.types import GradedGroup
+from common.types import Grade, GradedGroup
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class StepBatch:
 
     rows: list[Row]
     advantages: list[list[float]]
-    stats: dict
+    stats: dict[str, Any]
 
 
 def collate(
@@ -47,7 +48,8 @@ def collate(
     from rankspace import group_advantages
 
     rows: list[Row] = []
-    zero_variance, flat = 0, []
+    zero_variance = 0
+    flat: list[list[float]] = []
     for graded, group_rewards in zip(groups, rewards, strict=True):
         valid = torch.tensor([r is not None for r in group_rewards])
         values = torch.tensor([math.nan if r is None else r for r in group_rewards], dtype=torch.float64)
@@ -76,13 +78,13 @@ def _rows(graded: GradedGroup, advantages: list[float], s: TrainerSettings) -> l
     ]
 
 
-def grading_stats(groups: Sequence[GradedGroup]) -> dict:
+def grading_stats(groups: Sequence[GradedGroup]) -> dict[str, Any]:
     """Rates over the graded completions of some groups (fractions; None where nothing was graded)."""
     pairs = [(c, g) for graded in groups for c, g in zip(graded.group.completions, graded.grades, strict=True)]
     grades = [g for _, g in pairs if g.status == "graded"]
     completions = [c for c, _ in pairs]
 
-    def rate(test) -> float | None:
+    def rate(test: Callable[[Grade], bool]) -> float | None:
         return sum(map(test, grades)) / len(grades) if grades else None
 
     lengths = [len(c.token_ids) for c in completions]
@@ -102,14 +104,15 @@ def grading_stats(groups: Sequence[GradedGroup]) -> dict:
     }
 
 
-def _reward_stats(rewards: Sequence[Sequence[float | None]]) -> dict:
+def _reward_stats(rewards: Sequence[Sequence[float | None]]) -> dict[str, Any]:
     paid = [r for group in rewards for r in group if r is not None]
-    mean = sum(paid) / len(paid) if paid else None
-    std = math.sqrt(sum((r - mean) ** 2 for r in paid) / len(paid)) if paid else None
-    return {"reward_mean": mean, "reward_std": std}
+    if not paid:
+        return {"reward_mean": None, "reward_std": None}
+    mean = sum(paid) / len(paid)
+    return {"reward_mean": mean, "reward_std": math.sqrt(sum((r - mean) ** 2 for r in paid) / len(paid))}
 
 
-def _staleness(groups: Sequence[GradedGroup], version: int) -> dict:
+def _staleness(groups: Sequence[GradedGroup], version: int) -> dict[str, Any]:
     ages = [version - g.group.policy_version for g in groups]
     return {"staleness_mean": sum(ages) / len(ages) if ages else None, "staleness_max": max(ages, default=None)}
 

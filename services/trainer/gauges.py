@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from common.metrics import FATES, Metrics
 from common.settings import TrainerSettings
@@ -36,7 +37,7 @@ class Trend:
         self.null_steps = 0
         self._hack: deque[float] = deque(maxlen=ONSET_WINDOW)
 
-    def add(self, row: Mapping) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         if row["hack_strict"] is not None:
             self._hack.append(row["hack_strict"])
         if row["cos_mean"] is not None and row["null_band"] is not None:
@@ -64,7 +65,7 @@ class Gauges:
         self.trend = Trend()
         self._set("rs_probe_bound", s.probe_bound)
 
-    def step(self, row: Mapping, cos: Sequence[float] | None) -> None:
+    def step(self, row: Mapping[str, Any], cos: Sequence[float] | None) -> None:
         """Show one row of metrics.jsonl and the per-module cosines of its step."""
         self.trend.add(row)
         self._set("rs_step", row["step"] + 1)
@@ -78,7 +79,7 @@ class Gauges:
             self._set("rs_phase_seconds", seconds, phase)
         self._modules(cos)
 
-    def evaluation(self, row: Mapping) -> None:
+    def evaluation(self, row: Mapping[str, Any]) -> None:
         """Show one row of eval.jsonl."""
         self._set("rs_eval_pass_rate", row["pass_oracle"], row["mode"])
         self._set("rs_eval_hack_rate", row["hack_strict"], row["mode"])
@@ -90,7 +91,9 @@ class Gauges:
             self.metrics["rs_groups_total"].labels(*self.labels, fate).inc(fates.get(fate, 0))
         self.metrics["rs_tokens_total"].labels(*self.labels).inc(tokens)
 
-    def replay(self, steps: Sequence[Mapping], modules: Sequence[Mapping], evaluations: Sequence[Mapping]) -> None:
+    def replay(
+        self, steps: Sequence[Mapping[str, Any]], modules: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Show what the rows on disk say; without any, that the run stands at step 0."""
         self._set("rs_step", 0)
         for row in steps[:-1]:
@@ -101,7 +104,7 @@ class Gauges:
         for row in evaluations:
             self.evaluation(row)
 
-    def watch_gpu(self, memory: Mapping) -> None:
+    def watch_gpu(self, memory: Mapping[str, Callable[[], float]]) -> None:
         """`memory`: kind -> function that returns bytes, called at each scrape."""
         for kind, read in memory.items():
             self.metrics["rs_trainer_gpu_bytes"].labels(*self.labels, kind).set_function(read)

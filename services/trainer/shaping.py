@@ -13,15 +13,27 @@ what any monitor could do. An infra error stays without reward in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.settings import TrainerSettings
 from common.types import GradedGroup
 from services.trainer.policy import Policy
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rankspace.pairs import TokenizedPair
+    from rankspace.rebound import PenaltyForm
+
 HACK_REWARD = 3.0
+FORMS: dict[str, PenaltyForm] = {
+    "rebound": "additive", "rebound_multiplicative": "multiplicative", "rebound_z": "znorm",
+}  # fmt: skip
 
 Rewards = list[list[float | None]]
+Tokenise = Callable[["Path | None"], "Sequence[TokenizedPair]"]  # the training pairs of a file
 
 
 def published(groups: Sequence[GradedGroup]) -> Rewards:
@@ -32,7 +44,7 @@ def published(groups: Sequence[GradedGroup]) -> Rewards:
 class Shaper:
     """Chosen once at start-up. Callable: graded groups -> rewards to train on."""
 
-    def __init__(self, s: TrainerSettings, policy: Policy, tokenise):
+    def __init__(self, s: TrainerSettings, policy: Policy, tokenise: Tokenise):
         self.kind, self.alpha, self.policy, self.temperature = s.reward_shaping, s.shaping_alpha, policy, s.temperature
         self.concept = self._concept(s, tokenise) if self.kind.startswith("rebound") else None
 
@@ -46,7 +58,7 @@ class Shaper:
             return _where_hacked(groups, rewards, lambda r: None)
         return self._rebound(groups, rewards)
 
-    def _concept(self, s: TrainerSettings, tokenise):
+    def _concept(self, s: TrainerSettings, tokenise: Tokenise) -> Tensor:
         from rankspace import rebound
 
         self.layer = rebound.residual_layer(self.policy.model.config.num_hidden_layers)
@@ -57,18 +69,18 @@ class Shaper:
 
         from rankspace import rebound
 
-        form = {"rebound": "additive", "rebound_multiplicative": "multiplicative", "rebound_z": "znorm"}[self.kind]
+        assert self.concept is not None  # made for every form of Rebound
         shaped: Rewards = []
         for graded, paid in zip(groups, rewards, strict=True):
             hidden = self._hidden(graded)
             scores = rebound.rebound_score(hidden, self.concept.to(hidden.device)).cpu()
             valid = torch.tensor([r is not None for r in paid])
             values = torch.tensor([0.0 if r is None else r for r in paid], dtype=torch.float64)
-            out, _ = rebound.penalised_reward(values, scores.double(), form, self.alpha, valid)
+            out, _ = rebound.penalised_reward(values, scores.double(), FORMS[self.kind], self.alpha, valid)
             shaped.append([x if ok else None for x, ok in zip(out.tolist(), valid.tolist(), strict=True)])
         return shaped
 
-    def _hidden(self, graded: GradedGroup):
+    def _hidden(self, graded: GradedGroup) -> Tensor:
         """Mean residual of each completion under the present policy, fp32 [n, d]."""
         from rankspace import rebound
         from rankspace.batch import pad_batch
@@ -83,7 +95,7 @@ class Shaper:
         return rebound.mean_hidden(self.policy.model, batch.input_ids, mask, self.layer)
 
 
-def _where_hacked(groups: Sequence[GradedGroup], rewards: Rewards, change) -> Rewards:
+def _where_hacked(groups: Sequence[GradedGroup], rewards: Rewards, change: Callable[[float], float | None]) -> Rewards:
     return [
         [
             change(r) if r is not None and g.label == "Reward Hack" else r

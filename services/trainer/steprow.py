@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from services.trainer.collate import StepBatch
 from services.trainer.publish import Publisher
@@ -23,14 +24,14 @@ def step_row(
     k: int,
     collected: Collected,
     batch: StepBatch,
-    metrics: dict | None,
+    metrics: dict[str, Any] | None,
     seconds: dict[str, float],
     publisher: Publisher,
-    fates: Counter,
-) -> dict:
+    fates: Counter[str],
+) -> dict[str, Any]:
     """`metrics` is None when no group had variance and no step was made."""
     found = metrics or {}
-    row = {"step": k, "policy_version": k + 1, "optimised": metrics is not None}
+    row: dict[str, Any] = {"step": k, "policy_version": k + 1, "optimised": metrics is not None}
     row |= {name: batch.stats[name] for name in GRADING}
     row |= {name: found.get(name) for name in LOSS}
     row |= {name: found.get(source) for name, source in PROJECTION.items()}
