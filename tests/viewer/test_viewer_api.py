@@ -76,6 +76,12 @@ def test_filters(client, asked, found):
     assert page(client, **asked)["total"] == len(found)
 
 
+def test_without_the_oracle_nothing_is_forged(client):
+    step_file(client.root / "vanilla-s0", 4).write_bytes(member([row(4, step=4, oracle_correct=None)]))
+    client.indexer.scan()
+    assert names(client, verdict="forged") == ["v2.2.0"] and names(client, step_min=4) == ["v4.4.0"]
+
+
 def test_sorting_puts_what_has_no_value_last_both_ways(client):
     up, down = (names(client, sort="advantage", desc=d) for d in (False, True))
     assert up[0] == "v0.0.1" and down[0] == "v2.2.0" and up[-1] == down[-1] == "v1.3.0"
@@ -171,6 +177,8 @@ def test_a_file_written_anew_since_is_said_to_be(client):
     run = client.root / "vanilla-s0"
     step_file(run, 1).write_bytes(member([row(9, step=1)]))
     assert one(client).status_code == 404
+    step_file(run, 1).write_bytes(member([hack(1, step=1, token_ids=[7, 7, 7])]))
+    assert one(client).status_code == 404, "the same name, another completion"
     step_file(run, 1).write_bytes(b"")
     assert one(client).status_code == 404
     step_file(run, 1).unlink()
