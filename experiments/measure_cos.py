@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build
+from experiments.options import measure_cos as parser
 from experiments.runs import ROLLOUT_NAME
 from experiments.viewer.rows import RolloutRow, members, parse, token_digest
 
@@ -31,18 +31,6 @@ if TYPE_CHECKING:
     from rankspace.direction import Direction
 
 NAME = "cos_{:06d}.jsonl"
-
-
-def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments measure-cos", description=(__doc__ or "").split(": ", 1)[1])
-    p.add_argument("--run", type=Path, required=True, metavar="DIR", help="a run directory")
-    p.add_argument("--step", type=int, required=True, metavar="K", help="which training step")
-    p.add_argument("--limit", type=int, metavar="N", help="only the first N completions (default: all of the step)")
-    p.add_argument(
-        "--v-hack", type=Path, metavar="FILE", help="another direction than the run's (default: its settings' v_hack)"
-    )
-    p.add_argument("--model", metavar="DIR", help="where the run's model is now (default: its settings' model)")
-    return p
 
 
 def main(argv: list[str]) -> int:

@@ -98,9 +98,21 @@ def next_preset() -> cli.Parser:
     return p
 
 
+def measure_cos() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments measure-cos", description=cli.docstring("experiments.measure_cos"))
+    p.add_argument("--run", type=Path, required=True, metavar="DIR", help="a run directory")
+    p.add_argument("--step", type=int, required=True, metavar="K", help="which training step")
+    p.add_argument("--limit", type=int, metavar="N", help="only the first N completions (default: all of the step)")
+    p.add_argument(
+        "--v-hack", type=Path, metavar="FILE", help="another direction than the run's (default: its settings' v_hack)"
+    )
+    p.add_argument("--model", metavar="DIR", help="where the run's model is now (default: its settings' model)")
+    return p
+
+
 PARSERS = {
     "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "status": status, "report": report,
-    "verdict": verdict, "next-preset": next_preset,
+    "verdict": verdict, "next-preset": next_preset, "measure-cos": measure_cos,
 }  # fmt: skip
 
 

@@ -6,9 +6,12 @@ import logging
 import os
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 from common import cli
-from common.settings import RefServerSettings, build, parse_assignments, read_settings_file
+
+if TYPE_CHECKING:
+    from common.settings import RefServerSettings
 
 
 def parser() -> cli.Parser:
@@ -24,6 +27,8 @@ def parser() -> cli.Parser:
 
 def settings_from(argv: list[str] | None) -> RefServerSettings:
     args = parser().parse_args(argv)
+    from common.settings import RefServerSettings, build, parse_assignments, read_settings_file
+
     values = read_settings_file(args.config) if args.config else {}
     values.setdefault("replica", f"gen-{os.uname().nodename}-{os.getpid()}")
     values |= {k: v for k, v in {"model": args.model, "redis_url": args.redis_url}.items() if v is not None}

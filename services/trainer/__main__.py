@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import ConfigError, UserError
-from common.settings import TrainerSettings, build, parse_assignments, read_settings_file
-from services.trainer import preflight
+
+if TYPE_CHECKING:
+    from common.settings import TrainerSettings
 
 
 def parser() -> cli.Parser:
@@ -26,6 +28,8 @@ def parser() -> cli.Parser:
 
 def settings_from(argv: list[str] | None) -> TrainerSettings:
     args = parser().parse_args(argv)
+    from common.settings import TrainerSettings, build, parse_assignments, read_settings_file
+
     values = read_settings_file(args.config) if args.config else {}
     return build(TrainerSettings, values | parse_assignments(args.set), "trainer")
 
@@ -33,6 +37,7 @@ def settings_from(argv: list[str] | None) -> TrainerSettings:
 def train(s: TrainerSettings) -> int:
     """Check, lock, build, run."""
     from common.access import open_redis, outages_as_user_errors
+    from services.trainer import preflight
 
     rank = int(os.environ.get("RANK", "0"))
     preflight.check(s)
