@@ -45,11 +45,11 @@ def new_directory(out: Path, force: bool = False, marks: Sequence[str] = ()) -> 
         for path in (*draft.rglob("*"), draft):
             if path.is_file():
                 path.chmod(0o644)  # safetensors writes 0600, and whoever serves the model is often another user
-            _sync(path)
+            sync(path)
         if out.exists():
             os.replace(out, former)
         os.replace(draft, out)
-        _sync(out.parent)
+        sync(out.parent)
     except OSError as error:
         if former.exists() and not out.exists():
             os.replace(former, out)
@@ -60,7 +60,8 @@ def new_directory(out: Path, force: bool = False, marks: Sequence[str] = ()) -> 
             shutil.rmtree(former, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: str | Path) -> None:
+    """Have the kernel put a file, or the names in a directory, on the disk. OSError when it cannot."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
 
 from .errors import RankspaceError
+from .folder import sync
 
 CODE_VERSION = 1
 FLOAT64_MAX_RANK = 512  # up to here float64 costs little and makes the fp32 result good to the last bits
@@ -140,10 +141,10 @@ def atomic_save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]
     try:
         whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}  # kept alive while it is written
         serialize_file({name: _spec(t) for name, t in whole.items()}, temporary, metadata)
-        _fsync(temporary)
+        sync(temporary)
         os.chmod(temporary, 0o644)  # mkstemp makes 0600, and a cache is shared between services
         os.replace(temporary, path)
-        _fsync(path.parent)
+        sync(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -153,11 +154,3 @@ def _spec(tensor: Tensor) -> TensorSpec:
     dtype = str(tensor.dtype).removeprefix("torch.")
     size = tensor.numel() * tensor.element_size()
     return TensorSpec(dtype=dtype, shape=list(tensor.shape), data_ptr=tensor.data_ptr(), data_len=size)
-
-
-def _fsync(path: str | Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from common.errors import ConfigError
+from rankspace.folder import sync
 from services.trainer.policy import Policy
 
 
@@ -70,14 +71,14 @@ def _save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
     (draft / "delta_S.f32").write_bytes(vector)
     (draft / "state.json").write_text(json.dumps(asdict(state), indent=1))
     for path in draft.iterdir():
-        _sync(path)
+        sync(path)
     faultpoints.reached("checkpoint_written")
     former = final.with_name(final.name + ".former.draft")
     if final.exists():  # the same step again, with an evaluation more
         os.replace(final, former)
     os.replace(draft, final)
     shutil.rmtree(former, ignore_errors=True)
-    _sync(final.parent)
+    sync(final.parent)
     for old in checkpoints(run_dir)[:-keep]:
         shutil.rmtree(old)
 
@@ -187,14 +188,6 @@ def _restore_optimizer(policy: Policy, tensors: dict) -> None:
 
 def _folder(run_dir: Path, step: int) -> Path:
     return Path(run_dir) / "checkpoints" / f"step_{step:06d}"
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _barrier() -> None:
