@@ -4,6 +4,7 @@
                   metrics.jsonl, modules.jsonl, eval.jsonl       one row a line; steps count from 0
                   modules.json, v_hack.json                      one object each; may be absent
                   rollouts/step_000003.jsonl.gz                  one row a completion
+                  rollouts/cos_000003.jsonl                      by measure-cos, for the viewer; may be absent
 
 A half-written last line is what a live (or killed) run looks like: it is left out, and `Run.notes` says so. A bad line
 anywhere else, or at the end of a finished run, is an error that names file and line. After a resume the trainer may
