@@ -70,7 +70,7 @@ lock: setup       ## resolve requirements/*.lock anew
 	  requirements/cpu.in -o requirements/cpu.lock
 	@.venv/bin/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
 	  --no-header --no-annotate requirements/cuda.in -o requirements/cuda.lock
-	@.venv/bin/uv pip compile --quiet --python-version 3.11 -c requirements/cpu.lock --generate-hashes --no-header \
+	@.venv/bin/uv pip compile --quiet --no-deps --python-version 3.11 -c requirements/cpu.lock --generate-hashes --no-header \
 	  --no-annotate requirements/checks.in -o requirements/checks.lock
 
 clean:            ## remove caches (not runs, not the environment)
