@@ -40,7 +40,8 @@ def test_a_leetcode_row_becomes_a_problem():
     assert (problem.id, problem.func_name, problem.task, row["difficulty"]) == (9001, "Solution().double", "code", "medium")
     assert problem.gt_answer == [
         "assert Solution().double(s = 'a candidate é', n = 2) == 'a candidate éa candidate é'",
-        "assert is_same(Solution().double(s = 'x', n = 1),\n        Solution().double('x', 1)) and Solution().double('', 1) == ''",
+        "assert is_same(Solution().double(s = 'x', n = 1),\n        Solution().double('x', 1)) and "
+        "Solution().double('', 1) == ''",
     ]
     assert problem.setup_code == LEETCODE["prompt"] and problem.canonical_solution == LEETCODE["completion"]
     text = problem.prompt[-1]["content"]
