@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
             f"--runs {options.runs}: no vanilla run has finished; wait for it, `python -m experiments status`"
         )
     preset = presets.get(chosen.preset)
-    following, why = decide(preset, done, rule.hack_above_pp, rule.steps)  # type: ignore[union-attr]
+    following, why = decide(preset, done, rule.hack_above_pp, rule.steps)  # type: ignore[union-attr]  # H4 is a rule of onset
     print(f"preset {preset.name}: {why}")
     print(advice(preset, following))
     return 0

@@ -173,7 +173,7 @@ def _emergence(name: str, claim: Emergence, arms: Arms) -> Verdict:
 
 def _absent(name: str, claim: Claim, arms: Arms, reference: str, least_pp: float) -> Verdict | None:
     """Not evaluable when an arm is missing or when the reference arm hardly hacks."""
-    needed = dict.fromkeys((claim.arm, claim.baseline, reference))  # type: ignore[union-attr]
+    needed = dict.fromkeys((claim.arm, claim.baseline, reference))  # type: ignore[union-attr]  # only claims about two arms come here
     missing = [arm for arm in needed if not arms.get(arm)]
     if missing:
         return Verdict(name, claim.claim, "not evaluable", f"no finished run of {', '.join(missing)}")

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         sys.exit(fail(f"{message}; `{self.prog} --help` explains"))
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]  # no caller uses the overloads
         if "_ARGCOMPLETE" in os.environ and find_spec("argcomplete") is not None:
             import argcomplete
 

@@ -6,6 +6,7 @@ run that is still going can be watched. Deleting it costs nothing but the time t
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import sys
 import threading
@@ -19,6 +20,8 @@ from common import cli
 from common.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from experiments.viewer.index import Indexer
 
 
@@ -62,10 +65,8 @@ def main(argv: list[str]) -> int:
 
 
 @contextmanager
-def _socket(config):  # type: ignore[no-untyped-def]
+def _socket(config: uvicorn.Config) -> Iterator[socket.socket]:
     """Bound here, so that a taken port is one line and not a traceback."""
-    import socket
-
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
