@@ -5,7 +5,8 @@
 A password lives in a file of its own; no address, setting, message or log line ever holds it. While Redis is away
 (restarting, loading its append-only file, cut off), commands wait and try again for PATIENCE_S seconds, and `outages`
 counts how often that happened: a reply may then be lost, so whoever reads streams looks at its unfinished work again
-(queue.py). A command may thus be carried out twice; every consumer is idempotent by group id.
+(queue.py). A connection that was lost between two commands and is made anew unseen counts too: Redis may have restarted
+without its last second. A command may thus be carried out twice; every consumer is idempotent by group id.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakSet
 
 import redis
 from redis.backoff import NoBackoff
@@ -37,7 +39,7 @@ class Client(redis.Redis):
 
     @property
     def outages(self) -> int:
-        """How many commands have met a connection that was gone."""
+        """How often a connection was found to be gone."""
         return 0 if self.patience is None else self.patience.outages
 
 
@@ -47,6 +49,13 @@ class Patience(Retry):
     def __init__(self, seconds: float = PATIENCE_S):
         super().__init__(NoBackoff(), 0)
         self.seconds, self.outages = seconds, 0
+        self._made: WeakSet[redis.Connection] = WeakSet()
+
+    def connected(self, connection: redis.Connection) -> None:
+        """The handshake of every connection. redis-py renews one that has died while idle without telling anybody."""
+        cast(Any, connection).on_connect()  # has no types
+        self.outages += connection in self._made
+        self._made.add(connection)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Patience:
         return self
@@ -93,7 +102,8 @@ def connect(url: str, wait_s: float = 3.0, username: str | None = None, password
         client = cast(  # redis-py declares `from_url` of any subclass as its own class
             Client,
             Client.from_url(
-                url, socket_connect_timeout=wait_s, socket_timeout=ANSWER_S, health_check_interval=30, retry=patience, **who
+                url, socket_connect_timeout=wait_s, socket_timeout=ANSWER_S, health_check_interval=30, retry=patience,
+                redis_connect_func=patience.connected, **who,
             ),
         )
     except ValueError as error:

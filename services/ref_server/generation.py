@@ -40,6 +40,7 @@ class Policy:
         self.version = -1
         self.turned_at = time.monotonic()
         self._push: tuple[str, int, str] | None = None
+        self._proofs: dict[tuple[str, int], DeliveryProof] = {}
         self._outages = queue.outages
 
     def ensure(self, run_id: str, min_version: int, patience_s: float = 30.0) -> None:
@@ -68,9 +69,11 @@ class Policy:
             self._load(runs[0], newest[0])
 
     def _notice_outage(self) -> None:
-        """Redis was away and may have forgotten our proof: load and prove anew."""
-        if self._outages != self.queue.outages:
-            self._outages, self._push = self.queue.outages, None
+        """Redis was away and may have forgotten our proofs: give them again. Groups sampled before are on their way."""
+        while self._outages != self.queue.outages:
+            self._outages = self.queue.outages
+            for proof in self._proofs.values():
+                delta_store.prove(self.queue.client, proof)
 
     def _load(self, run_id: str, version: int) -> None:
         delta = delta_store.load(self.queue.client, run_id, version)
@@ -87,10 +90,16 @@ class Policy:
             probe_logprobs=self.engine.probe(delta.probe_ids),
             load_s=loaded.seconds,
         )
-        delta_store.prove(self.queue.client, proof)
+        self._prove(proof)
         self.metrics["rs_delta_load_seconds"].labels(replica).set(loaded.seconds)
         self.metrics["rs_generator_policy_version"].clear()  # only of the run now served
         self.metrics["rs_generator_policy_version"].labels(replica, run_id).set(version)
+
+    def _prove(self, proof: DeliveryProof) -> None:
+        self._proofs[proof.run_id, proof.version] = proof
+        for oldest in list(self._proofs)[: -delta_store.PROOFS_KEPT]:
+            del self._proofs[oldest]
+        delta_store.prove(self.queue.client, proof)
 
 
 class Generator:

@@ -25,6 +25,7 @@ from common.queue import Queue
 from common.types import DeliveryProof, DeltaS, GradedGroup, checksum
 
 REMEMBERED = 8
+PROOF_S = 20.0  # within which a generator that finds Redis restarted has given its proofs again
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,11 @@ class Publisher:
         """After a restart: groups sampled from versions pushed before it can still be checked."""
         self.expected = {int(version): Expected(digest, logprobs) for version, (digest, logprobs) in remembered.items()}
 
-    def require_proof(self, graded: GradedGroup) -> None:
-        """DeliveryError unless this group's generator has proven the version it sampled from."""
+    def require_proof(self, graded: GradedGroup, patience_s: float = PROOF_S) -> None:
+        """DeliveryError unless this group's generator has proven the version it sampled from.
+
+        It did so before it sampled; but Redis may have forgotten it, so it has `patience_s` seconds to say it again.
+        """
         group = graded.group
         expected = self.expected.get(group.policy_version)
         if expected is None:
@@ -100,12 +104,14 @@ class Publisher:
             )
         if self.proven.get((group.replica, group.policy_version)) == expected.checksum:
             return
-        proof = delta_store.proof(self.queue.client, self.run_id, group.policy_version, group.replica)
-        if proof is None:
-            raise DeliveryError(
-                f"generator {group.replica} sampled {group.group_id} from policy version {group.policy_version} without "
-                "proving that it loaded it; restart the generator"
-            )
+        deadline = time.monotonic() + patience_s
+        while (proof := delta_store.proof(self.queue.client, self.run_id, group.policy_version, group.replica)) is None:
+            if time.monotonic() > deadline:
+                raise DeliveryError(
+                    f"generator {group.replica} sampled {group.group_id} from policy version {group.policy_version} without "
+                    "proving that it loaded it; restart the generator"
+                )
+            time.sleep(0.1)
         self._check(proof, expected)
         self.proven[group.replica, group.policy_version] = proof.checksum
 

@@ -38,6 +38,15 @@ def test_a_command_waits_for_redis_and_the_outage_is_counted():
     assert patience.outages == len(told) == 3
 
 
+def test_a_connection_lost_while_idle_and_renewed_unseen_is_counted(redis_url):
+    client = connect(redis_url)
+    client.ping()
+    before = client.outages
+    connect(redis_url).client_kill_filter(_type="normal", skipme=True)
+    client.ping()
+    assert (before, client.outages) == (0, 1)
+
+
 def test_patience_ends_with_the_last_error():
     with pytest.raises(redis.TimeoutError, match="slow"):
         Patience(0.05).call_with_retry(failing(10**6, redis.TimeoutError("slow")), lambda error: None)

@@ -78,6 +78,26 @@ def test_an_idle_replica_proves_each_push_of_the_run_in_training_once(queue):
     assert delta_store.proof(queue.client, "run", 1, "gen-1").checksum == checksum(vector(1))
 
 
+def test_proofs_that_a_restarted_redis_forgot_are_given_again(queue, redis_url):
+    """Also those of versions before the newest: groups sampled from them may still be on their way."""
+    loads = []
+    replica = follower(Queue(connect(redis_url), "gen-1"), "gen-1", loads)
+    lock, trainer = TrainerLock(queue.client, "run"), publisher(queue)
+    for version in (1, 2):
+        replica.turn(0.01)
+        trainer.push(version, vector(version), OURS)
+    replica.turn(0.01)
+    queue.client.delete(*(keys.proofs("run", version) for version in (0, 1, 2)))
+    replica.turn(0.01)
+    assert delta_store.proof(queue.client, "run", 2, "gen-1") is None, "nothing has told it that Redis was away"
+    queue.client.client_kill_filter(_type="normal", skipme=True)
+    replica.turn(0.01)
+    lock.release()
+    for version in (0, 1, 2):
+        assert delta_store.proof(queue.client, "run", version, "gen-1").checksum == checksum(vector(version))
+    assert [version for _, version in loads] == [0, 1, 2], "said again, not loaded again"
+
+
 def test_two_runs_at_once_are_not_followed(queue):
     """Loading now this one's weights and now that one's would only keep the replica from working."""
     loads = []

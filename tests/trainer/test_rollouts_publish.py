@@ -1,5 +1,7 @@
 """The trainer's side of the queue and the proof of delivery, on a real Redis."""
 
+import threading
+
 import pytest
 
 from common import delta_store, keys, seals
@@ -140,7 +142,15 @@ def test_a_generator_that_does_not_run_the_push_fails_loudly(queue, proof, word)
     p = publisher(queue)
     prove(queue, **proof)
     with pytest.raises(DeliveryError, match=word):
-        p.require_proof(answer(0, version=4))
+        p.require_proof(answer(0, version=4), patience_s=0.2)
+
+
+def test_a_proof_that_redis_forgot_has_time_to_be_given_again(queue):
+    p = publisher(queue)
+    late = threading.Timer(0.4, prove, (queue,))
+    late.start()
+    p.require_proof(answer(0, version=4))
+    late.join()
 
 
 def test_gap_and_seconds_are_those_of_the_worst_replica(queue):
