@@ -18,7 +18,7 @@ from common import keys
 
 EVERYBODY = "ping hello auth quit reset select echo client|setname client|id multi exec discard unwatch"
 APPEND = "xadd xlen"
-CONSUME = "xreadgroup xack xdel xclaim xautoclaim xpending xgroup|create xlen"
+CONSUME = "xreadgroup xack xdel xclaim xautoclaim xpending xgroup|create xinfo|groups xrange xlen"
 LENGTHS = "xlen exists xinfo|groups"
 HEARTBEAT = "set del"
 # Off, so nobody can be this user: whoever does not log in can run nothing. It keeps its rights because Redis replays its

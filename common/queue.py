@@ -6,7 +6,8 @@
                                             └─ bury: to the dead-letter stream with the reason; also after N deliveries
 
 Work may be done twice (a slow consumer is taken for dead); every consumer is idempotent by group id. `done` deletes,
-so a stream's length is its backlog.
+so a stream's length is its backlog. A Redis that died while it wrote its append-only file may bring back a message that
+it had taken back before: it is nobody's work any more and would count as backlog for ever, so it is swept away.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from common.wire import pack, unpack
 
 FIELD = b"m"
 DEAD_LETTERS_KEPT = 1000
+SWEPT_AT_ONCE = 64
 
 Fields = dict[bytes, bytes]
 Entry = tuple[bytes, Fields, int]  # (entry id, fields, how often delivered)
@@ -191,7 +193,20 @@ class Queue:
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise QueueError(f"stream {stream}: {error}") from None
+            self._sweep(stream, group)
         self._groups.add((stream, group))
+
+    def _sweep(self, stream: str, group: str) -> None:
+        """Delete what lies behind the group's last delivery and is in nobody's hands: it will never be delivered."""
+        groups = self.client.xinfo_groups(stream)
+        last = next(g["last-delivered-id"] for g in groups if g["name"] == group.encode())
+        after = b"-"
+        while entries := cast("list[tuple[bytes, Fields]]", self.client.xrange(stream, after, last, count=SWEPT_AT_ONCE)):
+            ids = [entry_id for entry_id, _ in entries]
+            pending = self.client.xpending_range(stream, group, ids[0], ids[-1], 10**6)
+            if dead := set(ids) - {p["message_id"] for p in cast("list[dict[str, Any]]", pending)}:
+                self.client.xdel(stream, *dead)
+            after = b"(" + ids[-1]
 
     def _read(
         self, stream: str, group: str, after: str | bytes, count: int, block_ms: int | None = None

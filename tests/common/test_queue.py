@@ -103,6 +103,24 @@ def test_a_message_of_another_kind_is_buried_with_the_reason(make):
     assert b"RolloutGroup" in fields[b"reason"]
 
 
+def test_what_is_nobodys_work_any_more_is_swept_and_the_rest_kept(make):
+    """A replay of a torn append-only file can bring back what had been acknowledged; seen with Redis 7.0."""
+    first = make("a")
+    for i in range(130):
+        first.put(STREAM, group(f"g{i}"))
+    taken = first.take(STREAM, GROUP, KINDS, count=128, wait_s=0.1)
+    first.done(GROUP, *taken[110:])
+    first.client.xack(STREAM, GROUP, *(d.entry_id for d in (taken[0], taken[2], *taken[4:110])))
+    second = make("b")
+    new = second.take(STREAM, GROUP, KINDS, count=5, wait_s=0.1)
+    assert [d.message.group_id for d in new] == ["g128", "g129"]
+    left = [entry_id for entry_id, _ in second.client.xrange(STREAM)]
+    assert left == [taken[1].entry_id, taken[3].entry_id, *(d.entry_id for d in new)]
+    third = make("a")
+    again = third.take(STREAM, GROUP, KINDS, count=5, wait_s=0.1)
+    assert [d.message.group_id for d in again] == ["g1", "g3"], "unfinished work is not touched"
+
+
 def test_back_pressure_bounds_the_stream(make):
     queue = make("a", maxlen=3)
     for i in range(3):
