@@ -34,17 +34,16 @@ from .adapter import PARAMETER, Adapter
 from .direction import Direction
 from .errors import RankspaceError
 from .merge import split_flat
-from .projection import UNPROJECTED, Layout, Variant, project, project_update, update_cosine
+from .projection import Variant
+from .steps import StepHook
 
 
-class ProjectionHook:
+class ProjectionHook(StepHook):
     """Projects delta_S's gradient once per optimizer step. See the top of this file for the order of calls.
 
     Args:
         engine: a DeepSpeedEngine whose model carries `adapter`.
-        direction: v_hack or a control; checked against the adapter's modules.
-        variant, rescale: as in `projection.project`; `update` leaves the gradient alone and projects the applied
-            change of the parameters instead.
+        adapter, direction, variant, rescale: as in `StepHook`.
         verify: read gradients back after writing: 'first' step only, 'always' or 'never'.
 
     Raises:
@@ -60,62 +59,29 @@ class ProjectionHook:
         rescale: bool | None = None,
         verify: Literal["first", "always", "never"] = "first",
     ):
-        direction.require(adapter.modules)
-        self.engine, self.adapter, self.variant, self.rescale, self.verify = engine, adapter, variant, rescale, verify
-        self.layout = Layout.of(adapter.modules)
-        self.direction, self.v = direction, direction.vectors
-        self._before: Tensor | None = None
+        super().__init__(adapter, direction, variant, rescale)
+        self.engine, self.verify = engine, verify
         self._require_same_modules()
         undo_phantom_step(engine)
-        zeros = torch.zeros(self.layout.size)
-        project(
-            zeros, self.v, self.layout, variant, rescale
-        )  # an impossible variant or direction fails here, not at step 1
-
-    def set_direction(self, direction: Direction) -> None:
-        """Project against another direction from the next step on (v_hack refreshed during training)."""
-        direction.require(self.adapter.modules)
-        if direction.vectors.ndim != self.v.ndim:
-            raise RankspaceError("a refreshed direction must have as many vectors per module as the one before")
-        self.direction, self.v = direction, direction.vectors
 
     def before_step(self) -> dict[str, Any]:
-        """Between engine.backward() and engine.step(), at the accumulation boundary, on every rank.
-
-        Returns:
-            the metrics of `projection.project`; norms are those of the reduced gradient before clipping.
-        """
         if not self.engine.is_gradient_accumulation_boundary():
             raise RankspaceError("projection before the accumulation boundary: call it only for the last micro-batch")
-        self.adapter.require_fresh()
-        g = gather_grad(self.engine, self.adapter)
-        projected, metrics = project(g, self.v, self.layout, self.variant, self.rescale)
-        if self.variant not in UNPROJECTED:
-            scatter_grad(self.engine, self.adapter, projected)
-            if self.verify != "never":
-                self._read_back(projected)
-        self._before = gather_delta(self.engine, self.adapter)
-        return metrics
+        return super().before_step()
 
-    def after_step(self) -> dict[str, Any]:
-        """Right after engine.step(), on every rank.
+    def _read(self) -> Tensor:
+        return gather_grad(self.engine, self.adapter)
 
-        Returns:
-            the metrics of `projection.update_cosine` for the change as applied (in the `update` variant: after its
-            projection, with `raw_update_cos_mean` for the optimizer's own).
-        """
-        if self._before is None:
-            raise RankspaceError("after_step without before_step: call both around engine.step()")
-        before, self._before = self._before, None
-        update = gather_delta(self.engine, self.adapter) - before
-        v = self.v
-        extra = {}
-        if self.variant == "update":
-            update, raw = project_update(update, v, self.layout, "subspace" if v.ndim == 2 else "one_sided")
-            scatter_delta(self.engine, self.adapter, before + update)
-            extra = {"raw_update_cos_mean": raw["cos_mean"]}
-        self.adapter.refresh()
-        return update_cosine(update, v, self.layout) | extra
+    def _write(self, projected: Tensor) -> None:
+        scatter_grad(self.engine, self.adapter, projected)
+        if self.verify != "never":
+            self._read_back(projected)
+
+    def _delta(self) -> Tensor:
+        return gather_delta(self.engine, self.adapter)
+
+    def _set(self, flat: Tensor) -> None:
+        scatter_delta(self.engine, self.adapter, flat)
 
     def _require_same_modules(self) -> None:
         seen = sum(name.rsplit(".", 1)[-1] == PARAMETER for name, _ in self.engine.module.named_parameters())

@@ -31,17 +31,16 @@ from .adapter import Adapter
 from .direction import Direction
 from .errors import RankspaceError
 from .merge import split_flat
-from .projection import UNPROJECTED, Layout, Variant, project, project_update, update_cosine
+from .projection import Variant
+from .steps import StepHook
 
 
-class GradientHook:
+class GradientHook(StepHook):
     """Projects delta_S's gradient once per optimizer step. See the top of this file for the order of calls.
 
     Args:
         optimizer: any torch optimizer (or a wrapper with `param_groups`) over exactly `adapter.parameters()`.
-        direction: v_hack or a control; checked against the adapter's modules.
-        variant, rescale: as in `projection.project`; `update` leaves the gradient alone and projects the applied
-            change of the parameters instead.
+        adapter, direction, variant, rescale: as in `StepHook`.
 
     Raises:
         RankspaceError: direction, optimizer or form do not fit the adapter.
@@ -55,55 +54,19 @@ class GradientHook:
         variant: Variant = "one_sided",
         rescale: bool | None = None,
     ):
-        direction.require(adapter.modules)
         if adapter.form == "summed":
             raise RankspaceError("the form 'summed' leaves delta_S.grad empty: attach with form='factored' or 'merged'")
-        self.adapter, self.direction, self.variant, self.rescale = adapter, direction, variant, rescale
-        self.layout = Layout.of(adapter.modules)
+        super().__init__(adapter, direction, variant, rescale)
         require_only_delta(optimizer, adapter)
-        # an impossible variant or direction fails here, not at step 1
-        project(torch.zeros(self.layout.size), direction.vectors, self.layout, variant, rescale)
-        self._before: Tensor | None = None
 
-    def before_step(self) -> dict[str, Any]:
-        """After the last backward of an optimizer step, before clipping.
+    def _read(self) -> Tensor:
+        return read_grad(self.adapter)
 
-        Returns:
-            the metrics of `projection.project`; norms are those of the whole gradient before clipping.
-
-        Raises:
-            RankspaceError: modules without a gradient (says how many, names the first), or NaN or Inf.
-        """
-        self.adapter.require_fresh()
-        projected, metrics = project(
-            read_grad(self.adapter), self.direction.vectors, self.layout, self.variant, self.rescale
-        )
-        if self.variant not in UNPROJECTED:
-            write_grad(self.adapter, projected)
-        self._before = self._delta()
-        return metrics
-
-    def after_step(self) -> dict[str, Any]:
-        """Right after optimizer.step().
-
-        Returns:
-            the metrics of `projection.update_cosine` for the change as applied (in the `update` variant: after its
-            projection, with `raw_update_cos_mean` for the optimizer's own).
-        """
-        if self._before is None:
-            raise RankspaceError("after_step without before_step: call both around optimizer.step()")
-        before, self._before = self._before, None
-        update, v, extra = self._delta() - before, self.direction.vectors, {}
-        if self.variant == "update":
-            update, raw = project_update(update, v, self.layout, "subspace" if v.ndim == 2 else "one_sided")
-            self._set(before + update)
-            extra = {"raw_update_cos_mean": raw["cos_mean"]}
-        self.adapter.refresh()
-        return update_cosine(update, v, self.layout) | extra
+    def _write(self, projected: Tensor) -> None:
+        write_grad(self.adapter, projected)
 
     @torch.no_grad()
     def _delta(self) -> Tensor:
-        """All delta_S in fp32 on their device, [sum r], a copy."""
         return torch.cat([p.detach().float() for p in self.adapter.parameters()])
 
     @torch.no_grad()
