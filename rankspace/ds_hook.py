@@ -35,7 +35,7 @@ from .direction import Direction
 from .errors import RankspaceError
 from .merge import split_flat
 from .projection import Variant
-from .steps import StepHook
+from .steps import StepHook, whole_gradient
 
 
 class ProjectionHook(StepHook):
@@ -111,17 +111,13 @@ def gather_grad(engine: Any, adapter: Adapter) -> Tensor:
     """
     from deepspeed.utils import safe_get_full_grad
 
-    names = [name for name, _ in adapter.modules]
-    parameters = adapter.parameters()
     mapped = _optimized_ids(engine)
-    grads = [safe_get_full_grad(p) if p.requires_grad and id(p) in mapped else None for p in parameters]
-    missing = [name for name, g in zip(names, grads, strict=True) if g is None]
-    if missing:
-        raise RankspaceError(
-            f"the projection sees {len(names) - len(missing)} of {len(names)} modules, {missing[0]} has no gradient:"
-            " pass every adapter.parameters() to the optimizer and leave them trainable"
-        )
-    return torch.cat([g.detach().float().reshape(-1) for g in grads if g is not None])
+    grads = [
+        safe_get_full_grad(p) if p.requires_grad and id(p) in mapped else None for p in adapter.parameters()
+    ]
+    return whole_gradient(
+        adapter, grads, " has no gradient: pass every adapter.parameters() to the optimizer and leave them trainable"
+    )
 
 
 def scatter_grad(engine: Any, adapter: Adapter, flat: Tensor) -> None:

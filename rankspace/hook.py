@@ -32,7 +32,7 @@ from .direction import Direction
 from .errors import RankspaceError
 from .merge import split_flat
 from .projection import Variant
-from .steps import StepHook
+from .steps import StepHook, whole_gradient
 
 
 class GradientHook(StepHook):
@@ -81,15 +81,12 @@ def read_grad(adapter: Adapter) -> Tensor:
     Raises:
         RankspaceError: modules without a gradient; says how many and names the first.
     """
-    names = [name for name, _ in adapter.modules]
     grads = [p.grad if p.requires_grad else None for p in adapter.parameters()]
-    missing = [name for name, g in zip(names, grads, strict=True) if g is None]
-    if missing:
-        raise RankspaceError(
-            f"the projection sees {len(names) - len(missing)} of {len(names)} modules, {missing[0]}.delta_S has no"
-            " gradient: leave every adapter.parameters() trainable and call backward before, zero_grad after"
-        )
-    return torch.cat([g.detach().float().reshape(-1) for g in grads if g is not None])
+    return whole_gradient(
+        adapter,
+        grads,
+        ".delta_S has no gradient: leave every adapter.parameters() trainable and call backward before, zero_grad after",
+    )
 
 
 @torch.no_grad()

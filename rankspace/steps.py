@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -94,3 +95,18 @@ class StepHook:
     def _set(self, flat: Tensor) -> None:
         """Set all delta_S to `flat` [sum r]."""
         raise NotImplementedError
+
+
+def whole_gradient(adapter: Adapter, grads: Sequence[Tensor | None], what_to_do: str) -> Tensor:
+    """The modules' gradients, in adapter order, as one fp32 [sum r].
+
+    Raises:
+        RankspaceError: some are None; says how many and names the first, followed by `what_to_do`.
+    """
+    names = [name for name, _ in adapter.modules]
+    missing = [name for name, g in zip(names, grads, strict=True) if g is None]
+    if missing:
+        raise RankspaceError(
+            f"the projection sees {len(names) - len(missing)} of {len(names)} modules, {missing[0]}{what_to_do}"
+        )
+    return torch.cat([g.detach().float().reshape(-1) for g in grads if g is not None])
