@@ -153,6 +153,7 @@ class RefServerSettings(RedisSettings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "auto"
     svd_cache: Path = Path(".cache/svd")
+    bases_on: Literal["gpu", "host"] = "gpu"
     max_model_len: int = Field(256, ge=16)
     max_num_seqs: int = Field(256, ge=1)
     gpu_memory_utilization: float = Field(0.45, gt=0, le=1)

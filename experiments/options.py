@@ -32,6 +32,7 @@ def run() -> cli.Parser:
     _set(p)
     _runs(p)
     _isolation(p)
+    _gpus(p)
     p.add_argument("--redis-url", help="use the services on this Redis instead of starting some")
     return p
 
@@ -45,6 +46,7 @@ def sweep() -> cli.Parser:
     p.add_argument("--jobs", type=int, default=1, help="trainers at a time")
     _set(p)
     _isolation(p)
+    _gpus(p)
     _runs(p)
     return p
 
@@ -133,6 +135,21 @@ def _runs(p: argparse.ArgumentParser) -> None:
 def _isolation(p: argparse.ArgumentParser) -> None:
     what = "graders refuse to start when a wall of the jail is missing (default), or go without it and say so"
     p.add_argument("--isolation", choices=("required", "best_effort"), default="required", help=what)
+
+
+def _gpus(p: argparse.ArgumentParser) -> None:
+    what = "like 0,1: a trainer rank on each, data-parallel (default: one rank; without GPUs, so many ranks on the CPU)"
+    p.add_argument("--trainer-gpus", type=_listed, default=(), metavar="N,N", help=what)
+    what = "like 2,3: a generator on each, which share the groups of a step (default: one, on the first GPU)"
+    p.add_argument("--generator-gpus", type=_listed, default=(), metavar="N,N", help=what)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """'0,1' -> ('0', '1')."""
+    found = tuple(text.split(","))
+    if not all(part.isdecimal() for part in found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: write different numbers of GPUs, like 0 or 0,1")
+    return found
 
 
 def _selection(p: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib import metadata
@@ -48,13 +48,15 @@ def _run(args: argparse.Namespace) -> int:
         nullcontext()
         if args.redis_url
         else Stack.start(
-            args.runs / ".stack" / settings.run_id, settings.model, preset.server, preset.graders, args.isolation
+            args.runs / ".stack" / settings.run_id, settings.model, preset.server, preset.graders, args.isolation,
+            gpus=args.generator_gpus,
         )
-    )
+    )  # fmt: skip
     with own as stack:
         if stack is None:
-            return train(settings, args.preset)
-        return train(settings.model_copy(update=stack.access("trainer")), args.preset, check=stack.check)
+            return train(settings, args.preset, gpus=args.trainer_gpus)
+        own_access = settings.model_copy(update=stack.access("trainer"))
+        return train(own_access, args.preset, check=stack.check, gpus=args.trainer_gpus)
 
 
 def finished(run_dir: Path) -> bool:
@@ -64,20 +66,23 @@ def finished(run_dir: Path) -> bool:
 
 
 def train(
-    settings: TrainerSettings, preset: str, quiet: bool = False, check: Callable[[], None] | None = None
-) -> int:
-    """One trainer process on running services; its exit code. Ctrl-C lets it stop at a step's end, then is raised.
+    settings: TrainerSettings, preset: str, quiet: bool = False, check: Callable[[], None] | None = None,
+    gpus: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """One trainer on running services; its exit code. Ctrl-C lets it stop at a step's end, then is raised.
 
     `check` is called every second and raises when a service has died, so that nobody waits for a dead generator.
+    gpus: a rank on each, under torchrun where they are several (without GPUs: so many ranks); none: one, anywhere.
     """
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     config = settings.run_dir / "trainer.json"
     config.write_text(settings.model_dump_json(indent=1))
-    command = [sys.executable, "-m", "services.trainer", "--config", str(config)]
+    command = [sys.executable, *_launcher(len(gpus)), "-m", "services.trainer", "--config", str(config)]
     write_provenance(settings, preset)
     out = open(settings.run_dir / "trainer.log", "ab") if quiet else None  # noqa: SIM115 - closed below
     errors = subprocess.STDOUT if quiet else None
-    process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment() | {cli.STARTED_BY: "experiments"})
+    env = environment(",".join(gpus) or None) | {cli.STARTED_BY: "experiments"}
+    process = subprocess.Popen(command, stdout=out, stderr=errors, env=env)
     try:
         return _watch(process, check)
     except KeyboardInterrupt:
@@ -90,6 +95,10 @@ def train(
             process.wait()
         if out is not None:
             out.close()
+
+
+def _launcher(ranks: int) -> list[str]:
+    return [] if ranks < 2 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
 
 
 def _watch(process: subprocess.Popen[bytes], check: Callable[[], None] | None) -> int:

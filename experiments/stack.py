@@ -1,6 +1,6 @@
-"""The services as plain processes: Redis (AOF on, own port), one ref_server, some sandbox workers.
+"""The services as plain processes: Redis (AOF on, own port), a ref_server (or one a GPU), some sandbox workers.
 
-    with Stack.start(root, model, server={...}, graders=2) as stack:
+    with Stack.start(root, model, server={...}, graders=2, gpus=["1"]) as stack:
         run_trainer(**stack.access("trainer"))
 
 Everything listens on loopback, and each service logs in as its own Redis user (common/acl.py). Logs go to `root`. Every
@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +30,7 @@ from common import acl
 from common.access import Client, open_redis
 from common.errors import ConfigError, QueueError
 from common.heartbeat import alive
-from common.settings import RedisSettings
+from common.settings import RedisSettings, RefServerSettings
 
 START_LIMIT_S = 300.0
 STOP_LIMIT_S = 20.0
@@ -44,6 +44,7 @@ class Process:
     popen: subprocess.Popen[bytes]
     log: Path
     command: list[str]
+    gpu: str | None = None
 
     def tail(self, lines: int = 5) -> str:
         text = self.log.read_text(errors="replace").strip().splitlines()
@@ -69,12 +70,16 @@ class Stack:
         isolation: str = "required",
         say: Callable[[str], None] = print,
         sandbox: Mapping[str, Any] | None = None,
+        gpus: Sequence[str] = (),
     ) -> Stack:
-        """Start and wait until every service has reported in. ConfigError with the tail of the log of one that died."""
+        """Start and wait until every service has reported in. ConfigError with the tail of the log of one that died.
+
+        gpus: a generator on each (as in CUDA_VISIBLE_DEVICES), which share the groups of a step; none: one, anywhere.
+        """
         stack = cls(Path(root))
         stack.root.mkdir(parents=True, exist_ok=True)
         try:
-            stack._start(model, dict(server or {}), graders, isolation, say, dict(sandbox or {}))
+            stack._start(model, dict(server or {}), graders, isolation, say, dict(sandbox or {}), list(gpus))
         except BaseException:
             stack.stop()
             raise
@@ -88,15 +93,12 @@ class Stack:
         isolation: str,
         say: Callable[[str], None],
         sandbox: dict[str, Any],
+        gpus: list[str],
     ) -> None:
-        self.ref_port = free_port()
         self._start_redis(free_port())
         client = self._wait("Redis", self._connected)
         say("starting vLLM, the reference model and the graders ...")
-        values = {"replica": "gen-0", **server, "model": model, **self.access("ref_server"), "port": self.ref_port}
-        self._spawn(
-            "ref_server", [sys.executable, "-m", "services.ref_server", "--config", self._config("ref_server", values)]
-        )
+        generators = self._start_generators(model, server, gpus)
         for i in range(graders):
             values = {**sandbox, "name": f"grader-{i}", **self.access("sandbox"), "isolation": isolation}
             self._spawn(
@@ -104,9 +106,23 @@ class Stack:
                 [sys.executable, "-m", "services.sandbox", "worker", "--config", self._config(f"sandbox-{i}", values)],
             )
         self._wait("the graders", lambda: len(alive(client, "sandbox")) == graders)
-        self._wait("the generator", lambda: alive(client, "ref_server"))
+        self._wait("the generator", lambda: len(alive(client, "ref_server")) == generators)
         for line in self.missing_isolation():
             say(f"warning: {line}")
+
+    def _start_generators(self, model: str, server: dict[str, Any], gpus: list[str]) -> int:
+        """One a GPU, or one; returns how many. Several share a step: none takes more of its groups than its part."""
+        where: list[str | None] = [*gpus] or [None]
+        if len(where) > 1:
+            most = server.get("max_batch_groups", RefServerSettings.model_fields["max_batch_groups"].default)
+            server = server | {"max_batch_groups": -(-most // len(where))}
+        for i, gpu in enumerate(where):
+            name, port = "ref_server" if i == 0 else f"ref_server-{i}", free_port()
+            self.ref_port = self.ref_port or port
+            values = {**server, "replica": f"gen-{i}", "model": model, **self.access("ref_server"), "port": port}
+            command = [sys.executable, "-m", "services.ref_server", "--config", self._config(name, values)]
+            self._spawn(name, command, gpu)
+        return len(where)
 
     def _start_redis(self, port: int) -> None:
         """Redis with a fresh password a service; the ACL file holds their digests only."""
@@ -151,7 +167,7 @@ class Stack:
         former = self.process(name)
         former.popen.wait()
         self.processes.remove(former)
-        self._spawn(name, former.command)
+        self._spawn(name, former.command, former.gpu)
 
     def missing_isolation(self) -> list[str]:
         """Walls of the jail that this machine lacks, as the first grader reported them."""
@@ -191,7 +207,7 @@ class Stack:
         path.write_text(json.dumps(values, indent=1, default=str))
         return str(path)
 
-    def _spawn(self, name: str, command: list[str]) -> None:
+    def _spawn(self, name: str, command: list[str], gpu: str | None = None) -> None:
         log = self.root / f"{name}.log"
         with open(log, "ab") as out:
             popen = subprocess.Popen(
@@ -199,10 +215,10 @@ class Stack:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=environment(),
+                env=environment(gpu),
                 preexec_fn=_die_with_parent,
             )
-        self.processes.append(Process(name, popen, log, command))
+        self.processes.append(Process(name, popen, log, command, gpu))
 
     def _wait(self, what: str, ready: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + START_LIMIT_S
@@ -246,13 +262,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def environment() -> dict[str, str]:
-    """What services and trainers start with: one OpenMP thread a process, unless the user has set a number.
+def environment(gpus: str | None = None) -> dict[str, str]:
+    """What services and trainers start with: one OpenMP thread a process, unless the user has set a number. `gpus`: those
+    it may use, like CUDA_VISIBLE_DEVICES (None: as the user has it).
 
     Several processes share the cores, and OpenMP threads that spin for each other on a busy core cost ten times what
     they gain (measured: 19 s instead of 0.9 s for one batch of the organism).
     """
-    return {"OMP_NUM_THREADS": "1", **os.environ}
+    return {"OMP_NUM_THREADS": "1", **os.environ} | ({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})
 
 
 def _die_with_parent() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,11 @@ def _sweep(args: argparse.Namespace) -> int:
         ensure_direction(args.preset, s.arm, s.seed, s)
     preset = presets.get(args.preset)
     root = args.runs / ".stack" / "sweep"
-    with Stack.start(root, todo[0].model, preset.server, preset.graders, args.isolation) as stack:
-        failed = _run_all(todo, args.preset, stack, args.jobs)
+    own = Stack.start(
+        root, todo[0].model, preset.server, preset.graders, args.isolation, gpus=args.generator_gpus
+    )
+    with own as stack:
+        failed = _run_all(todo, args.preset, stack, args.jobs, args.trainer_gpus)
     for s in failed:
         print(f"failed: {s.run_id}; see {s.run_dir}/trainer.log")
     return 1 if failed else 0
@@ -68,7 +72,9 @@ def seeds(text: str) -> list[int]:
     return found
 
 
-def _run_all(todo: list[TrainerSettings], preset: str, stack: Stack, jobs: int) -> list[TrainerSettings]:
+def _run_all(
+    todo: list[TrainerSettings], preset: str, stack: Stack, jobs: int, gpus: Sequence[str]
+) -> list[TrainerSettings]:
     """Run them, showing a live table; returns those that did not finish."""
     from rich.console import Console
     from rich.live import Live
@@ -82,7 +88,8 @@ def _run_all(todo: list[TrainerSettings], preset: str, stack: Stack, jobs: int) 
 
     def one(s: TrainerSettings) -> None:
         if not halted.is_set():
-            codes[s.run_id] = train(s.model_copy(update=stack.access("trainer")), preset, quiet=True, check=check)
+            own = s.model_copy(update=stack.access("trainer"))
+            codes[s.run_id] = train(own, preset, quiet=True, check=check, gpus=gpus)
 
     console = Console(stderr=True)
     with ThreadPoolExecutor(jobs) as pool:

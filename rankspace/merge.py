@@ -157,6 +157,17 @@ class MergeSource:
         bases = [(_moved(U, device, dtype), Vh.to(device, dtype)) for U, Vh in self.bases]
         return MergeSource(self.modules, [w.to(device, dtype) for w in self.weights], bases, self.kind)
 
+    def on_host(self, dtype: torch.dtype) -> MergeSource:
+        """The same in `dtype` in host memory, page-locked where there is a GPU: `merge_into` then brings one module after
+        another to its place's device, which costs a transfer of all of it a push and no memory there."""
+        lock = torch.cuda.is_available()
+
+        def kept(tensor: Tensor) -> Tensor:
+            return tensor.to("cpu", dtype).pin_memory() if lock else tensor.to("cpu", dtype)
+
+        bases = [(None if U is None else kept(U), kept(Vh)) for U, Vh in self.bases]
+        return MergeSource(self.modules, [kept(w) for w in self.weights], bases, self.kind)
+
     def merge_into(self, flat: Tensor, places: Sequence[Tensor]) -> None:
         """Overwrite `places`, one [out, in] per module (views of an engine's fused weights), for the delta_S [sum r].
 
@@ -168,13 +179,15 @@ class MergeSource:
         if not torch.isfinite(flat).all():
             raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, take an earlier checkpoint")
         moving = [bool(torch.any(delta)) for delta in split_flat(flat, self.modules)]
-        deltas = split_flat(flat.to(self.weights[0].device, non_blocking=True), self.modules)
+        device = places[0].device
+        deltas = split_flat(flat.to(device, non_blocking=True), self.modules)
         parts = zip(places, self.weights, self.bases, deltas, moving, strict=True)
         for place, weight, (U, Vh), delta, moves in parts:
             if moves:
-                merge_into(place, weight, U, delta, Vh)
+                weight, Vh = weight.to(device, non_blocking=True), Vh.to(device, non_blocking=True)
+                merge_into(place, weight, None if U is None else U.to(device, non_blocking=True), delta, Vh)
             else:
-                place.copy_(weight)
+                place.copy_(weight, non_blocking=True)
 
 
 def split_flat(flat: Tensor, modules: Sequence[tuple[str, int]]) -> list[Tensor]:

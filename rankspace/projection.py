@@ -20,6 +20,7 @@ to rescale: the module's gradient becomes zero and is counted (`n_annihilated`).
 Null band: for a random unit v in r dimensions the cosine has mean 0 and standard deviation 1/sqrt(r).
 
 Arithmetic is float64 on one padded matrix [M, r_max]: no Python loop over modules, and one host sync, for the metrics.
+Products are written out and summed: a batched float64 matrix product of such thin shapes is slower than all else here.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def project(
     v_rows = _unit_rows_of(v, layout, g_flat.device)
     g = layout.pad(g_flat)
     norm = g.norm(dim=-1)
-    along = torch.einsum("mr,kmr->km", g, v_rows)
+    along = (v_rows * g).sum(dim=-1)
     removed = _removed(g, along, v_rows, variant)
     result = g - removed
     left, gone = result.norm(dim=-1), removed.norm(dim=-1)
@@ -139,7 +140,7 @@ def project(
     if variant in ("one_sided", "two_sided", "subspace") if rescale is None else rescale:
         result = result * torch.where((norm > 0) & ~annihilated, norm / left.clamp_min(1e-300), 1.0)[:, None]
     result = torch.where(annihilated[:, None], 0.0, torch.where(touched[:, None], result, g))
-    after = torch.einsum("mr,mr->m", result, v_rows[0])
+    after = (result * v_rows[0]).sum(dim=-1)
     measured = torch.cat([torch.stack([norm, gone, after, annihilated.double()]), along]).cpu()
     _require_finite(measured[0], layout, "gradient")
     return layout.unpad(result).to(g_flat.dtype), _metrics(layout, measured, variant)
@@ -198,7 +199,7 @@ def _removed(g: Tensor, along: Tensor, v_rows: Tensor, variant: str) -> Tensor:
     if variant == "drift_only":
         return g - along[0].clamp_max(0.0)[:, None] * v_rows[0]
     amount = along if variant == "two_sided" else along.clamp_min(0.0)
-    return torch.einsum("km,kmr->mr", amount, v_rows)
+    return (amount[..., None] * v_rows).sum(dim=0)
 
 
 def _metrics(layout: Layout, measured: Tensor, variant: str) -> dict[str, Any]:

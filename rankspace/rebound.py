@@ -15,11 +15,12 @@ Identities: s = 0 leaves R alone in the first two; equal s within a group change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from .causal_lm import CausalLM
 from .errors import RankspaceError
 from .pairs import TokenizedPair
 
@@ -49,7 +50,8 @@ def mean_hidden(model: nn.Module, ids: Tensor, mask: Tensor, layer: int) -> Tens
     """
     if ids.shape != mask.shape or mask.dtype != torch.bool or not mask.any(dim=1).all():
         raise RankspaceError("mask must be bool, of the shape of ids, with a completion token in every row")
-    hidden = model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+    decoder = cast(CausalLM, model).get_decoder()  # without the lm_head, whose logits nobody wants
+    hidden = decoder(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
     if not 1 <= layer < len(hidden):
         raise RankspaceError(f"layer {layer} does not exist: the model has {len(hidden) - 1}")
     states = torch.where(mask[..., None], hidden[layer].float(), 0.0)

@@ -1,4 +1,4 @@
-"""python -m bench.gpu step|push|loop: what the training step, the push and the whole loop cost on this device.
+"""python -m bench.gpu step|push|loop|ranks: what training step, push, whole loop and a second rank cost on this device.
 
 Each part adds its numbers to --out (JSON, one key per part and shape), so parts may run one by one; `table` prints them
 as Markdown, ratios first.
@@ -21,7 +21,7 @@ from common import cli
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.gpu", description=__doc__)
-    p.add_argument("part", choices=("step", "prepare", "push", "loop", "table"))
+    p.add_argument("part", choices=("step", "prepare", "push", "loop", "ranks", "table"))
     p.add_argument("--shape", choices=tuple(SHAPES), default="1.7b")
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     p.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -35,6 +35,9 @@ def parser() -> cli.Parser:
     p.add_argument("--compile", action="store_true", help="compile the trainer's layers (loop)")
     p.add_argument("--limit", type=float, default=600.0, help="seconds after which no further form is begun (step)")
     p.add_argument("--kv-cache", type=float, default=20.0, help="GiB for vLLM's cache (push, loop)")
+    p.add_argument("--bases-on", choices=("gpu", "host"), default="gpu", help="where the generator keeps U, Vh (push, loop)")
+    p.add_argument("--gpus", nargs=2, metavar=("TRAINER", "GENERATOR"), help="like 0 1: each on its own (loop)")
+    p.add_argument("--preset", default="smollm", help="whose problems and tokenizer (loop)")
     p.add_argument("--groups", type=int, default=16, help="prompts a step, 8 rollouts each (push, loop)")
     return p
 
@@ -77,14 +80,21 @@ def _measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
         return push.measure(
             folder, args.device, args.dtype, args.repeats, work / "svd", args.kv_cache, args.groups,
-            new_tokens=args.tokens,
+            new_tokens=args.tokens, bases_on=args.bases_on,
         )  # fmt: skip
+    shapes.fill_cache(folder, work / "svd", args.device)
+    if args.part == "ranks":
+        from bench.gpu import ranks
+
+        return ranks.measure(
+            folder, work / "ranks", work / "svd", args.device, args.dtype, args.repeats, args.tokens, args.batch
+        )
     from bench.gpu import loop
 
-    shapes.fill_cache(folder, work / "svd", args.device)
     return loop.measure(
         folder, work / f"loop-{args.shape}", work / "svd", args.device, args.dtype, args.repeats, args.tokens, args.groups,
         micro_batch=args.batch, checkpointing=checkpointing, compiled=args.compile, kv_cache_gib=args.kv_cache,
+        bases_on=args.bases_on, gpus=args.gpus, preset=args.preset,
     )  # fmt: skip
 
 
@@ -92,6 +102,8 @@ def _add(args: argparse.Namespace, found: dict[str, Any], quiet: bool = False) -
     everything = json.loads(args.out.read_text()) if args.out.is_file() else {}
     name = f"{args.part} {args.shape}" + (" keep activations" if args.no_checkpointing else "")
     name += " compiled" if args.compile else ""
+    name += " bases on host" if args.bases_on == "host" else ""
+    name += " two GPUs" if args.gpus else ""
     everything[name] = found | {"machine": machine(args.device)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(everything, indent=1))
@@ -117,7 +129,7 @@ def table(everything: dict[str, Any]) -> str:
         lines += [
             f"### {name}",
             "",
-            *{"step": _step, "push": _push, "loop": _loop, "prepare": _prepare}[part](found),
+            *{"step": _step, "push": _push, "loop": _loop, "ranks": _ranks, "prepare": _prepare}[part](found),
             "",
         ]
         lines += [", ".join(f"{key} {value}" for key, value in found["machine"].items()), ""]
@@ -164,15 +176,24 @@ def _push(found: dict[str, Any]) -> list[str]:
 
 def _loop(found: dict[str, Any]) -> list[str]:
     phases = found["seconds"]
-    idle = ""
-    if "gpu_idle_share" in found:
-        idle = (
-            f"; GPU idle in {found['gpu_idle_share']:.0%} of samples, {found['gpu_memory_gib']:.0f} GiB in use at most"
-        )
+    idle = "".join(
+        f"; GPU {gpu} idle in {use['idle_share']:.0%} of samples, {use['memory_gib']:.0f} GiB in use at most"
+        for gpu, use in found["gpus"].items()
+    )
     return [
         "| " + " | ".join(phases) + " | 200 steps, min |", "|" + "---|" * (len(phases) + 1),
         "| " + " | ".join(f"{s:.1f}" for s in phases.values()) + f" | {found['minutes_200_steps']:.0f} |", "",
         f"median seconds a step; {found['rollouts']} rollouts, {found['tokens_per_step']:,.0f} sampled tokens a step{idle}",
+    ]  # fmt: skip
+
+
+def _ranks(found: dict[str, Any]) -> list[str]:
+    one, two = found["seconds"]["1"], found["seconds"]["2"]
+    return [
+        f"{found['rows']} rows of {found['tokens'] // 2} to {found['tokens']} tokens in {found['dtype']}, ZeRO-2, projected:"
+        f" two ranks {one / two:.2f} times as fast as one ({two:.2f} s a step);"
+        f" after {found['steps']} steps delta_S differs by {found['delta_gap']:.1e} of its largest entry, the cosines of"
+        f" {found['modules']} modules by {found['cos_gap']:.1e} at most (largest {found['cos_largest']:.3f})",
     ]  # fmt: skip
 
 

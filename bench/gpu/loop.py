@@ -3,8 +3,9 @@
 A few steps of 16 x 8 rollouts of up to 1024 tokens through the real services, one step off-policy, so that generation
 and training overlap. Weights are random, so nearly every rollout runs to the limit (the worst case), and the practice
 problems are only there to be prompts. Rewards of such rollouts are all alike; `rebound_z` shaping gives groups the
-variance without which the trainer would, rightly, skip them, at the cost of one more forward pass. The bases are random
-orthonormal ones (shapes.fill_cache).
+variance without which the trainer would, rightly, skip them, at the cost of one more forward pass, the phase `shape`,
+which no other arm pays. The KL term is on, so that reference log-probs are made. The bases are random orthonormal ones
+(shapes.fill_cache).
 """
 
 from __future__ import annotations
@@ -14,33 +15,43 @@ import shutil
 import statistics
 import subprocess
 import threading
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build
-from experiments import presets, smollm
+from experiments import presets
 from experiments.run import train
 from experiments.stack import Stack
 
-PHASES = ("total", "wait", "train", "push", "generate", "grade")
+PHASES = ("total", "wait", "shape", "train", "push", "generate", "grade")
 
 
 def measure(
     folder: Path, root: Path, svd_cache: Path, device: str, dtype: str, steps: int, max_tokens: int, groups: int = 16,
     size: int = 8, micro_batch: int = 8, graders: int = 6, checkpointing: bool = True, compiled: bool = False,
-    kv_cache_gib: float | None = 20.0,
+    kv_cache_gib: float | None = 20.0, bases_on: str = "gpu", gpus: Sequence[str] | None = None, preset: str = "smollm",
 ) -> dict[str, Any]:  # fmt: skip
-    """Median seconds a step by phase over the steps after the first two, GPU use, and 200 steps at that pace."""
-    smollm.prepare()
+    """Median seconds a step by phase over the steps after the first two, GPU use, and 200 steps at that pace.
+
+    gpus: (the trainer's, the generator's); None: both on the first. preset: whose problems and tokenizer.
+    """
+    presets.prepare(preset)
     shutil.rmtree(root, ignore_errors=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(Path(presets.SMOLLM_MODEL) / name, folder / name)
+    values = presets.get(preset).values
+    for path in Path(values["model"]).glob("*token*"):
+        shutil.copyfile(path, folder / path.name)
+    for path in Path(values["model"]).glob("chat_template*"):
+        shutil.copyfile(path, folder / path.name)
     server = {"max_model_len": 256 + max_tokens, "dtype": dtype, "device": device, "svd_cache": str(svd_cache),
               "gpu_memory_utilization": 0.35, "kv_cache_gib": kv_cache_gib, "max_batch_groups": groups,
-              "max_num_seqs": groups * size}  # fmt: skip
-    with Stack.start(root / "stack", str(folder), server, graders, "best_effort") as stack, GpuUse() as use:
-        values = presets.get("smollm").values | {
+              "max_num_seqs": groups * size, "bases_on": bases_on}  # fmt: skip
+    trainer_gpus, generator_gpus = ((), ()) if gpus is None else ([gpus[0]], [gpus[1]])
+    own = Stack.start(root / "stack", str(folder), server, graders, "best_effort", gpus=generator_gpus)
+    with own as stack, GpuUse() as use:
+        values |= {
             "run_id": "bench", "run_dir": str(root / "run"), "arm": "rebound_z", **stack.access("trainer"),
             "model": str(folder), "dtype": dtype, "device": device, "svd_cache": str(svd_cache),
             "projection": "one_sided", "direction": "random", "reward_shaping": "rebound_z", "steps": steps,
@@ -48,10 +59,10 @@ def measure(
             "mask_truncated": False, "micro_batch": micro_batch, "activation_checkpointing": checkpointing,
             "compile_layers": compiled,
             "max_staleness": 1, "eval_every": 0, "eval_problems": 1, "eval_samples": 1, "probe_bound": 1.0,
-            "checkpoint_every": 100, "lr": 1e-4,
+            "checkpoint_every": 100, "lr": 1e-4, "kl_beta": 1e-3,
         }  # fmt: skip
         settings = build(TrainerSettings, values)
-        if train(settings, "smollm", quiet=True, check=stack.check):
+        if train(settings, preset, quiet=True, check=stack.check, gpus=trainer_gpus):
             raise ConfigError(f"the run failed: {(settings.run_dir / 'trainer.log').read_text()[-800:]}")
     rows = [json.loads(line) for line in (settings.run_dir / "metrics.jsonl").read_text().splitlines()]
     later = rows[2:] if len(rows) > 2 else rows
@@ -60,7 +71,7 @@ def measure(
     tokens = statistics.median(row["tokens"] for row in later)
     return {
         "rollouts": groups * size, "tokens_per_step": tokens, "seconds": median, "all_steps": [r["seconds"] for r in rows],
-        "minutes_200_steps": 200 * median["total"] / 60, **use.summary(),
+        "minutes_200_steps": 200 * median["total"] / 60, "gpus": use.summary(),
     }  # fmt: skip
 
 
@@ -68,10 +79,10 @@ class GpuUse:
     """Samples nvidia-smi five times a second while it is open; empty where there is none."""
 
     def __enter__(self) -> GpuUse:
-        self.samples: list[tuple[float, float]] = []
+        self.samples: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self.process = None
         if shutil.which("nvidia-smi"):
-            query = "--query-gpu=utilization.gpu,memory.used"
+            query = "--query-gpu=index,utilization.gpu,memory.used"
             command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-lms", "200"]
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             threading.Thread(target=self._read, daemon=True).start()
@@ -84,14 +95,16 @@ class GpuUse:
 
     def _read(self) -> None:
         for line in self.process.stdout:
-            fields = line.split(",")
-            if len(fields) == 2 and all(f.strip().isdigit() for f in fields):
-                self.samples.append((float(fields[0]), float(fields[1])))
+            fields = [f.strip() for f in line.split(",")]
+            if len(fields) == 3 and all(f.isdigit() for f in fields):
+                self.samples[fields[0]].append((float(fields[1]), float(fields[2])))
 
-    def summary(self) -> dict[str, float]:
-        """Share of samples without a running kernel over the last half, and the most memory in use (GiB)."""
-        late = self.samples[len(self.samples) // 2 :]
-        if not late:
-            return {}
-        idle = sum(use == 0 for use, _ in late) / len(late)
-        return {"gpu_idle_share": idle, "gpu_memory_gib": max(m for _, m in self.samples) / 1024}
+    def summary(self) -> dict[str, dict[str, float]]:
+        """By GPU: share of samples without a running kernel over the last half, and the most memory in use (GiB)."""
+        return {
+            gpu: {
+                "idle_share": statistics.mean(use == 0 for use, _ in samples[len(samples) // 2 :]),
+                "memory_gib": max(m for _, m in samples) / 1024,
+            }
+            for gpu, samples in self.samples.items()
+        }

@@ -26,6 +26,7 @@ PROBE = list(range(2, 34))
 def measure(
     folder: Path, device: str, dtype: str, repeats: int, svd_cache: Path, kv_cache_gib: float | None = 20.0,
     prompts: int = 16, samples: int = 8, prompt_tokens: int = 128, new_tokens: int = 1024,
+    bases_on: str = "gpu",
 ) -> dict[str, Any]:  # fmt: skip
     """Seconds and bytes of the kinds of push, and tokens a second; `folder` is a model that `shapes.save` made."""
     import torch
@@ -38,6 +39,7 @@ def measure(
     settings = RefServerSettings(
         model=str(folder), dtype=dtype, svd_cache=svd_cache, max_model_len=prompt_tokens + new_tokens,
         max_num_seqs=prompts * samples, gpu_memory_utilization=0.4, kv_cache_gib=kv_cache_gib, replica="bench",
+        bases_on=bases_on,
     )  # fmt: skip
     engine = Engine(settings, eos_ids=[])
     found: dict[str, Any] = {"start_s": time.perf_counter() - started}

@@ -72,7 +72,8 @@ class Engine:
             seed=0,
             **(cpu_only if on_cpu else _gpu_only(settings)),
         )
-        self.llm.collective_rpc("delta_prepare", args=(model_path(settings.model), str(settings.svd_cache)))
+        where = (model_path(settings.model), str(settings.svd_cache), settings.bases_on)
+        self.llm.collective_rpc("delta_prepare", args=where)
 
     def generate(
         self, prompts: list[list[int]], plans: list[SamplingPlan], between: Callable[[], None] | None = None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from common.settings import RefServerSettings
+
+ROWS, TOKENS = 128, 32768  # of one forward at most, padding counted: bounds memory whatever the model's length
 
 
 class Reference:
     """A frozen copy of the base model."""
 
-    def __init__(self, settings: RefServerSettings, micro_batch: int = 128):
+    def __init__(self, settings: RefServerSettings):
         import torch
         from transformers import AutoModelForCausalLM
 
         self.device = _device(settings.device)
-        self.micro_batch = micro_batch
         self.model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=getattr(torch, settings.dtype)).to(
             self.device
         )
@@ -21,10 +24,8 @@ class Reference:
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]], temperature: float) -> list[list[float]]:
         """log p_ref(completion token | what precedes it) at `temperature`, one list per completion, as floats."""
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
         answers: list[list[float]] = [[] for _ in prompts]
-        for start in range(0, len(order), self.micro_batch):
-            chosen = order[start : start + self.micro_batch]
+        for chosen in parts([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]):
             rows = self._forward([prompts[i] for i in chosen], [completions[i] for i in chosen], temperature)
             for i, row in zip(chosen, rows, strict=True):
                 answers[i] = row
@@ -39,6 +40,19 @@ class Reference:
         with torch.no_grad():
             values, _ = batch_logprobs(self.model, batch, temperature)
         return [row[: len(c)].tolist() for row, c in zip(values.float().cpu(), completions, strict=True)]
+
+
+def parts(lengths: Sequence[int], rows: int = ROWS, tokens: int = TOKENS) -> Iterator[list[int]]:
+    """Indices in order of length, cut so that a part holds at most `rows` and, padded to its longest, at most `tokens`
+    (one row at least)."""
+    part: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if part and (len(part) == rows or (len(part) + 1) * lengths[i] > tokens):
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
 
 
 def _device(name: str) -> str:

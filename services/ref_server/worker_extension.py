@@ -18,9 +18,10 @@ from common.types import checksum
 class DeltaWorker:
     """Mixed into vLLM's worker through `worker_extension_cls`; names begin with delta_ so that they hide nothing."""
 
-    def delta_prepare(self, model: str, svd_cache: str) -> None:
-        """Remember where the base weights and the SVD cache are. Bases are read at the first push."""
-        self.delta_model, self.delta_cache = Path(model), Path(svd_cache)
+    def delta_prepare(self, model: str, svd_cache: str, bases_on: str) -> None:
+        """Remember where the base weights and the SVD cache are, and where ("gpu" or "host") W0, U and Vh are to be kept.
+        They are read at the first push."""
+        self.delta_model, self.delta_cache, self.delta_bases_on = Path(model), Path(svd_cache), bases_on
         self.delta_source = self.delta_places = None
 
     def delta_load(self, vector: bytes, modules: list, kind: str = "antipasto") -> dict:
@@ -52,7 +53,8 @@ class DeltaWorker:
         source = MergeSource.load(self._delta_checkpoint(), modules, self.delta_cache, kind=kind)
         if self.device.type != "cuda":
             return source
-        return source.to(self.device, self.model_runner.model_config.dtype)
+        dtype = self.model_runner.model_config.dtype
+        return source.on_host(dtype) if self.delta_bases_on == "host" else source.to(self.device, dtype)
 
     def _delta_find_places(self) -> list | None:
         """Where each module's weight lies in vLLM's own parameters, or None when not all of them are there whole."""
@@ -115,7 +117,7 @@ def find_places(model, names: list[str], weights: list) -> list | None:
             return None
         start = sum(rows[part] for part in before)
         place = parameter.data[start : start + weight.shape[0]]
-        if place.shape != weight.shape or place.dtype != weight.dtype or not torch.equal(place, weight):
+        if place.shape != weight.shape or place.dtype != weight.dtype or not torch.equal(place, weight.to(place.device)):
             return None
         places.append(place)
     return places

@@ -84,6 +84,7 @@ class Shaper:
         """Mean residual of each completion under the present policy, fp32 [n, d]."""
         from rankspace import rebound
         from rankspace.batch import pad_batch
+        from rankspace.compile import eagerly
 
         group = graded.group
         batch = pad_batch(
@@ -92,7 +93,8 @@ class Shaper:
         start = len(group.prompt_ids)
         mask = batch.attention_mask.bool()
         mask[:, :start] = False
-        return rebound.mean_hidden(self.policy.model, batch.input_ids, mask, self.layer)
+        with eagerly():
+            return rebound.mean_hidden(self.policy.model, batch.input_ids, mask, self.layer)
 
 
 def _where_hacked(groups: Sequence[GradedGroup], rewards: Rewards, change: Callable[[float], float | None]) -> Rewards:

@@ -89,12 +89,15 @@ class Trainer:
         collected_at = time.perf_counter()
         if self.s.refresh_every and k and k % self.s.refresh_every == 0:
             self.crew.refresh(self.pairs)
-        batch = collate(collected.groups, self.shaper(collected.groups), self.s, version=k)
+        rewards = self.shaper(collected.groups)
+        shaped_at = time.perf_counter()
+        batch = collate(collected.groups, rewards, self.s, version=k)
         faultpoints.reached("collected")
         metrics = self.crew.optimise(batch.rows)
         faultpoints.reached("optimised")
         self.state.next_step = k + 1
-        seconds = {"train": time.perf_counter() - collected_at, "push": self.push_s, "wait": collected.waited_s}
+        seconds = {"shape": shaped_at - collected_at, "train": time.perf_counter() - shaped_at, "push": self.push_s,
+                   "wait": collected.waited_s}  # fmt: skip
         self._push(k + 1)
         self._write(k, collected, batch, metrics, seconds | {"total": time.perf_counter() - started})
         self.pending.append(collected)

@@ -56,11 +56,11 @@ class ChaosStack(Stack):
         self.proxy = Proxy(port)
         self.direct_url, self.redis_url = self.redis_url, f"redis://127.0.0.1:{self.proxy.port}/0"
 
-    def _spawn(self, name: str, command: list[str]) -> None:
+    def _spawn(self, name: str, command: list[str], gpu: str | None = None) -> None:
         kept = dict(os.environ)
         os.environ.update(self.extra.get(name, {}))
         try:
-            super()._spawn(name, command)
+            super()._spawn(name, command, gpu)
         finally:
             os.environ.clear()
             os.environ.update(kept)

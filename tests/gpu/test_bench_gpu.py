@@ -37,6 +37,50 @@ def test_every_form_of_the_step_runs_and_the_table_says_so(tmp_path, capsys):
     assert "| merged |" in text and "x frozen" in text and "relative error" in text
 
 
+SMALL = ["--shape", "tiny", "--device", "cpu", "--dtype", "float32"]
+
+
+def _found(tmp_path, name):
+    everything = json.loads((tmp_path / "bench.json").read_text())
+    return everything[name], table(everything)
+
+
+@pytest.mark.slow
+def test_a_push_is_measured_from_the_optimizer_to_the_first_token(tmp_path):
+    own = ["--tokens", "8", "--repeats", "2", "--groups", "2", "--kv-cache", "0.2", "--out", str(tmp_path / "bench.json")]
+    assert main(["push", *SMALL, *own, "--work", str(tmp_path)]) == 0
+    found, text = _found(tmp_path, "push tiny")
+    ours, full = found["ours"], found["full"]
+    assert 0 < ours["published_ms"] < ours["ready_ms"] < ours["to_first_token_ms"]
+    assert found["modules"] == 14 and ours["payload_bytes"] < full["payload_bytes"] / 50
+    assert found["kept"]["pushes"] > 0 and found["sampled_tokens"] == found["kept"]["sampled_tokens"] == 2 * 8 * 8
+    assert "| delta_S, with queue, probe and proof |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_whole_loop_is_measured_phase_by_phase(tmp_path):
+    own = ["--tokens", "8", "--repeats", "3", "--groups", "2", "--kv-cache", "0.2", "--out", str(tmp_path / "bench.json")]
+    own += ["--preset", "demo", "--gpus", "0", "1", "--bases-on", "host"]
+    assert main(["loop", *SMALL, *own, "--work", str(tmp_path)]) == 0
+    found, text = _found(tmp_path, "loop tiny bases on host two GPUs")
+    assert found["rollouts"] == 16 and len(found["all_steps"]) == 3 and found["gpus"] == {}
+    assert {"total", "shape", "train", "push", "generate", "grade"} <= set(found["seconds"])
+    assert found["minutes_200_steps"] == pytest.approx(200 * found["seconds"]["total"] / 60)
+    assert "200 steps, min" in text
+
+
+@pytest.mark.slow
+def test_two_ranks_project_and_step_as_one(tmp_path):
+    own = ["--batch", "4", "--tokens", "16", "--repeats", "2", "--out", str(tmp_path / "bench.json")]
+    assert main(["ranks", *SMALL, *own, "--work", str(tmp_path)]) == 0
+    found, text = _found(tmp_path, "ranks tiny")
+    one, two = found["fired"]
+    assert one == two and 0 < max(one) < 1, "projected, some modules and not others"
+    assert found["cos_largest"] > 0.1 and found["cos_gap"] < 1e-5 and found["delta_gap"] < 1e-3
+    assert "two ranks" in text
+
+
 class Fused(nn.Module):
     """As vLLM lays weights out: q|k|v and gate|up stacked by rows."""
 

@@ -69,6 +69,22 @@ def test_a_fused_qkv_is_its_parts_stacked():
     assert torch.equal(again, fused)  # always from W0: no trace of the delta before
 
 
+@pytest.mark.parametrize("keep", ["to", "on_host"])
+def test_places_are_overwritten_from_wherever_the_bases_are_kept(keep):
+    torch.manual_seed(0)
+    weights = {"a.q_proj": torch.randn(3, 5), "a.o_proj": torch.randn(5, 5)}
+    modules = [("a.q_proj", 3), ("a.o_proj", 5)]
+    source = MergeSource.load(((f"{n}.weight", w) for n, w in weights.items()), modules)
+    kept = source.on_host(torch.float32) if keep == "on_host" else source.to("cpu", torch.float32)
+    flat, places = torch.randn(8), [torch.zeros(3, 5), torch.zeros(5, 5)]
+    kept.merge_into(flat, places)
+    for place, (_, merged) in zip(places, source.merged(flat), strict=True):
+        assert torch.allclose(place, merged, atol=1e-6)
+    kept.merge_into(torch.zeros(8), places)
+    assert all(torch.equal(p, w) for p, w in zip(places, weights.values(), strict=True)), "zero gives W0, bit for bit"
+    assert source.on_host(torch.bfloat16).weights[0].dtype == torch.bfloat16
+
+
 def test_progress_and_order_follow_the_modules():
     weights = {"b.weight": torch.randn(3, 3), "a.weight": torch.randn(2, 5)}
     seen = []

@@ -1,4 +1,4 @@
-"""A trainer of two ranks under torchrun: told to stop it saves and ends as one, and started again it goes on."""
+"""Several ranks and several generators: told to stop they end as one; each generator has its share of every step."""
 
 import json
 import signal
@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
+from common.errors import UserError
 from common.settings import TrainerSettings, build
-from experiments import presets
-from experiments.run import ensure_direction
+from experiments import options, presets
+from experiments.run import ensure_direction, train
 from experiments.stack import Stack, environment
 
 
@@ -40,3 +42,37 @@ def test_two_ranks_stop_together_and_resume(tmp_path):
             assert subprocess.run(command, stdout=out, stderr=out, env=environment(), timeout=400).returncode == 0
     assert json.loads(status.read_text())["state"] == "finished"
     assert [json.loads(line)["step"] for line in rows.read_text().splitlines()] == list(range(6))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_generators_share_each_step_of_two_ranks(tmp_path):
+    s = build(TrainerSettings, presets.resolve("smoke", "projected", 0, {}, tmp_path))
+    ensure_direction("smoke", "projected", 0, s)
+    root, server = tmp_path / "stack", {**presets.get("smoke").server, "max_batch_groups": 4}
+    with Stack.start(root, s.model, server, 1, "best_effort", gpus=["2", "3"]) as stack:
+        made = s.model_copy(update=stack.access("trainer"))
+        assert train(made, "smoke", quiet=True, check=stack.check, gpus=["0", "1"]) == 0, (s.run_dir / "trainer.log").read_text()
+        groups = [_generated(root / f"{name}.json") for name in ("ref_server", "ref_server-1")]
+    assert json.loads((s.run_dir / "status.json").read_text())["state"] == "finished"
+    assert all(groups), f"each made some: {groups}"
+    assert json.loads((root / "ref_server-1.json").read_text())["max_batch_groups"] == 2
+
+
+def _generated(config: Path) -> float:
+    port = json.loads(config.read_text())["port"]
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("rs_generated_groups_total{"))
+
+
+def test_gpus_are_numbers_without_repeats():
+    assert options.run().parse_args(["--arm", "vanilla", "--trainer-gpus", "0,3"]).trainer_gpus == ("0", "3")
+    for wrong in ("0,0", "a", "0,", "-1"):
+        with pytest.raises((SystemExit, UserError)):
+            options.sweep().parse_args(["--arms", "vanilla", f"--generator-gpus={wrong}"])
+
+
+def test_visible_gpus_are_the_childs_alone(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert environment()["CUDA_VISIBLE_DEVICES"] == "5" and environment("1,2")["CUDA_VISIBLE_DEVICES"] == "1,2"
