@@ -70,12 +70,13 @@ def fill_cache(folder: Path, cache: Path, device: str) -> int:
     from rankspace.targets import hits
 
     def one(weight) -> None:
-        U, Vh = _random_orthonormal(*weight.shape, device)
         path = Path(cache) / f"{weight_key(weight)}.safetensors"
         if not path.is_file():
+            U, Vh = _random_orthonormal(*weight.shape, device)
             _write(path, (U.cpu(), torch.ones(Vh.shape[0]), Vh.cpu()))
 
     count = 0
+    _random_orthonormal(2, 2, device)  # torch loads its GPU solvers at first use, which several threads must not do at once
     with ThreadPoolExecutor(8) as pool:  # hashing and writing 8 GB is what takes the time
         jobs = []
         for file in sorted(Path(folder).glob("*.safetensors")):
