@@ -38,7 +38,7 @@ GROWTH, SLACK = 1.05, 8 << 20
 class GradersOnly(Stack):
     """Redis and graders; the generator is played by the test."""
 
-    def _start(self, model: str, server: dict, graders: int, isolation: str, say, sandbox: dict) -> None:
+    def _start(self, model: str, server: dict, graders: int, isolation: str, say, sandbox: dict, gpus: list) -> None:
         self._start_redis(free_port())
         client = self._wait("Redis", self._connected)
         for i in range(graders):
