@@ -106,7 +106,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
         except (UserError, RankspaceError) as error:
             with suppress(OSError):  # the disk may be what failed
                 record.status("failed", trainer.state.next_step, str(error))
-            raise
+            raise error if isinstance(error, UserError) else ConfigError(str(error)) from None
         finally:
             crew.dismiss()
             record.close()

@@ -10,6 +10,7 @@ changes the gradient.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from collections.abc import Sequence
@@ -80,14 +81,15 @@ class Policy:
         if sequences == 0:
             return None
         parts = micro_batches(rows, self.rank, self.ranks, self.accumulation)
-        losses = []
+        losses: list[dict] = []
         metrics: dict = {}
         for number, part in enumerate(parts, start=1):
             loss, info = self._loss(part or [_silent(rows[0])], sequences)
             self.engine.backward(loss * self.accumulation * self.ranks)
             losses.append(info)
-            if number == len(parts) and self.hook is not None:
-                metrics |= self.hook.before_step()
+            if number == len(parts):
+                require_finite(losses)
+                metrics |= {} if self.hook is None else self.hook.before_step()
             self.engine.step()
         if self.hook is None:
             self.adapter.refresh()
@@ -218,6 +220,18 @@ def _mean_by_tokens(losses: list[dict]) -> dict:
     }
     out["ratio_max"] = max(m["ratio_max"] for m in losses)
     return out | {"loss": sum(m["loss"] for m in losses)}
+
+
+def require_finite(losses: list[dict]) -> None:
+    """RankspaceError when a micro-batch's loss is NaN or Inf, before such a gradient moves anything."""
+    from rankspace import RankspaceError
+
+    for number, m in enumerate(losses, start=1):
+        if not math.isfinite(m["loss"]):
+            raise RankspaceError(
+                f"the loss of micro-batch {number} of {len(losses)} is {m['loss']}: the ratio to the policy that sampled goes"
+                f" up to {m['ratio_max']:.3g}, KL to the reference is {m['kl']:.3g}; lower the learning rate, or max_staleness"
+            )
 
 
 def _device(name: str, memory_fraction: float | None = None) -> str:

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from rankspace import RankspaceError
+from services.trainer.policy import require_finite
+
 SCRIPT = """
 import json, sys, torch
 from pathlib import Path
@@ -128,3 +131,11 @@ def test_the_fallback_adapter_trains_projects_and_resumes(tmp_path):
     run("half", tmp_path / "b", projection="two_sided", adapter="pissa_freeze_a")
     resumed = run("resume", tmp_path / "b", projection="two_sided", adapter="pissa_freeze_a")
     assert resumed["digest"] == whole["digest"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_step_and_says_where(bad):
+    sound = {"loss": 0.5, "ratio_max": 1.2, "kl": 0.1}
+    require_finite([sound, sound])
+    with pytest.raises(RankspaceError, match=r"micro-batch 2 of 3 .* up to 1e\+30, KL .* 7"):
+        require_finite([sound, {"loss": bad, "ratio_max": 1e30, "kl": 7.0}, sound])
