@@ -67,17 +67,18 @@ def finished(run_dir: Path) -> bool:
 
 def train(
     settings: TrainerSettings, preset: str, quiet: bool = False, check: Callable[[], None] | None = None,
-    gpus: Sequence[str] = (),
+    gpus: Sequence[str] = (), module: str = "services.trainer",
 ) -> int:  # fmt: skip
     """One trainer on running services; its exit code. Ctrl-C lets it stop at a step's end, then is raised.
 
     `check` is called every second and raises when a service has died, so that nobody waits for a dead generator.
     gpus: a rank on each, under torchrun where they are several (without GPUs: so many ranks); none: one, anywhere.
+    module: what is run in place of the trainer, with its options.
     """
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     config = settings.run_dir / "trainer.json"
     config.write_text(settings.model_dump_json(indent=1))
-    command = [sys.executable, *_launcher(len(gpus)), "-m", "services.trainer", "--config", str(config)]
+    command = [sys.executable, *_launcher(len(gpus)), "-m", module, "--config", str(config)]
     write_provenance(settings, preset)
     out = open(settings.run_dir / "trainer.log", "ab") if quiet else None  # noqa: SIM115 - closed below
     errors = subprocess.STDOUT if quiet else None

@@ -183,7 +183,8 @@ def _loop(found: dict[str, Any]) -> list[str]:
     return [
         "| " + " | ".join(phases) + " | 200 steps, min |", "|" + "---|" * (len(phases) + 1),
         "| " + " | ".join(f"{s:.1f}" for s in phases.values()) + f" | {found['minutes_200_steps']:.0f} |", "",
-        f"median seconds a step; {found['rollouts']} rollouts, {found['tokens_per_step']:,.0f} sampled tokens a step{idle}",
+        f"median seconds a step; {found['rollouts']} rollouts, {found['tokens_per_step']:,.0f} sampled tokens a step,"
+        f" {found['trained_groups']} of {found['groups']} groups trained on{idle}",
     ]  # fmt: skip
 
 

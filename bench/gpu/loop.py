@@ -2,10 +2,9 @@
 
 A few steps of 16 x 8 rollouts of up to 1024 tokens through the real services, one step off-policy, so that generation
 and training overlap. Weights are random, so nearly every rollout runs to the limit (the worst case), and the practice
-problems are only there to be prompts. Rewards of such rollouts are all alike; `rebound_z` shaping gives groups the
-variance without which the trainer would, rightly, skip them, at the cost of one more forward pass, the phase `shape`,
-which no other arm pays. The KL term is on, so that reference log-probs are made. The bases are random orthonormal ones
-(shapes.fill_cache).
+problems are only there to be prompts. What such rollouts earn is all alike, and groups without variance are, rightly,
+not trained on: the rewards are drawn at random (trainer.py), so that every token goes through the optimizer. The KL
+term is on, so that reference log-probs are made. The bases are random orthonormal ones (shapes.fill_cache).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from experiments import presets
 from experiments.run import train
 from experiments.stack import Stack
 
-PHASES = ("total", "wait", "shape", "train", "push", "generate", "grade")
+PHASES = ("total", "wait", "train", "push", "generate", "grade")
 
 
 def measure(
@@ -52,9 +51,9 @@ def measure(
     own = Stack.start(root / "stack", str(folder), server, graders, "best_effort", gpus=generator_gpus)
     with own as stack, GpuUse() as use:
         values |= {
-            "run_id": "bench", "run_dir": str(root / "run"), "arm": "rebound_z", **stack.access("trainer"),
+            "run_id": "bench", "run_dir": str(root / "run"), "arm": "bench", **stack.access("trainer"),
             "model": str(folder), "dtype": dtype, "device": device, "svd_cache": str(svd_cache),
-            "projection": "one_sided", "direction": "random", "reward_shaping": "rebound_z", "steps": steps,
+            "projection": "one_sided", "direction": "random", "steps": steps,
             "groups_per_step": groups, "group_size": size, "max_tokens": max_tokens, "temperature": 1.0,
             "mask_truncated": False, "micro_batch": micro_batch, "activation_checkpointing": checkpointing,
             "compile_layers": compiled,
@@ -62,7 +61,7 @@ def measure(
             "checkpoint_every": 100, "lr": 1e-4, "kl_beta": 1e-3,
         }  # fmt: skip
         settings = build(TrainerSettings, values)
-        if train(settings, preset, quiet=True, check=stack.check, gpus=trainer_gpus):
+        if train(settings, preset, quiet=True, check=stack.check, gpus=trainer_gpus, module="bench.gpu.trainer"):
             raise ConfigError(f"the run failed: {(settings.run_dir / 'trainer.log').read_text()[-800:]}")
     rows = [json.loads(line) for line in (settings.run_dir / "metrics.jsonl").read_text().splitlines()]
     later = rows[2:] if len(rows) > 2 else rows
@@ -70,7 +69,9 @@ def measure(
               if any(p in row["seconds"] for row in later)}  # fmt: skip
     tokens = statistics.median(row["tokens"] for row in later)
     return {
-        "rollouts": groups * size, "tokens_per_step": tokens, "seconds": median, "all_steps": [r["seconds"] for r in rows],
+        "rollouts": groups * size, "groups": groups, "tokens_per_step": tokens,
+        "trained_groups": groups - max(row["zero_variance_groups"] for row in rows), "seconds": median,
+        "all_steps": [r["seconds"] for r in rows],
         "minutes_200_steps": 200 * median["total"] / 60, "gpus": use.summary(),
     }  # fmt: skip
 

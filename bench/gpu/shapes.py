@@ -46,11 +46,17 @@ def save(shape: str, folder: Path, device: str, dtype: str = "bfloat16") -> Path
 
 
 def _random_orthonormal(out: int, inner: int, device: str):
-    """U [out, r] and Vh [r, in], r = min, by QR of random matrices: a basis of the right shape at a hundredth of an SVD."""
+    """U [out, r] and Vh [r, in], r = min, by QR of random matrices: a basis of the right shape at a hundredth of an SVD.
+
+    RuntimeError when they are not orthonormal: one garbled basis makes every later gradient worthless.
+    """
     import torch
 
     def draw(rows: int, columns: int):
-        return torch.linalg.qr(torch.randn(rows, columns, device=device)).Q.contiguous()
+        Q = torch.linalg.qr(torch.randn(rows, columns, device=device)).Q.contiguous()
+        if not torch.allclose(Q.T @ Q, torch.eye(columns, device=device), atol=1e-2):
+            raise RuntimeError(f"QR of a random [{rows}, {columns}] matrix on {device} is not orthonormal")
+        return Q
 
     r = min(out, inner)
     return draw(out, r), draw(inner, r).T.contiguous()
@@ -61,7 +67,7 @@ def fill_cache(folder: Path, cache: Path, device: str) -> int:
 
     Returns how many. Only for measuring speed: such an adapter trains in a basis that has nothing to do with W0.
     """
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     import torch
     from safetensors import safe_open
@@ -69,24 +75,21 @@ def fill_cache(folder: Path, cache: Path, device: str) -> int:
     from rankspace.svd_cache import _write, weight_key
     from rankspace.targets import hits
 
-    def one(weight) -> None:
-        path = Path(cache) / f"{weight_key(weight)}.safetensors"
-        if not path.is_file():
-            U, Vh = _random_orthonormal(*weight.shape, device)
-            _write(path, (U.cpu(), torch.ones(Vh.shape[0]), Vh.cpu()))
-
-    count = 0
-    _random_orthonormal(2, 2, device)  # torch loads its GPU solvers at first use, which several threads must not do at once
-    with ThreadPoolExecutor(8) as pool:  # hashing and writing 8 GB is what takes the time
-        jobs = []
+    jobs: list[Future[None]] = []
+    with ThreadPoolExecutor(8) as pool:  # writing gigabytes with their digests is what takes the time
         for file in sorted(Path(folder).glob("*.safetensors")):
             with safe_open(file, framework="pt") as tensors:
                 wanted = [n for n in tensors.keys() if n.endswith(".weight") and hits(n.removesuffix(".weight"))]  # noqa: SIM118
-                jobs += [pool.submit(one, tensors.get_tensor(name)) for name in wanted]
+                weights = [tensors.get_tensor(name) for name in wanted]
+            for weight, key in zip(weights, pool.map(weight_key, weights), strict=True):
+                path = Path(cache) / f"{key}.safetensors"
+                if path.is_file():
+                    continue
+                U, Vh = _random_orthonormal(*weight.shape, device)  # here, in one thread
+                jobs.append(pool.submit(_write, path, (U.cpu(), torch.ones(Vh.shape[0]), Vh.cpu())))
         for job in jobs:
             job.result()
-            count += 1
-    return count
+    return len(jobs)
 
 
 @contextmanager

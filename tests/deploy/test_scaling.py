@@ -26,9 +26,11 @@ def test_numbers_of_delta_by_hand():
 def test_numbers_of_delta_as_measured():
     """The 1.7B shape of the speed measurements, which counted its own adapter."""
     shape = {"layers": 28, "hidden": 2048, "q_rows": 2048, "kv_rows": 1024, "intermediate": 6144}
-    bench = json.loads((ROOT / "docs/results/gpu/bench.json").read_text())["step 1.7b"]
+    everything = json.loads((ROOT / "docs/results/gpu/bench.json").read_text())
+    bench = everything["step 1.7b"]
     assert scaling.delta_numbers(shape) == bench["delta_numbers"]
     assert len(scaling.modules(shape)) == bench["modules"]
+    assert everything["push 1.7b"]["ours"]["payload_bytes"] == pytest.approx(scaling.push_bytes(shape), rel=0.01)
     assert bench["tokens_per_s"]["merged compiled x4"] == pytest.approx(NUMBERS["train_tokens_s"], rel=0.001)
 
 

@@ -1,12 +1,14 @@
 """The GPU benchmark at tiny size on the CPU, so that a change cannot break it unseen."""
 
 import json
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from bench.gpu import shapes
 from bench.gpu.__main__ import main, table
 from services.ref_server.worker_extension import find_places
 
@@ -65,9 +67,18 @@ def test_the_whole_loop_is_measured_phase_by_phase(tmp_path):
     assert main(["loop", *SMALL, *own, "--work", str(tmp_path)]) == 0
     found, text = _found(tmp_path, "loop tiny bases on host two GPUs")
     assert found["rollouts"] == 16 and len(found["all_steps"]) == 3 and found["gpus"] == {}
-    assert {"total", "shape", "train", "push", "generate", "grade"} <= set(found["seconds"])
+    assert found["trained_groups"] == found["groups"] == 2, "every rollout goes through the optimizer"
+    assert {"total", "train", "push", "generate", "grade"} <= set(found["seconds"])
     assert found["minutes_200_steps"] == pytest.approx(200 * found["seconds"]["total"] / 60)
     assert "200 steps, min" in text
+
+
+def test_bases_that_are_not_orthonormal_are_refused(monkeypatch):
+    U, Vh = shapes._random_orthonormal(6, 4, "cpu")
+    assert torch.allclose(U.T @ U, torch.eye(4), atol=1e-5) and torch.allclose(Vh @ Vh.T, torch.eye(4), atol=1e-5)
+    monkeypatch.setattr(torch.linalg, "qr", lambda x: SimpleNamespace(Q=x * 1e30))
+    with pytest.raises(RuntimeError, match="not orthonormal"):
+        shapes._random_orthonormal(6, 4, "cpu")
 
 
 @pytest.mark.slow

