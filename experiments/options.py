@@ -43,7 +43,9 @@ def sweep() -> cli.Parser:
     cli.completes(action, lambda: [*_arms(), "all"])
     p.add_argument("--seeds", default="0-4", help="like 0-4 or 0,2,5")
     _preset(p)
-    p.add_argument("--jobs", type=int, default=1, help="trainers at a time")
+    p.add_argument("--jobs", type=int, default=1, help="trainers at a time; with --cards, on each card")
+    what = "like 0,1: each run with services of its own on one of these GPUs, instead of one set of services for all"
+    p.add_argument("--cards", type=_listed, default=(), metavar="N,N", help=what)
     _set(p)
     _isolation(p)
     _gpus(p)

@@ -1,16 +1,22 @@
 """python -m experiments sweep --arms a,b --seeds 0-4 --preset P: every combination, resumable, complete ones skipped.
 
-One set of services serves all runs; `--jobs N` lets N trainers share them side by side. An interrupted sweep is started
-again with the same command: finished runs are skipped and unfinished ones resumed.
+One set of services serves all runs; `--jobs N` lets N trainers share them side by side. With `--cards 0,1` each run has
+services of its own on one of these GPUs, N on each. An interrupted sweep is started again with the same command: finished
+runs are skipped and unfinished ones resumed.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from common import cli
@@ -36,6 +42,8 @@ def main(argv: list[str]) -> int:
 def _sweep(args: argparse.Namespace) -> int:
     names = list(arms.ARMS) if args.arms == "all" else args.arms.split(",")
     free = parse_assignments(args.set)
+    if args.cards and (args.trainer_gpus or args.generator_gpus):
+        raise ConfigError("--cards puts trainer and generator of a run on one card: leave out --trainer-gpus, --generator-gpus")
     planned = [
         build(TrainerSettings, presets.resolve(args.preset, arm, seed, free, args.runs), f"sweep {arm} seed {seed}")
         for seed in seeds(args.seeds)
@@ -48,16 +56,36 @@ def _sweep(args: argparse.Namespace) -> int:
     presets.prepare(args.preset, *todo)
     for s in todo:
         ensure_direction(args.preset, s.arm, s.seed, s)
-    preset = presets.get(args.preset)
-    root = args.runs / ".stack" / "sweep"
-    own = Stack.start(
-        root, todo[0].model, preset.server, preset.graders, args.isolation, gpus=args.generator_gpus
-    )
-    with own as stack:
-        failed = _run_all(todo, args.preset, stack, args.jobs, args.trainer_gpus)
+    with _places(args, todo[0].model) as places:
+        failed = _run_all(todo, args.preset, places)
     for s in failed:
         print(f"failed: {s.run_id}; see {s.run_dir}/trainer.log")
     return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run at a time is made: services (its own, started in the thread that uses them, because they die with
+    it; or shared with other places) and its trainer's GPUs."""
+
+    services: Callable[[], AbstractContextManager[Stack]]
+    trainer_gpus: Sequence[str]
+
+
+@contextmanager
+def _places(args: argparse.Namespace, model: str) -> Iterator[list[Place]]:
+    """--jobs places on one set of services; with --cards so many on each card, each with services of its own there."""
+    preset, root = presets.get(args.preset), args.runs / ".stack"
+
+    def services(name: str, gpus: Sequence[str]) -> Stack:
+        return Stack.start(root / name, model, preset.server, preset.graders, args.isolation, gpus=gpus)
+
+    if args.cards:
+        pairs = [(card, i) for i in range(args.jobs) for card in args.cards]
+        yield [Place(partial(services, f"sweep-{card}-{i}", [card]), [card]) for card, i in pairs]
+    else:
+        with services("sweep", args.generator_gpus) as stack:
+            yield [Place(lambda: nullcontext(stack), args.trainer_gpus)] * args.jobs
 
 
 def seeds(text: str) -> list[int]:
@@ -72,38 +100,48 @@ def seeds(text: str) -> list[int]:
     return found
 
 
-def _run_all(
-    todo: list[TrainerSettings], preset: str, stack: Stack, jobs: int, gpus: Sequence[str]
-) -> list[TrainerSettings]:
-    """Run them, showing a live table; returns those that did not finish."""
+def _run_all(todo: list[TrainerSettings], preset: str, places: list[Place]) -> list[TrainerSettings]:
+    """Make the runs, each at the next free place, showing a live table; returns those that did not finish.
+
+    ConfigError when the services of every place have failed; those of some places only leave their runs to the others.
+    """
     from rich.console import Console
     from rich.live import Live
 
     codes: dict[str, int] = {}
-    halted = threading.Event()
+    waiting, errors, halted = deque(todo), [], threading.Event()
 
-    def check() -> None:
-        if halted.is_set():
-            raise KeyboardInterrupt  # train() passes it on to its process, which stops at a step's end
+    def work(place: Place) -> None:
+        try:
+            with place.services() as stack:
 
-    def one(s: TrainerSettings) -> None:
-        if not halted.is_set():
-            own = s.model_copy(update=stack.access("trainer"))
-            codes[s.run_id] = train(own, preset, quiet=True, check=check, gpus=gpus)
+                def check() -> None:
+                    stack.check()
+                    if halted.is_set():
+                        raise KeyboardInterrupt  # train() passes it on to its process, which stops at a step's end
+
+                while waiting and not halted.is_set():
+                    s = waiting.popleft()
+                    own = s.model_copy(update=stack.access("trainer"))
+                    codes[s.run_id] = train(own, preset, quiet=True, check=check, gpus=place.trainer_gpus)
+        except ConfigError as error:
+            errors.append(error)
+            print(f"warning: {error}", file=sys.stderr)
 
     console = Console(stderr=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(one, s) for s in todo]
+    with ThreadPoolExecutor(len(places)) as pool:
+        futures = [pool.submit(work, place) for place in places]
         try:
             with Live(console=console, refresh_per_second=1, transient=not console.is_terminal) as live:
                 while not all(f.done() for f in futures):
-                    stack.check()
                     if console.is_terminal:
                         live.update(_table(todo, codes))
                     time.sleep(1.0)
         except BaseException:
             halted.set()
             raise
+    if len(errors) == len(places):
+        raise errors[0]
     return [s for s in todo if codes.get(s.run_id) != 0]
 
 
