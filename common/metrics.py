@@ -154,7 +154,7 @@ LABEL_VALUES: dict[str, str] = {
     "part": "e.g. `mlp.up_proj`; `all` when the model has more modules than are exported one by one (512)",
     "kind": "`rs_hack_rate`: strict, loose; GPU memory: used, total (both of the whole device), reserved (this process)",
     "mode": "one of the evaluation modes",
-    "phase": "in the trainer: wait, train, push, total; elsewhere, overlapping wait: generate, grade",
+    "phase": "in the trainer: wait, shape (rewards), train, push, total; elsewhere, overlapping wait: generate, grade",
     "fate": "trained, zero_variance, dropped, stale, duplicate, refused, asked_again",
     "replica": "name of a ref_server",
     "service": "ref_server, sandbox",

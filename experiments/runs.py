@@ -29,7 +29,7 @@ from common.errors import ConfigError
 from common.settings import explain
 
 State = Literal["running", "finished", "failed", "stopped"]
-PHASES = ("generate", "grade", "train", "push", "wait")
+PHASES = ("generate", "grade", "shape", "train", "push", "wait")
 ROLLOUT_NAME = "step_{:06d}.jsonl.gz"
 
 

@@ -26,6 +26,7 @@ from experiments.report.style import (
     ORANGE,
     PASS,
     PURPLE,
+    SKY,
     end_labels,
     label_room,
     look,
@@ -260,8 +261,8 @@ def _percent_axis(axis: Axes) -> None:
 def phases(arms: list[ArmView]) -> Figure:
     """Median seconds of one step: the trainer's own time (thick), and the services' busy time meanwhile (thin)."""
     figure, axis = plt.subplots(figsize=(6.2, 0.4 * len(arms) + 1.0))
-    own, services = ("wait", "train", "push"), ("generate", "grade")
-    colours = dict(zip((*own, *services), (FAINT, BLUE, PURPLE, ORANGE, GREEN), strict=True))
+    own, services = ("wait", "shape", "train", "push"), ("generate", "grade")
+    colours = dict(zip((*own, *services), (FAINT, SKY, BLUE, PURPLE, ORANGE, GREEN), strict=True))
     for row, arm in enumerate(arms):
         medians = phase_medians(arm)
         right = _stack(axis, row - 0.1, 0.42, [(medians[name], colours[name]) for name in own])
@@ -273,7 +274,7 @@ def phases(arms: list[ArmView]) -> Figure:
     axis.grid(axis="y", visible=False)
     axis.set_xlim(0, axis.get_xlim()[1] * 1.14)
     handles = [Rectangle((0, 0), 1, 1, color=colours[name], label=name) for name in colours]
-    axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, handlelength=1, borderaxespad=0.2)
+    axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, handlelength=1, borderaxespad=0.2)
     return figure
 
 
