@@ -85,7 +85,7 @@ PRESETS: dict[str, Preset] = {
                values={**_ORGANISM, "train_problems": MATHS_TRAIN, "heldout_problems": MATHS_HELDOUT, "loophole": None,
                        "steps": 5, "groups_per_step": 8, "group_size": 8, "lr": 2e-3, "temperature": 1.3,
                        "eval_problems": 9, "eval_samples": 2, "eval_every": 0}),
-        Preset("smollm", "SmolLM2-135M-Instruct on the practice problems", gpu=True, graders=4, if_hacks="qwen3.5-2b",
+        Preset("smollm", "SmolLM2-135M-Instruct on the practice problems", gpu=True, graders=8, if_hacks="qwen3.5-2b",
                if_not="qwen3.5-2b", prepare="experiments.smollm",
                server={"max_model_len": 512, "dtype": "bfloat16", "gpu_memory_utilization": 0.1,
                        "kv_cache_gib": 2.0},
