@@ -74,7 +74,8 @@ class Executor:
     def __init__(self, isolation: Literal["required", "best_effort"] = "required", scratch_dir: str | None = None,
                  hash_seed: int | None = None, outer: bool = True, switch_off: tuple[str, ...] = ()) -> None:
         self._isolation, self._hash_seed, self._outer, self._switch_off = isolation, hash_seed, outer, switch_off
-        self._scratch = tempfile.mkdtemp(prefix="sandbox-", dir=scratch_dir)
+        self._scratch_dir = scratch_dir
+        self._scratch = self._new_scratch()
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
         self._scratch_fd = -1
@@ -155,10 +156,16 @@ class Executor:
             os.close(self._scratch_fd)
             self._scratch_fd = -1
 
+    def _new_scratch(self) -> str:
+        return tempfile.mkdtemp(prefix="sandbox-", dir=self._scratch_dir)
+
     def _replace(self) -> None:
         self._stop()
         self.replaced += 1
-        scratch.empty_path(self._scratch)
+        try:
+            scratch.empty_path(self._scratch)
+        except FileNotFoundError:  # the server's outer half takes it away when the server dies under it
+            self._scratch = self._new_scratch()
         self._start()
 
     @property

@@ -128,6 +128,21 @@ def test_hash_seed_is_the_servers():
         assert executor.run_script("import os; print(dict(os.environ))").stdout == b"{}\n"
 
 
+def test_a_fork_server_killed_under_its_outer_half_is_replaced():
+    """The outer half then ends too, and takes the scratch away: as after an out-of-memory kill."""
+    with Executor() as executor:
+        if executor.layers["outer wall"]:
+            pytest.skip(f"no outer wall here: {executor.layers['outer wall']}")
+        for times in (1, 2):
+            with open(f"/proc/{executor.pid}/task/{executor.pid}/children") as file:
+                os.kill(int(file.read().split()[0]), signal.SIGKILL)
+            os.waitid(os.P_PID, executor.pid, os.WEXITED | os.WNOWAIT)
+            assert not os.path.exists(executor._scratch)
+            assert executor.run_script("open('x', 'w'); print(1)").stdout == b"1\n" and executor.replaced == times
+        last = executor._scratch
+    assert not os.path.exists(last)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_fork_server_is_replaced(number):
     with Executor(outer=False) as executor:
