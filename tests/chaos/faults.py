@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from common import faultpoints, keys
 from common.queue import FIELD
 from tests.chaos.world import CLAIM_IDLE_S, World
@@ -127,6 +129,18 @@ def kill_all_graders(w: World, rng: random.Random) -> str:
     for name in ("sandbox-0", "sandbox-1"):
         w.send(name, signal.SIGKILL)
     return ""
+
+
+@fault(5)
+def kill_fork_servers(w: World, rng: random.Random) -> str:
+    """The jails' servers alone, as the out-of-memory killer would: their grader must not notice for longer than a job."""
+    name = f"sandbox-{rng.randint(0, 1)}"
+    _until(w, w.grading, 20)
+    servers = [inner for outer in psutil.Process(w.pid(name)).children() for inner in outer.children() or [outer]]
+    for server in servers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server.kill()
+    return f"{len(servers)} of {name}"
 
 
 @fault(6)
