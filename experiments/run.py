@@ -21,6 +21,7 @@ from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import arms, prereg, presets
+from experiments.held import hold
 from experiments.options import run as parser
 from experiments.stack import Stack, environment
 
@@ -75,7 +76,13 @@ def train(
     gpus: a rank on each, under torchrun where they are several (without GPUs: so many ranks); none: one, anywhere.
     module: what is run in place of the trainer, with its options.
     """
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with hold(settings.run_dir, "run"):
+        return _train(settings, preset, quiet, check, gpus, module)
+
+
+def _train(
+    settings: TrainerSettings, preset: str, quiet: bool, check: Callable[[], None] | None, gpus: Sequence[str], module: str
+) -> int:
     config = settings.run_dir / "trainer.json"
     config.write_text(settings.model_dump_json(indent=1))
     command = [sys.executable, *_launcher(len(gpus)), "-m", module, "--config", str(config)]

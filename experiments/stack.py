@@ -24,13 +24,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from common import acl
 from common.access import Client, open_redis
 from common.errors import ConfigError, QueueError
 from common.heartbeat import alive
 from common.settings import RedisSettings, RefServerSettings
+from experiments.held import hold
 
 START_LIMIT_S = 300.0
 STOP_LIMIT_S = 20.0
@@ -59,6 +60,7 @@ class Stack:
     redis_url: str = ""
     ref_port: int = 0
     processes: list[Process] = field(default_factory=list)
+    held: TextIO | None = None
 
     @classmethod
     def start(
@@ -77,7 +79,7 @@ class Stack:
         gpus: a generator on each (as in CUDA_VISIBLE_DEVICES), which share the groups of a step; none: one, anywhere.
         """
         stack = cls(Path(root))
-        stack.root.mkdir(parents=True, exist_ok=True)
+        stack.held = hold(stack.root, "services in")
         try:
             stack._start(model, dict(server or {}), graders, isolation, say, dict(sandbox or {}), list(gpus))
         except BaseException:
@@ -195,6 +197,8 @@ class Stack:
                     process.popen.kill()
                     process.popen.wait()
         self.processes.clear()
+        if self.held is not None:
+            self.held.close()
 
     def __enter__(self) -> Stack:
         return self
