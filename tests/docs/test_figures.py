@@ -14,15 +14,18 @@ ROOT = Path(__file__).resolve().parents[2]
 ORGANISM = ROOT / "docs/results/organism"
 
 
-def rows(name):
-    with open(ORGANISM / name) as file:
+LONGER = ROOT / "docs/results/organism-150"
+
+
+def rows(name, folder=ORGANISM):
+    with open(folder / name) as file:
         return list(csv.DictReader(file))
 
 
-def recomputed():
+def recomputed(folder=ORGANISM):
     """arm -> [(hack %, pass %) a finished seed], from the steps themselves."""
-    steps, found = rows("steps.csv"), defaultdict(list)
-    for run in rows("runs.csv"):
+    steps, found = rows("steps.csv", folder), defaultdict(list)
+    for run in rows("runs.csv", folder):
         if run["state"] == "finished":
             mine = [s for s in steps if (s["arm"], s["seed"]) == (run["arm"], run["seed"])][-int(run["window"]):]
             pair = [100 * statistics.mean(float(s[name]) for s in mine) for name in ("hack_strict", "pass_oracle")]
@@ -76,6 +79,19 @@ def test_results_and_log(page, heading, hack, held):
         for shown, full in zip(row[hack:hack + 2], want, strict=True):
             assert shown.replace("*", "") in (full, full.split(" ")[0]), f"{page}: {row[0]} says {shown}, the files {full}"
         assert row[held] == f"{heldout(row[0]):.1f}", f"{page}: {row[0]}, held out"
+
+
+def test_longer_runs():
+    """Each row of the table at 150 steps: every seed's final rates, in order of seed."""
+    found = recomputed(LONGER)
+    cells = table("docs/results.md", "## At 150 steps")
+    assert {c[0] for c in cells} == set(found)
+    for arm, seeds, hack, passed, held in cells:
+        finals = found[arm]
+        assert int(seeds) == len(finals)
+        assert hack == ", ".join(f"{h:.1f}" for h, _ in finals) and passed == ", ".join(f"{p:.1f}" for _, p in finals), arm
+        last = [r for r in rows("evaluations.csv", LONGER) if (r["arm"], r["mode"], r["step"]) == (arm, "hint", "150")]
+        assert held == ", ".join(f"{100 * float(r['hack_strict']):.1f}" for r in sorted(last, key=lambda r: int(r["seed"]))), arm
 
 
 def test_speed():
