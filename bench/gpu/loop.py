@@ -39,18 +39,16 @@ def measure(
     """
     presets.prepare(preset)
     shutil.rmtree(root, ignore_errors=True)
-    values = presets.get(preset).values
-    for path in Path(values["model"]).glob("*token*"):
-        shutil.copyfile(path, folder / path.name)
-    for path in Path(values["model"]).glob("chat_template*"):
-        shutil.copyfile(path, folder / path.name)
+    chosen = presets.get(preset).values
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(Path(chosen["model"]) / name, folder / name)
     server = {"max_model_len": 256 + max_tokens, "dtype": dtype, "device": device, "svd_cache": str(svd_cache),
               "gpu_memory_utilization": 0.35, "kv_cache_gib": kv_cache_gib, "max_batch_groups": groups,
               "max_num_seqs": groups * size, "bases_on": bases_on}  # fmt: skip
     trainer_gpus, generator_gpus = ((), ()) if gpus is None else ([gpus[0]], [gpus[1]])
     own = Stack.start(root / "stack", str(folder), server, graders, "best_effort", gpus=generator_gpus)
     with own as stack, GpuUse() as use:
-        values |= {
+        values = chosen | {
             "run_id": "bench", "run_dir": str(root / "run"), "arm": "bench", **stack.access("trainer"),
             "model": str(folder), "dtype": dtype, "device": device, "svd_cache": str(svd_cache),
             "projection": "one_sided", "direction": "random", "steps": steps,

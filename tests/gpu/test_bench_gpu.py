@@ -10,6 +10,7 @@ from torch import nn
 
 from bench.gpu import shapes
 from bench.gpu.__main__ import main, table
+from experiments import presets
 from services.ref_server.worker_extension import find_places
 
 
@@ -64,8 +65,10 @@ def test_a_push_is_measured_from_the_optimizer_to_the_first_token(tmp_path):
 def test_the_whole_loop_is_measured_phase_by_phase(tmp_path):
     own = ["--tokens", "8", "--repeats", "3", "--groups", "2", "--kv-cache", "0.2", "--out", str(tmp_path / "bench.json")]
     own += ["--preset", "demo", "--gpus", "0", "1", "--bases-on", "host"]
+    before = dict(presets.get("demo").values)
     assert main(["loop", *SMALL, *own, "--work", str(tmp_path)]) == 0
     found, text = _found(tmp_path, "loop tiny bases on host two GPUs")
+    assert presets.get("demo").values == before, "a preset is for everybody"
     assert found["rollouts"] == 16 and len(found["all_steps"]) == 3 and found["gpus"] == {}
     assert found["trained_groups"] == found["groups"] == 2, "every rollout goes through the optimizer"
     assert {"total", "train", "push", "generate", "grade"} <= set(found["seconds"])
