@@ -85,7 +85,7 @@ def _train(
 ) -> int:
     config = settings.run_dir / "trainer.json"
     config.write_text(settings.model_dump_json(indent=1))
-    command = [sys.executable, *_launcher(len(gpus)), "-m", module, "--config", str(config)]
+    command = [sys.executable, *launcher(len(gpus)), "-m", module, "--config", str(config)]
     write_provenance(settings, preset)
     out = open(settings.run_dir / "trainer.log", "ab") if quiet else None  # noqa: SIM115 - closed below
     errors = subprocess.STDOUT if quiet else None
@@ -105,7 +105,8 @@ def _train(
             out.close()
 
 
-def _launcher(ranks: int) -> list[str]:
+def launcher(ranks: int) -> list[str]:
+    """What stands between `python` and the trainer's module: torchrun for several ranks of this machine, nothing for one."""
     return [] if ranks < 2 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
 
 

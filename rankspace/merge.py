@@ -82,8 +82,8 @@ def merge_into(out: Tensor, W0: Tensor, U: Tensor | None, delta: Tensor, Vh: Ten
         out.detach().copy_(torch.addmm(W0.detach().to(work), scaled, Vh.to(work)))
 
 
-def _moved(U: Tensor | None, *where: Any) -> Tensor | None:
-    return None if U is None else U.to(*where)
+def _moved(U: Tensor | None, *where: Any, **how: Any) -> Tensor | None:
+    return None if U is None else U.to(*where, **how)
 
 
 @contextmanager
@@ -185,7 +185,7 @@ class MergeSource:
         for place, weight, (U, Vh), delta, moves in parts:
             if moves:
                 weight, Vh = weight.to(device, non_blocking=True), Vh.to(device, non_blocking=True)
-                merge_into(place, weight, None if U is None else U.to(device, non_blocking=True), delta, Vh)
+                merge_into(place, weight, _moved(U, device, non_blocking=True), delta, Vh)
             else:
                 place.copy_(weight, non_blocking=True)
 

@@ -27,7 +27,7 @@ def measure(
     root.mkdir(parents=True, exist_ok=True)
     plan = {"folder": str(folder), "svd_cache": str(svd_cache), "device": device, "dtype": dtype, "steps": steps,
             "tokens": tokens, "micro_batch": micro_batch, "rows": rows}  # fmt: skip
-    found = {ranks: _under_torchrun(plan, root, ranks) for ranks in (1, 2)}
+    found = {ranks: _with_ranks(plan, root, ranks) for ranks in (1, 2)}
     one, two = found[1], found[2]
     cosines = [abs(a - b) for x, y in zip(one["cos"], two["cos"], strict=True) for a, b in zip(x, y, strict=True)]
     deltas = [abs(a - b) for a, b in zip(one["delta"], two["delta"], strict=True)]
@@ -39,13 +39,13 @@ def measure(
     }  # fmt: skip
 
 
-def _under_torchrun(plan: dict[str, Any], root: Path, ranks: int) -> dict[str, Any]:
+def _with_ranks(plan: dict[str, Any], root: Path, ranks: int) -> dict[str, Any]:
+    from experiments.run import launcher
     from experiments.stack import environment
 
     out = root / f"ranks-{ranks}.json"
     out.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += ["-m", "bench.gpu.ranks", json.dumps(plan | {"out": str(out)})]
+    command = [sys.executable, *launcher(ranks), "-m", "bench.gpu.ranks", json.dumps(plan | {"out": str(out)})]
     subprocess.run(command, check=True, env=environment())
     return json.loads(out.read_text())
 
