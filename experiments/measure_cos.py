@@ -110,10 +110,12 @@ def _policy(s: TrainerSettings) -> tuple[nn.Module, Adapter]:
     from transformers.utils.logging import disable_progress_bar
 
     import rankspace
+    from rankspace.gpu import avoid_cudnn_attention
 
     if not Path(s.model).is_dir():
         raise ConfigError(f"model {s.model}: no such directory here; give --model DIR")
     disable_progress_bar()
+    avoid_cudnn_attention()
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
     device = wanted if s.device == "auto" or not torch.cuda.is_available() else s.device
     model: Any = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype))

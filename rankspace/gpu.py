@@ -1,8 +1,20 @@
-"""Memory of one GPU, for the metrics of the processes that share it."""
+"""What the processes on a GPU share: which attention kernels may run there, and how much memory is in use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+
+def avoid_cudnn_attention() -> None:
+    """Keep scaled_dot_product_attention off cuDNN in this process; flash and memory-efficient kernels take its place.
+
+    torch from 2.11 on prefers cuDNN on Hopper and Blackwell, whose backward returns NaN for some lengths while the loss
+    stays sound (pytorch/pytorch#196678, NVIDIA/cudnn-frontend#160). Call it before the first backward. A setting of the
+    process, not a context: with checkpointed activations the forward runs again inside of backward.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def memory(device: str) -> dict[str, Callable[[], float]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RankspaceError
+from .gpu import avoid_cudnn_attention
 
 
 def need(package: str, extra: str) -> None:
@@ -39,6 +40,7 @@ def load_model(name: str, device: str | None = "cpu", dtype: str = "auto") -> An
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    avoid_cudnn_attention()
     try:
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
         return model.to(device).eval()

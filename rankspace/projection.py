@@ -189,7 +189,10 @@ def _require_finite(norm: Tensor, layout: Layout, what: str) -> None:
     bad = ~torch.isfinite(norm)
     if bad.any():
         name = layout.names[int(bad.nonzero()[0, 0])]
-        raise RankspaceError(f"the {what} of {name} holds NaN or Inf: lower the learning rate or look at the loss")
+        raise RankspaceError(
+            f"the {what} of {name} holds NaN or Inf ({int(bad.sum())} of {len(layout.names)} modules): lower the learning rate or"
+            " look at the loss; where that is sound on a Hopper or Blackwell GPU, call rankspace.gpu.avoid_cudnn_attention()"
+        )
 
 
 def _removed(g: Tensor, along: Tensor, v_rows: Tensor, variant: str) -> Tensor:

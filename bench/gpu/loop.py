@@ -10,6 +10,7 @@ term is on, so that reference log-probs are made. The bases are random orthonorm
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -75,14 +76,16 @@ def measure(
 
 
 class GpuUse:
-    """Samples nvidia-smi five times a second while it is open; empty where there is none."""
+    """Samples nvidia-smi five times a second while it is open, for the GPUs this process may use; empty without any."""
 
     def __enter__(self) -> GpuUse:
         self.samples: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self.process = None
         if shutil.which("nvidia-smi"):
             query = "--query-gpu=index,utilization.gpu,memory.used"
-            command = ["nvidia-smi", query, "--format=csv,noheader,nounits", "-lms", "200"]
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+            which = ["-i", seen] if seen else []
+            command = ["nvidia-smi", *which, query, "--format=csv,noheader,nounits", "-lms", "200"]
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             threading.Thread(target=self._read, daemon=True).start()
         return self

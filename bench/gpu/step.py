@@ -40,7 +40,9 @@ def measure(
     """
     import rankspace
     from bench.gpu import shapes
+    from rankspace.gpu import avoid_cudnn_attention
 
+    avoid_cudnn_attention()
     record = _Record(device, batch * length, warmup, steps, limit_s, keep)
     model = shapes.build(shape, device, dtype)
     if checkpointing:

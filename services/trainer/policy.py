@@ -238,7 +238,10 @@ def _device(name: str, memory_fraction: float | None = None) -> str:
     """The device, one card a rank, with this process's share of its memory capped where another service is on it too."""
     import torch
 
+    from rankspace.gpu import avoid_cudnn_attention
+
     device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    avoid_cudnn_attention()
     if device.startswith("cuda"):
         if device == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
