@@ -154,7 +154,7 @@ def _executable(name: str) -> str:
     if name == "python":
         return sys.executable
     if name == "redis-server":
-        return redis_server()
+        return redis_server(at_least=(7, 0))  # whose list of users deploy/secrets.py writes
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else next(filter(None, map(shutil.which, ENTRYPOINTS.get(name, (name,)))), None)
     if found is None:

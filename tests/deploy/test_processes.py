@@ -206,6 +206,18 @@ def test_a_redis_with_these_files_lets_the_services_in_and_nobody_else(tmp_path)
     assert redis_server() == program.command[0]
 
 
+def test_the_newest_redis_server_is_taken_and_one_too_old_refused(tmp_path, monkeypatch):
+    for name, version in (("first", "6.2.14"), ("second", "99.0.1")):
+        server = tmp_path / name / "redis-server"
+        server.parent.mkdir()
+        server.write_text(f"#!/bin/sh\necho Redis server v={version} sha=0:0\n")
+        server.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'first'}:{tmp_path / 'second'}:{os.environ['PATH']}")
+    assert redis_server() == str(tmp_path / "second/redis-server"), "an activated environment has the older one first"
+    with pytest.raises(ConfigError, match=r"redis-server is 99\.0\.1, wanted is 100\.0 or newer: run `make setup`"):
+        redis_server(at_least=(100, 0))
+
+
 # ---------------------------------------------------------------------------------------------- the commands
 
 
