@@ -20,14 +20,18 @@ SHAPES = {
 
 
 def build(shape: str, device: str, dtype: str = "bfloat16"):
-    """A Qwen3 causal LM of that shape, weights drawn on the device itself."""
+    """A Qwen3 causal LM of that shape, weights drawn on the device itself.
+
+    Without a pad token: transformers sets its embedding to zero, a prompt may well begin with that id, a zero vector stays
+    zero in every layer of random weights, and there RMSNorm's slope is 1/sqrt(eps) = 1000: the gradient grows a thousandfold
+    a layer and is infinite after fifteen.
+    """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
     config = Qwen3Config(
-        **SHAPES[shape], max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
-        pad_token_id=1,
+        **SHAPES[shape], max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1
     )  # fmt: skip
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))

@@ -76,6 +76,12 @@ def test_the_whole_loop_is_measured_phase_by_phase(tmp_path):
     assert "200 steps, min" in text
 
 
+def test_no_token_of_a_random_model_has_a_zero_embedding():
+    """A prompt that began with such a token made the gradient infinite fifteen layers below the loss."""
+    weights = shapes.build("tiny", "cpu", "float32").get_input_embeddings().weight
+    assert weights.norm(dim=1).min() > 0.5 * weights.norm(dim=1).median()
+
+
 def test_bases_that_are_not_orthonormal_are_refused(monkeypatch):
     U, Vh = shapes._random_orthonormal(6, 4, "cpu")
     assert torch.allclose(U.T @ U, torch.eye(4), atol=1e-5) and torch.allclose(Vh @ Vh.T, torch.eye(4), atol=1e-5)
