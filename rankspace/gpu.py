@@ -8,9 +8,9 @@ from collections.abc import Callable
 def avoid_cudnn_attention() -> None:
     """Keep scaled_dot_product_attention off cuDNN in this process; flash and memory-efficient kernels take its place.
 
-    torch from 2.11 on prefers cuDNN on Hopper and Blackwell, whose backward returns NaN for some lengths while the loss
-    stays sound (pytorch/pytorch#196678, NVIDIA/cudnn-frontend#160). Call it before the first backward. A setting of the
-    process, not a context: with checkpointed activations the forward runs again inside of backward.
+    torch from 2.11 on prefers cuDNN on Hopper and Blackwell, and others have seen its backward return NaN where the loss was
+    sound (pytorch/pytorch#196678, with a mask; NVIDIA/cudnn-frontend#160, huggingface/trl#7181). Call it before the first
+    backward. A setting of the process, not a context: with checkpointed activations the forward runs again in backward.
     """
     import torch
 

@@ -188,10 +188,11 @@ def _require_orthonormal(v_rows: Tensor, layout: Layout) -> None:
 def _require_finite(norm: Tensor, layout: Layout, what: str) -> None:
     bad = ~torch.isfinite(norm)
     if bad.any():
-        name = layout.names[int(bad.nonzero()[0, 0])]
+        last = layout.names[int(bad.nonzero()[-1, 0])]  # backward came through it before the others
         raise RankspaceError(
-            f"the {what} of {name} holds NaN or Inf ({int(bad.sum())} of {len(layout.names)} modules): lower the learning rate or"
-            " look at the loss; where that is sound on a Hopper or Blackwell GPU, call rankspace.gpu.avoid_cudnn_attention()"
+            f"the {what} of {int(bad.sum())} of {len(layout.names)} modules holds NaN or Inf, the last of them {last}: lower the"
+            " learning rate or look at the loss; where that is sound on a Hopper or Blackwell GPU, see"
+            " rankspace.gpu.avoid_cudnn_attention"
         )
 
 

@@ -28,8 +28,8 @@ def test_a_model_for_extracting_a_direction_keeps_attention_off_cudnn():
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
-def test_a_gradient_that_is_no_number_says_in_how_many_modules_and_what_to_call():
+def test_a_gradient_that_is_no_number_says_in_how_many_modules_and_where_it_began():
     layout = Layout.of([("a", 2), ("b", 2), ("c", 2)])
     gradient = torch.tensor([1.0, 0.0, torch.nan, 0.0, torch.inf, 0.0])
-    with pytest.raises(RankspaceError, match=r"of b holds NaN or Inf \(2 of 3 modules\).*avoid_cudnn_attention"):
+    with pytest.raises(RankspaceError, match=r"of 2 of 3 modules holds NaN or Inf, the last of them c:.*avoid_cudnn"):
         project(gradient, torch.tensor([1.0, 0.0] * 3), layout, "one_sided")
