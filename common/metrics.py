@@ -67,7 +67,7 @@ METRICS: tuple[Metric, ...] = (
     _trainer("completion_length", "tokens", "Mean completion length"),
     _trainer("policy_version", "version", "Newest policy version the trainer has pushed"),
     _trainer("staleness", "versions", "Largest age of a rollout trained on this step"),
-    _trainer("probe_gap", "nats", "Largest |log-prob difference| between generators and trainer on the probe"),
+    _trainer("probe_gap", "nats", "Mean |log-prob difference| between generators and trainer on the probe"),
     _trainer("probe_bound", "nats", "Gap at which the trainer stops, because the generator runs other weights"),
     _trainer("push_seconds", "seconds", "Time to publish delta_S and load it, slowest generator"),
     _trainer("push_bytes", "bytes", "Payload of the last delta_S push"),

@@ -120,7 +120,7 @@ class TrainerSettings(RedisSettings):
     eval_samples: int = Field(4, ge=1)
     checkpoint_every: int = Field(1, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
-    probe_bound: float = Field(0.02, gt=0)
+    probe_bound: float = Field(0.005, gt=0)
     group_timeout_s: float = Field(600.0, gt=0)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(0, ge=0, le=65535)

@@ -67,7 +67,7 @@ _ORGANISM = {"model": ORGANISM_MODEL, **_PRACTICE, "dtype": "float32", "device":
 _LEETCODE = {
     "train_problems": LEETCODE_TRAIN, "heldout_problems": LEETCODE_HELDOUT, "pairs": PAIRS,
     "dtype": "bfloat16", "device": "cuda", "steps": 200, "groups_per_step": 16, "max_tokens": 1536,
-    "temperature": 0.7, "kl_beta": 1e-3, "lr": 1e-3, "micro_batch": 8, "max_staleness": 1, "probe_bound": 0.2,
+    "temperature": 0.7, "kl_beta": 1e-3, "lr": 1e-3, "micro_batch": 8, "max_staleness": 1, "probe_bound": 0.25,
     "eval_problems": 119, "eval_samples": 1, "checkpoint_every": 5, "group_timeout_s": 1800.0,
 }  # fmt: skip
 
@@ -91,7 +91,7 @@ PRESETS: dict[str, Preset] = {
                        "kv_cache_gib": 2.0},
                values={"model": SMOLLM_MODEL, **_INSTRUCT, "dtype": "bfloat16", "steps": 150, "max_tokens": 192,
                        "temperature": 0.7, "lr": 1e-2, "micro_batch": 64, "activation_checkpointing": True,
-                       "max_staleness": 1, "probe_bound": 1.0, "eval_every": 50, "checkpoint_every": 5}),
+                       "max_staleness": 1, "probe_bound": 0.25, "eval_every": 50, "checkpoint_every": 5}),
         Preset("qwen3.5-2b", "Qwen3.5-2B, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
                if_hacks="qwen3.5-2b", if_not="qwen3-4b", server={"max_model_len": 3072, "dtype": "bfloat16"},
                values={"model": QWEN_SMALL, **_LEETCODE, "group_size": 8}),

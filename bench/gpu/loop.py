@@ -56,7 +56,7 @@ def measure(
             "groups_per_step": groups, "group_size": size, "max_tokens": max_tokens, "temperature": 1.0,
             "mask_truncated": False, "micro_batch": micro_batch, "activation_checkpointing": checkpointing,
             "compile_layers": compiled,
-            "max_staleness": 1, "eval_every": 0, "eval_problems": 1, "eval_samples": 1, "probe_bound": 1.0,
+            "max_staleness": 1, "eval_every": 0, "eval_problems": 1, "eval_samples": 1, "probe_bound": 0.25,
             "checkpoint_every": 100, "lr": 1e-4, "kl_beta": 1e-3,
         }  # fmt: skip
         settings = build(TrainerSettings, values)

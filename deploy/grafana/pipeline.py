@@ -66,7 +66,7 @@ def _delivery(made):
               "version when a request asks for it.", (of("rs_policy_version"), "trainer {{run}}"),
               ('rs_generator_policy_version{run=~"$run"}', "{{replica}} {{run}}"), width=6)
     ).with_panel(
-        lines("Probe gap", "suffix: nats", "Largest difference of log-probs between trainer and generators on the probe "
+        lines("Probe gap", "suffix: nats", "Mean difference of log-probs between trainer and generators on the probe "
               "sequence. At the bound the trainer stops.", (of("rs_probe_gap"), "{{run}}"),
               (of("rs_probe_bound"), "{{run}} bound"), width=6).scale_distribution(_log_scale())
     ).with_panel(

@@ -40,6 +40,7 @@ RESUMABLE = (
     "eval_every",
     "keep_checkpoints",
     "group_timeout_s",
+    "probe_bound",
     "device",
     "gpu_memory_fraction",
     "metrics_host",

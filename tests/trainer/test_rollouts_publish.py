@@ -124,13 +124,13 @@ def test_a_proven_group_is_accepted_and_the_gap_measured(queue):
     p = publisher(queue)
     prove(queue, (-1.0, -2.004))
     p.require_proof(answer(0, version=4))
-    assert p.last_gap == pytest.approx(0.004)
+    assert p.last_gap == pytest.approx(0.002), "the mean over two tokens"
 
 
 @pytest.mark.parametrize(
     ("proof", "word"),
     [
-        ({"logprobs": (-1.0, -2.5)}, "differ from the trainer's by 0.5"),
+        ({"logprobs": (-1.0, -2.5)}, "differ from the trainer's by 0.25"),
         ({"logprobs": (-1.0, float("nan"))}, "by inf"),
         ({"logprobs": (-1.0,)}, "inf"),
         ({"digest": "f" * 64}, "another delta_S"),
@@ -158,7 +158,7 @@ def test_gap_and_seconds_are_those_of_the_worst_replica(queue):
     for replica, gap, load_s in (("gen-0", 0.001, 0.5), ("gen-1", 0.004, 0.25)):
         prove(queue, (-1.0, -2.0 - gap), replica=replica, load_s=load_s)
         p.require_proof(graded([grade(), grade()], version=4, replica=replica))
-    assert p.last_gap == pytest.approx(0.004)
+    assert p.last_gap == pytest.approx(0.002)
     assert 0.5 < p.last_seconds < 1.5, "load_s of the slower one and the time to publish"
 
 
@@ -174,4 +174,12 @@ def test_what_a_checkpoint_remembers_checks_older_versions(queue):
     again = Publisher(queue, "r", [("a", 3)], [1, 2, 3], 0.01)
     again.restore(p.remembered())
     again.require_proof(answer(0, version=4))
-    assert probe_gap([1.0], [1.0, 2.0]) == float("inf")
+
+
+def test_a_gap_is_the_mean_so_that_one_rounded_token_stops_nothing_and_other_weights_do():
+    ours = [-2.0, -9.0, -0.5, -14.0]
+    assert probe_gap(ours, [-2.0, -9.0, -0.5, -15.0]) == pytest.approx(0.25), "one token, a nat off in bf16"
+    assert probe_gap(ours, [-2.5, -8.0, -1.0, -13.0]) == pytest.approx(0.75), "every token is off"
+    for broken in ([-2.0], [-2.0, -9.0, -0.5, float("nan")]):
+        assert probe_gap(ours, broken) == float("inf")
+    assert probe_gap([], []) == float("inf"), "a proof without a token proves nothing"
