@@ -35,6 +35,12 @@ class ArmView:
         return finished or self.summaries
 
     @property
+    def counted_runs(self) -> tuple[Run, ...]:
+        """The runs of `counted`."""
+        finished = tuple(run for run, summary in zip(self.runs, self.summaries, strict=True) if summary.finished)
+        return finished or self.runs
+
+    @property
     def live(self) -> bool:
         return not any(summary.finished for summary in self.summaries)
 

@@ -190,12 +190,17 @@ def draw_series(
 ) -> tuple[float, float]:  # fmt: skip
     """Mean over seeds of the trailing mean, ± SEM as a band; one seed: its raw values behind. Returns the last (x, y).
 
-    Seeds of different lengths are drawn up to the shortest, so that the mean never changes its members midway.
+    The mean is over the runs that the tables count (`ArmView.counted`), up to the shortest, so that it never changes its
+    members midway. Other runs are thin dotted lines up to where they ended.
     """
     style = look(arm.name)
     colour, dash = colour or style.colour, dash or style.dash
-    length = min(run.steps_done for run in arm.runs)
-    raw = np.array([scale * run.series[name][:length] for run in arm.runs])
+    counted = arm.counted_runs
+    length = min(run.steps_done for run in counted)
+    raw = np.array([scale * run.series[name][:length] for run in counted])
+    for run in arm.runs if band else ():
+        if not any(run is one for one in counted):
+            axis.plot(scale * trailing_mean(run.series[name], window), color=colour, lw=0.8, ls=":")
     smooth = np.array([trailing_mean(row, window) for row in raw])
     steps = np.arange(length)
     middle = smooth.mean(axis=0)

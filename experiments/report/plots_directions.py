@@ -151,10 +151,11 @@ def heat_map(arms: list[ArmView]) -> Figure | None:
 
 
 def _mean_map(arm: ArmView) -> np.ndarray:
-    """Mean over seeds, [modules, steps], up to the shortest run; NaN at steps where no gradient was taken."""
-    length = min(run.steps_done for run in arm.runs)
-    dense = np.full((len(arm.runs), length, len(arm.runs[0].module_names)), np.nan)
-    for index, run in enumerate(arm.runs):
+    """Mean over the counted seeds, [modules, steps], up to the shortest; NaN at steps where no gradient was taken."""
+    runs = arm.counted_runs
+    length = min(run.steps_done for run in runs)
+    dense = np.full((len(runs), length, len(runs[0].module_names)), np.nan)
+    for index, run in enumerate(runs):
         inside = run.module_steps < length
         dense[index, run.module_steps[inside].astype(int)] = run.cos[inside]
     over_seeds: np.ndarray = dense.mean(axis=0)

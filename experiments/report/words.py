@@ -25,6 +25,12 @@ def seeds(arms: list[ArmView]) -> list[int]:
     return sorted({summary.seed for arm in arms for summary in arm.counted})
 
 
+def how_many(arms: list[ArmView]) -> str:
+    """'3 seeds', or '2 to 3 seeds an arm' where arms have unlike numbers of counted runs."""
+    fewest, most = (choose(len(arm.counted) for arm in arms) for choose in (min, max))
+    return f"{most} seed{'s' * (most > 1)}" if fewest == most else f"{fewest} to {most} seeds an arm"
+
+
 def lead(arms: list[ArmView]) -> str:
     """The result in a sentence, for a reader who reads one sentence."""
     by_name = {arm.name: arm for arm in arms}
@@ -36,7 +42,8 @@ def lead(arms: list[ArmView]) -> str:
     if not parts:
         return ""
     own = seeds(arms)
-    tail = f"Seed {own[0]} only: one seed proves nothing." if len(own) == 1 else f"{len(own)} seeds, mean ± SEM."
+    named = [by_name[name] for name in ("vanilla", "projected") if name in by_name]
+    tail = f"Seed {own[0]} only: one seed proves nothing." if len(own) == 1 else f"{how_many(named)}, mean ± SEM."
     return f"Final training rollouts: {'; '.join(parts)}. {tail}"
 
 
@@ -49,8 +56,8 @@ def banners(arms: list[ArmView]) -> list[str]:
             f"One seed ({own[0]}) proves nothing: single RL runs differ from seed to seed by more than most effects. "
             "No error bars, intervals or tests can be given; treat every difference as an anecdote."
         )
-    elif len(own) < 4:
-        lines.append(f"Only {len(own)} seeds: the smallest p-value an exact test can give is {2 / 2 ** len(own):g}.")
+    elif (fewest := min(len(arm.counted) for arm in arms)) < 4:
+        lines.append(f"Only {how_many(arms)}: the smallest p-value an exact test can give is {2 / 2**fewest:g}.")
     live = [
         f"{run.run_id} ({run.status.state}, {run.steps_done} of {run.status.steps} steps)"
         for arm in arms
@@ -88,7 +95,7 @@ def table_caption(arms: list[ArmView], rules: Measures, columns: tuple[Column, .
         "norm": "‖g‖: gradient norm, mean over modules and all steps",
     }  # fmt: skip
     spread = "mean ± SEM over seeds" if len(own) > 1 else "no spread can be given"
-    head = f"{len(own)} seed{'s' * (len(own) != 1)} ({', '.join(map(str, own))}), {spread}."
+    head = f"{how_many(arms)} ({', '.join(map(str, own))}), {spread}."
     dagger = " † unfinished." if any(arm.live for arm in arms) else ""
     return f"{head} {'. '.join(meanings[column.key] for column in columns)}.{dagger}"
 
@@ -98,7 +105,9 @@ def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:
     own = seeds(arms)
     many = len(own) > 1
     band = "band: ± SEM over seeds" if many else "one seed: thin line its raw values, no band can be given"
-    smooth = f"trailing mean over {rules.onset_window} steps; {band}"
+    unfinished = any(len(arm.counted) < len(arm.runs) for arm in arms)
+    apart = "; thin dotted: unfinished runs, which are in no mean" * unfinished
+    smooth = f"trailing mean over {rules.onset_window} steps; {band}{apart}"
     point = "Small points: single runs; lettered: arm means ± SEM" if many else "Lettered points: one run each"
     return {
         "headline": f"{point}, {window_text(arms, rules)}. Cross: the first training step. Dashed: no arm mean is "

@@ -173,6 +173,24 @@ def test_columns_can_be_cut(tmp_path, text_only):
         build.main(["--runs", str(tmp_path), "--out", str(out), "--columns", "0"])
 
 
+def test_an_unfinished_run_beside_finished_ones_is_drawn_apart_and_in_no_number(tmp_path, text_only):
+    import matplotlib.pyplot as plt
+
+    from experiments.report import plots
+
+    for seed, (state, steps) in enumerate((("finished", 40), ("finished", 40), ("failed", 10))):
+        write(tmp_path, Plan(seed=seed, state=state, planned=40, hack=[0.2 + 0.2 * seed] * steps, passed=[0.5] * steps))
+    text = report(tmp_path)["report.md"]
+    assert "vanilla hacks 30.0 ± 10.0%" in text and "2 seeds, mean ± SEM." in text, "0.2 and 0.4, without 0.6"
+    (arm,) = data.views(choose(Selection(tmp_path)), prereg.load())
+    assert "thin dotted: unfinished runs, which are in no mean" in words.captions([arm], prereg.load().measures)["trajectories"]
+    _, axis = plt.subplots()
+    assert plots.draw_series(axis, arm, "hack_strict", 5, 100.0) == (39.0, pytest.approx(30.0))
+    dotted = [line for line in axis.lines if line.get_linestyle() == ":"]
+    assert [len(line.get_ydata()) for line in dotted] == [10] and dotted[0].get_ydata()[-1] == pytest.approx(60.0)
+    plt.close("all")
+
+
 def test_live_runs_are_marked(tmp_path):
     write(tmp_path, Plan(cos=[0.1] * 4))
     write(tmp_path, Plan(arm="projected", state="running", planned=4, hack=[0.1] * 2, passed=[0.2] * 2, cos=[0.1] * 2))
