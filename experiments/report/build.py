@@ -1,4 +1,5 @@
-"""`python -m experiments report`: report.html (self-contained), report.md with figures/*.png, table.tex, runs.csv, viewer/.
+"""`python -m experiments report`: report.html (self-contained), report.md with figures/*.png, table.tex, viewer/, and the
+numbers as runs.csv, steps.csv, evaluations.csv.
 
 Everything is computed before the first file is written, so that a refusal leaves an older report untouched.
 """
@@ -19,7 +20,7 @@ from experiments import comparable, prereg
 from experiments.comparable import Chosen
 from experiments.options import report as parser
 from experiments.prereg import Preregistration
-from experiments.report import words
+from experiments.report import tidy, words
 from experiments.report.data import (
     COLUMNS,
     ArmView,
@@ -72,9 +73,9 @@ def make(options: argparse.Namespace) -> list[ArmView]:
     registered = prereg.load()
     arms = views(chosen, registered)
     files = build_report(chosen, arms, registered, options.title, COLUMNS[:columns], options.rollouts)
-    files |= export.files(chosen.runs)
+    files |= tidy.files(chosen.runs) | export.files(chosen.runs)
     write(files, options.out)
-    print(f"report: {options.out / 'report.html'} (also report.md, table.tex, runs.csv, figures/, viewer/index.html)")
+    print(f"report: {options.out / 'report.html'} (also report.md, figures/, table.tex, *.csv, viewer/index.html)")
     return arms
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -189,6 +190,17 @@ def test_an_unfinished_run_beside_finished_ones_is_drawn_apart_and_in_no_number(
     dotted = [line for line in axis.lines if line.get_linestyle() == ":"]
     assert [len(line.get_ydata()) for line in dotted] == [10] and dotted[0].get_ydata()[-1] == pytest.approx(60.0)
     plt.close("all")
+
+
+def test_the_numbers_are_there_as_tidy_csv(tmp_path):
+    write(tmp_path / "runs", Plan(seed=3, hack=[0.25, 0.5], passed=[0.5, 0.5], cos=[0.1, 0.2]))
+    out = tmp_path / "report"
+    assert build.main(["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    steps, evaluations = (list(csv.DictReader((out / name).open())) for name in ("steps.csv", "evaluations.csv"))
+    assert [(s["arm"], s["seed"], s["step"], s["hack_strict"], s["cos_mean"]) for s in steps] == [
+        ("vanilla", "3", "0", "0.25", "0.1"), ("vanilla", "3", "1", "0.5", "0.2")]  # fmt: skip
+    assert {e["mode"] for e in evaluations} == {"no_write_access", "hint", "random_test_name"}
+    assert [e["hack_strict"] for e in evaluations if e["mode"] == "hint"] == ["0.25", "0.5"]
 
 
 def test_live_runs_are_marked(tmp_path):
