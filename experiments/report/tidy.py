@@ -1,6 +1,6 @@
 """The numbers behind the figures as CSV, one row a step or an evaluation, so that nobody has to read them off a plot.
 
-steps.csv         arm, seed, step, then every number of the run's metrics.jsonl, four digits
+steps.csv         arm, seed, step, then every number of the run's metrics.jsonl, six digits
 evaluations.csv   arm, seed, step, mode, then the rates of eval.jsonl
 
 A field is empty where nothing could be measured.
@@ -55,4 +55,4 @@ def _csv(head: list[str], rows: Iterable[list[object]]) -> bytes:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.4g}"
+    return "" if value is None or not math.isfinite(value) else f"{value:.6g}"

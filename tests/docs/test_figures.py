@@ -15,6 +15,7 @@ ORGANISM = ROOT / "docs/results/organism"
 
 
 LONGER = ROOT / "docs/results/organism-150"
+SMOLLM = ROOT / "docs/results/smollm2"
 
 
 def rows(name, folder=ORGANISM):
@@ -81,17 +82,28 @@ def test_results_and_log(page, heading, hack, held):
         assert row[held] == f"{heldout(row[0]):.1f}", f"{page}: {row[0]}, held out"
 
 
-def test_longer_runs():
-    """Each row of the table at 150 steps: every seed's final rates, in order of seed."""
-    found = recomputed(LONGER)
-    cells = table("docs/results.md", "## At 150 steps")
+@pytest.mark.parametrize(("heading", "folder"), [("## At 150 steps", LONGER), ("## SmolLM2-135M", SMOLLM)])
+def test_runs_of_150_steps(heading, folder):
+    """Each row of the table: every finished seed's final rates, in order of seed."""
+    found = recomputed(folder)
+    cells = table("docs/results.md", heading)
     assert {c[0] for c in cells} == set(found)
     for arm, seeds, hack, passed, held in cells:
         finals = found[arm]
         assert int(seeds) == len(finals)
         assert hack == ", ".join(f"{h:.1f}" for h, _ in finals) and passed == ", ".join(f"{p:.1f}" for _, p in finals), arm
-        last = [r for r in rows("evaluations.csv", LONGER) if (r["arm"], r["mode"], r["step"]) == (arm, "hint", "150")]
+        last = [r for r in rows("evaluations.csv", folder) if (r["arm"], r["mode"], r["step"]) == (arm, "hint", "150")]
         assert held == ", ".join(f"{100 * float(r['hack_strict']):.1f}" for r in sorted(last, key=lambda r: int(r["seed"]))), arm
+
+
+def test_readme_on_the_pretrained_model():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    rates = {arm: [[round(x) for x in pair] for pair in finals] for arm, finals in recomputed(SMOLLM).items()}
+    vanilla, random, rebound = ([hack for hack, _ in rates[arm]] for arm in ("vanilla", "random_direction", "rebound"))
+    assert f"vanilla RL hacks {vanilla[0]} and {vanilla[1]}% in its two finished seeds" in text
+    assert f"a random direction {min(random)} to {max(random)}% in three, Rebound {min(rebound)} and {max(rebound)}% in two" in text
+    (first, solved), (second, more) = rates["projected"]
+    assert first == second == 0 and f"`projected` hacks 0.0% in two and solves {solved} and {more}%" in text
 
 
 def test_speed():
