@@ -6,22 +6,24 @@
 #                                                   (activations kept), push-host and loop-host (the generator's bases in
 #                                                   host memory), loop-compiled, loop-two (GPU 0 trains, GPU 1 samples),
 #                                                   ranks (two against one, fp32); PART@4b measures another shape
-# Environment: DEVICE (cuda), DTYPE (bfloat16), SHAPE (1.7b), WORK (/dev/shm/bench-gpu), TOTAL_S (540), PYTHON (python3),
+# Environment: DEVICE (cuda), DTYPE (bfloat16), SHAPE (1.7b), WORK (/dev/shm/bench-gpu), TOTAL_S (560), PYTHON (python3),
 # REPEATS (6), EXTRA (further options of every part, e.g. a smaller --tokens)
 set -u
 out=${1:?usage: run_all.sh OUT [PART ...]}; shift
 parts=("$@"); [ $# -gt 0 ] || parts=(prepare step push loop)
 device=${DEVICE:-cuda} dtype=${DTYPE:-bfloat16} python=${PYTHON:-python3} work=${WORK:-/dev/shm/bench-gpu}
-deadline=$(( SECONDS + ${TOTAL_S:-540} ))
+deadline=$(( SECONDS + ${TOTAL_S:-560} ))
 mkdir -p "$out" "$work"
 export TORCHINDUCTOR_CACHE_DIR=$work/inductor TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 say() { echo "$(date +%T) $*" | tee -a "$out/progress.log"; }
 
-limit_of() { case $1 in prepare) echo 90 ;; step*) echo 180 ;; push*) echo 170 ;; ranks) echo 120 ;; *) echo 300 ;; esac; }
+limit_of() { # NAME SHAPE: seconds
+  case $1@$2 in prepare@*) echo 90 ;; step*) echo 180 ;; push*) echo 170 ;; ranks@*) echo 120 ;; *@4b) echo 540 ;; *) echo 330 ;; esac
+}
 
 measure() { # NAME SHAPE: one part
   local name=$1 shape=$2 limit left allocator=
-  limit=$(limit_of "$name"); left=$(( deadline - SECONDS ))
+  limit=$(limit_of "$name" "$shape"); left=$(( deadline - SECONDS ))
   [ "$left" -ge 20 ] || { say "$name $shape not begun: no time left"; return; }
   [ "$limit" -le "$left" ] || limit=$left
   local options=() precision=$dtype

@@ -55,7 +55,7 @@ def test_a_crash_leaves_each_step_once_after_resuming(settings):
 
 def test_another_config_in_the_same_directory_is_refused_and_named(settings):
     open_run(settings)
-    open_run(settings.model_copy(update={"redis_url": "redis://elsewhere", "steps": 99}))
+    open_run(settings.model_copy(update={"redis_url": "redis://elsewhere", "steps": 99, "probe_bound": 0.7}))
     with pytest.raises(ConfigError, match=r"lr=0\.02, now 0\.5"):
         open_run(settings.model_copy(update={"lr": 0.5}))
 
