@@ -2,6 +2,7 @@
 
 grading          the grader against a fresh interpreter per execution
 grading_layers   cost of one jailed program, layer by layer
+bases            starting on a filled SVD cache: a thread a core against one
 viewer           indexing 100,000 rollouts, and the time of a page over them
 loop             seconds a training step by phase: taking turns against one step ahead
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("grading", "grading_layers", "loop", "viewer")
+NAMES = ("grading", "grading_layers", "loop", "bases", "viewer")
 
 
 def main(argv: list[str]) -> int:

@@ -40,7 +40,7 @@ from .fingerprint import Fingerprint
 from .gradient import MergedLinear, from_outer
 from .merge import merge_into, split_flat
 from .pissa import factors
-from .svd_cache import Progress, svd
+from .svd_cache import Progress, svds
 from .targets import DEFAULT_TARGETS, Kind, delta_size, hits
 
 Form = Literal["factored", "merged", "summed"]
@@ -259,8 +259,9 @@ def attach(
         _check(name, linear)
     bases = {}
     fingerprint = Fingerprint(kind)
-    for done, (name, linear) in enumerate(linears.items(), start=1):
-        bases[name] = basis = svd(linear.weight, svd_cache_dir, device)
+    found = svds([linear.weight for linear in linears.values()], svd_cache_dir, device)
+    for done, ((name, linear), basis) in enumerate(zip(linears.items(), found, strict=True), start=1):
+        bases[name] = basis
         fingerprint.add(name, linear.weight.shape, basis.content)
         if progress is not None:
             progress(done, len(linears), name)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .errors import RankspaceError
 from .pissa import factors, left
-from .svd_cache import Progress, svd
+from .svd_cache import Progress, svds
 from .targets import Kind, delta_size
 
 
@@ -131,8 +131,8 @@ class MergeSource:
         """
         wanted = {f"{name}.weight": name for name, _ in modules}
         found = {wanted[key]: tensor.detach() for key, tensor in weights if key in wanted}
-        kept, bases = [], []
-        for done, (name, r) in enumerate(modules, start=1):
+        kept = []
+        for name, r in modules:
             if name not in found:
                 raise RankspaceError(f"no weight {name}.weight in the checkpoint: the adapter belongs to another model")
             weight = found[name]
@@ -141,7 +141,9 @@ class MergeSource:
                     f"{name} takes {size} numbers, the adapter says {r}: another model, or another kind"
                 )
             kept.append(weight)
-            bases.append(factors(svd(weight, svd_cache_dir), kind))
+        bases = []
+        for done, ((name, _), basis) in enumerate(zip(modules, svds(kept, svd_cache_dir), strict=True), start=1):
+            bases.append(factors(basis, kind))
             if progress is not None:
                 progress(done, len(modules), name)
         return cls([(name, r) for name, r in modules], kept, bases, kind)

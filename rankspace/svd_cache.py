@@ -17,7 +17,9 @@ import ctypes
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,17 +98,48 @@ def svd(weight: Tensor, cache_dir: Path | None = None, device: torch.device | st
         cache_dir: a directory (made if absent), or None for no cache.
         device: where to compute; None means the GPU when there is one.
     """
+    return next(svds([weight], cache_dir, device))
+
+
+def svds(
+    weights: Sequence[Tensor], cache_dir: Path | None = None, device: torch.device | str | None = None,
+    threads: int | None = None,
+) -> Iterator[Basis]:  # fmt: skip
+    """`svd` of each weight, in order. Threads (None: a core each, eight at most) hash the weights and read the cache ahead,
+    which is what starting costs once all is cached; what is missing is computed here, one after another."""
+    ahead = threads or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(ahead) as pool:
+        waiting: deque[Future[_Found]] = deque()
+        left = iter(weights)
+        for weight in weights:
+            while len(waiting) <= ahead and (coming := next(left, None)) is not None:
+                waiting.append(pool.submit(_look_up, coming, cache_dir))
+            found = waiting.popleft().result()
+            parts = found.parts
+            if parts is None:
+                parts = compute_svd(weight, device)
+                if found.path is not None:
+                    _write(found.path, parts)
+            yield Basis(*parts, found.key, found.content)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What hashing a weight and looking into the cache gave; no `parts` where it is to be computed, no `path` without a
+    cache."""
+
+    key: str
+    content: str
+    path: Path | None
+    parts: tuple[Tensor, Tensor, Tensor] | None
+
+
+def _look_up(weight: Tensor, cache_dir: Path | None) -> _Found:
     raw = tensor_sha256(weight)
     content = raw if weight.dtype == torch.float32 else tensor_sha256(weight.detach().float())
     key = weight_key(weight, raw)
     path = None if cache_dir is None else Path(cache_dir) / f"{key}.safetensors"
-    cached = None if path is None else _read(path, (weight.shape[0], weight.shape[1]))
-    if cached is not None:
-        return Basis(*cached, key, content)
-    parts = compute_svd(weight, device)
-    if path is not None:
-        _write(path, parts)
-    return Basis(*parts, key, content)
+    return _Found(key, content, path, None if path is None else _read(path, (weight.shape[0], weight.shape[1])))
 
 
 def _read(path: Path, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -106,9 +106,10 @@ def random_bases(device: str) -> Iterator[None]:
 
     from rankspace.svd_cache import Basis
 
-    def basis(weight, *_args) -> Basis:
-        U, Vh = _random_orthonormal(*weight.shape, device)
-        return Basis(U, torch.ones(Vh.shape[0]), Vh, key="random", content="random")
+    def bases(weights, *_args) -> Iterator[Basis]:
+        for weight in weights:
+            U, Vh = _random_orthonormal(*weight.shape, device)
+            yield Basis(U, torch.ones(Vh.shape[0]), Vh, key="random", content="random")
 
-    with mock.patch("rankspace.adapter.svd", basis), mock.patch("rankspace.merge.svd", basis):
+    with mock.patch("rankspace.adapter.svds", bases), mock.patch("rankspace.merge.svds", bases):
         yield

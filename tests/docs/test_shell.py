@@ -32,7 +32,7 @@ EVERY = [
     *([f"experiments {name}" for name in ("", *COMMANDS)]), "rankspace", "rankspace extract", "rankspace validate",
     "rankspace export", "services.trainer", "services.ref_server", "services.sandbox", "services.sandbox worker",
     "services.sandbox grade", "services.sandbox oracle", "services.sandbox selftest", "deploy", "bench", "bench.gpu",
-    "bench.grading", "bench.viewer", "deploy.audit", "tasks", "tasks check", "tasks fetch",
+    "bench.grading", "bench.bases", "bench.viewer", "deploy.audit", "tasks", "tasks check", "tasks fetch",
     "tasks.organism.make", "tasks.practice.generate", "tasks.practice.instruct",
 ]  # fmt: skip
 MAY_LOAD = {"bench.viewer": {"rich"}}

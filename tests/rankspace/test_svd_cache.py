@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rankspace import RankspaceError, attach, svd_cache
-from rankspace.svd_cache import compute_svd, svd, weight_key
+from rankspace.svd_cache import compute_svd, svd, svds, weight_key
 
 
 @pytest.mark.parametrize("shape", [(5, 8), (8, 5), (6, 6), (1, 4), (600, 530)])
@@ -80,6 +80,32 @@ def test_an_unwritable_place_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RankspaceError, match="cannot write the SVD cache"):
         svd(torch.randn(3, 3), tmp_path / "file" / "sub")
+
+
+def test_many_come_in_order_whether_cached_missing_damaged_or_twice(tmp_path):
+    weights = [torch.randn(9, 5 + i, generator=torch.Generator().manual_seed(i)) for i in range(6)]
+    one_by_one = [svd(w, tmp_path / "other") for w in weights]
+    for i in (1, 3, 4):
+        svd(weights[i], tmp_path)
+    (tmp_path / f"{one_by_one[3].key}.safetensors").write_bytes(b"no tensors")
+    order = [5, 1, 0, 3, 3, 2, 4, 1]
+    got = list(svds([weights[i] for i in order], tmp_path, threads=3))
+    for i, basis in zip(order, got, strict=True):
+        want = one_by_one[i]
+        assert (basis.key, basis.content) == (want.key, want.content)
+        assert torch.equal(basis.U, want.U) and torch.equal(basis.S, want.S) and torch.equal(basis.Vh, want.Vh)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 6
+
+
+def test_what_is_cached_is_not_computed_again_and_a_bad_weight_among_many_is_refused(tmp_path, monkeypatch):
+    weights = [torch.randn(6, 4, generator=torch.Generator().manual_seed(i)) for i in range(5)]
+    list(svds(weights, tmp_path))
+    monkeypatch.setattr("rankspace.svd_cache.compute_svd", lambda *_: pytest.fail("it is in the cache"))
+    assert len(list(svds(weights, tmp_path, threads=2))) == 5
+    monkeypatch.undo()
+    with pytest.raises(RankspaceError, match="holds NaN or Inf"):
+        list(svds([*weights, torch.full((3, 3), torch.nan), *weights], tmp_path, threads=2))
+    assert list(svds([], tmp_path)) == []
 
 
 def test_several_writers_share_a_cache(tmp_path):
