@@ -8,6 +8,7 @@ runs are skipped and unfinished ones resumed.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import threading
 import time
@@ -58,8 +59,8 @@ def _sweep(args: argparse.Namespace) -> int:
         ensure_direction(args.preset, s.arm, s.seed, s)
     with _places(args, todo[0].model) as places:
         failed = _run_all(todo, args.preset, places)
-    for s in failed:
-        print(f"failed: {s.run_id}; see {s.run_dir}/trainer.log")
+    if failed:
+        print(f"{len(failed)} of {len(planned)} runs failed; once the cause is gone the same command resumes them")
     return 1 if failed else 0
 
 
@@ -124,6 +125,8 @@ def _run_all(todo: list[TrainerSettings], preset: str, places: list[Place]) -> l
                     s = waiting.popleft()
                     own = s.model_copy(update=stack.access("trainer"))
                     codes[s.run_id] = train(own, preset, quiet=True, check=check, gpus=place.trainer_gpus)
+                    if codes[s.run_id] and not halted.is_set():
+                        print(failure(s), file=sys.stderr, flush=True)
         except ConfigError as error:
             errors.append(error)
             print(f"warning: {error}", file=sys.stderr)
@@ -145,9 +148,16 @@ def _run_all(todo: list[TrainerSettings], preset: str, places: list[Place]) -> l
     return [s for s in todo if codes.get(s.run_id) != 0]
 
 
-def _table(todo: list[TrainerSettings], codes: dict[str, int]) -> Table:
-    import json
+def failure(s: TrainerSettings) -> str:
+    """One line: the run, where it stopped and why, and where more is said."""
+    path, log = s.run_dir / "status.json", s.run_dir / "trainer.log"
+    status = json.loads(path.read_text()) if path.is_file() else {"state": "never began"}
+    if status["state"] != "failed":  # it ended without a word of its own: killed, or before its first step
+        return f"failed: {s.run_id}; see {log}"
+    return f"failed: {s.run_id} after {status['step']} of {status['steps']} steps: {status['reason']}; see {log}"
 
+
+def _table(todo: list[TrainerSettings], codes: dict[str, int]) -> Table:
     from rich.table import Table
 
     table = Table("run", "state", "step", "hack %", "pass %", "cos")

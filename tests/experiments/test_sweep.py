@@ -41,12 +41,21 @@ def made(monkeypatch):
     return found
 
 
-def _runs(*names):
-    return [SimpleNamespace(run_id=name, model_copy=lambda update, name=name: SimpleNamespace(run_id=name)) for name in names]
+def _runs(*names, root=Path("nowhere")):
+    return [
+        SimpleNamespace(run_id=name, run_dir=root / name, model_copy=lambda update, name=name: SimpleNamespace(run_id=name))
+        for name in names
+    ]
 
 
-def test_every_run_once_and_failures_are_returned(made):
-    failed = sweep._run_all(_runs("a", "bad", "c"), "smoke", [Place(_sound, ["0"]), Place(_sound, ["1"])])
+def test_every_run_once_and_failures_are_returned_with_their_reason(made, tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    status = {"state": "failed", "step": 94, "steps": 150, "reason": "the bound is 1.0"}
+    (tmp_path / "bad/status.json").write_text(json.dumps(status))
+    failed = sweep._run_all(_runs("a", "bad", "c", root=tmp_path), "smoke", [Place(_sound, ["0"]), Place(_sound, ["1"])])
+    said = capsys.readouterr().err
+    assert f"failed: bad after 94 of 150 steps: the bound is 1.0; see {tmp_path}/bad/trainer.log" in said
+    assert sweep.failure(_runs("killed")[0]) == "failed: killed; see nowhere/killed/trainer.log"
     assert [s.run_id for s in failed] == ["bad"]
     assert set(made) == {"a", "bad", "c"} and {g for (g,) in made.values()} <= {"0", "1"}
 
