@@ -16,6 +16,7 @@ ORGANISM = ROOT / "docs/results/organism"
 
 LONGER = ROOT / "docs/results/organism-150"
 SMOLLM = ROOT / "docs/results/smollm2"
+FURTHER = ROOT / "docs/results/organism-longer"
 
 
 def rows(name, folder=ORGANISM):
@@ -94,6 +95,21 @@ def test_runs_of_150_steps(heading, folder):
         assert hack == ", ".join(f"{h:.1f}" for h, _ in finals) and passed == ", ".join(f"{p:.1f}" for _, p in finals), arm
         last = [r for r in rows("evaluations.csv", folder) if (r["arm"], r["mode"], r["step"]) == (arm, "hint", "150")]
         assert held == ", ".join(f"{100 * float(r['hack_strict']):.1f}" for r in sorted(last, key=lambda r: int(r["seed"]))), arm
+
+
+@pytest.mark.parametrize("folder", sorted(path for path in FURTHER.iterdir() if path.is_dir()), ids=lambda path: path.name)
+def test_longer_and_fresh_runs(folder):
+    """Each row of that table is one folder: final rates, held-out rate and onset of every seed, in order of seed."""
+    runs = sorted(rows("runs.csv", folder), key=lambda run: int(run["seed"]))
+    (arm,), steps = {run["arm"] for run in runs}, {run["steps"].split("/")[1] for run in runs}
+    cells = [c for c in table("docs/results.md", "## Longer, and with v_hack kept fresh") if c[0].split(",")[0] == arm]
+    (row,) = [c for c in cells if {c[2]} == steps]
+    finals = recomputed(folder)[arm]
+    last = [r for r in rows("evaluations.csv", folder) if (r["mode"], r["step"]) == ("hint", row[2])]
+    held = [100 * float(r["hack_strict"]) for r in sorted(last, key=lambda r: int(r["seed"]))]
+    lists = ([f"{hack:.1f}" for hack, _ in finals], [f"{solved:.1f}" for _, solved in finals], [f"{h:.1f}" for h in held],
+             [run["onset"] for run in runs])  # fmt: skip
+    assert int(row[1]) == len(finals) and row[3:] == [", ".join(values) for values in lists]
 
 
 def test_readme_on_the_pretrained_model():
