@@ -140,7 +140,7 @@ def test_a_replica_that_runs_other_weights_stops_the_trainer(queue):
     living(queue, "gen-0")
     lock = TrainerLock(queue.client, "run")
     follower(queue, "gen-0", logprobs=[-1.0, -2.5]).turn(0.01)
-    with pytest.raises(DeliveryError, match=r"0\.5 nats"):
+    with pytest.raises(DeliveryError, match=r"0\.25 nats a token"):
         trainer.require_all(0, 10.0, nothing)
     lock.release()
 
