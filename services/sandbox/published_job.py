@@ -68,6 +68,8 @@ def execute():
     except RecursionError as error:
         depth = str(error).partition("depth ")[2].partition(":")[0]
         sys.setrecursionlimit(1000 + int(depth) - BASE_DEPTH)
+    if "\0" in source:  # what Pythons from 3.11.4 on make of it; older ones raise ValueError, which is another verdict
+        raise SyntaxError("source code string cannot contain null bytes")
     program, namespace = compile(source, "<string>", "exec", dont_inherit=True), {}
     if setup is not None:
         exec(setup, namespace)
