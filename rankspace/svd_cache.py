@@ -98,7 +98,7 @@ def svd(weight: Tensor, cache_dir: Path | None = None, device: torch.device | st
         cache_dir: a directory (made if absent), or None for no cache.
         device: where to compute; None means the GPU when there is one.
     """
-    return next(svds([weight], cache_dir, device))
+    return _complete(weight, _look_up(weight, cache_dir), device)
 
 
 def svds(
@@ -114,13 +114,7 @@ def svds(
         for weight in weights:
             while len(waiting) <= ahead and (coming := next(left, None)) is not None:
                 waiting.append(pool.submit(_look_up, coming, cache_dir))
-            found = waiting.popleft().result()
-            parts = found.parts
-            if parts is None:
-                parts = compute_svd(weight, device)
-                if found.path is not None:
-                    _write(found.path, parts)
-            yield Basis(*parts, found.key, found.content)
+            yield _complete(weight, waiting.popleft().result(), device)
 
 
 @dataclass(frozen=True)
@@ -140,6 +134,16 @@ def _look_up(weight: Tensor, cache_dir: Path | None) -> _Found:
     key = weight_key(weight, raw)
     path = None if cache_dir is None else Path(cache_dir) / f"{key}.safetensors"
     return _Found(key, content, path, None if path is None else _read(path, (weight.shape[0], weight.shape[1])))
+
+
+def _complete(weight: Tensor, found: _Found, device: torch.device | str | None) -> Basis:
+    """What was found, or else computed and stored."""
+    parts = found.parts
+    if parts is None:
+        parts = compute_svd(weight, device)
+        if found.path is not None:
+            _write(found.path, parts)
+    return Basis(*parts, found.key, found.content)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor] | None:

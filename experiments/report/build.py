@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import csv
 import io
 import re
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ def build_report(
         ("table.tex", "table.tex.j2"),
     ):
         files[name] = render(template, pictures=by_name, **context).encode(errors="backslashreplace")
-    files["runs.csv"] = runs_csv(context["runs"]).encode()
+    files["runs.csv"] = runs_csv(context["runs"])
     return files
 
 
@@ -230,15 +229,13 @@ def tex(text: str) -> str:
     return "".join(_TEX.get(character, character) for character in str(text))
 
 
-def runs_csv(rows: list[dict[str, Any]]) -> str:
+def runs_csv(rows: list[dict[str, Any]]) -> bytes:
     """The per-run table as CSV, for other people's plots."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["run_id", "arm", "seed", "state", "steps", "window", *(c.key for c in COLUMNS), "onset", "commit", "prereg"]
-    )
-    for row in rows:
+
+    def line(row: dict[str, Any]) -> list[object]:
         cells = [text.replace("−", "-").replace("–", "") for text in row["cells"]]
-        writer.writerow([row[k] for k in ("id", "arm", "seed", "state", "steps", "window")] + cells
-                        + [row["onset"], row["commit"], row["prereg"]])  # fmt: skip
-    return out.getvalue()
+        own, last = ("id", "arm", "seed", "state", "steps", "window"), ("onset", "commit", "prereg")
+        return [*(row[key] for key in own), *cells, *(row[key] for key in last)]
+
+    head = ["run_id", "arm", "seed", "state", "steps", "window", *(c.key for c in COLUMNS), "onset", "commit", "prereg"]
+    return tidy.as_csv(head, map(line, rows))

@@ -37,8 +37,7 @@ class ArmView:
     @property
     def counted_runs(self) -> tuple[Run, ...]:
         """The runs of `counted`."""
-        finished = tuple(run for run, summary in zip(self.runs, self.summaries, strict=True) if summary.finished)
-        return finished or self.runs
+        return tuple(run for run in self.runs if run.finished) or self.runs
 
     @property
     def live(self) -> bool:

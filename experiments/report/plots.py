@@ -198,8 +198,8 @@ def draw_series(
     counted = arm.counted_runs
     length = min(run.steps_done for run in counted)
     raw = np.array([scale * run.series[name][:length] for run in counted])
-    for run in arm.runs if band else ():
-        if not any(run is one for one in counted):
+    for run in arm.runs:
+        if band and not (run.finished or arm.live):
             axis.plot(scale * trailing_mean(run.series[name], window), color=colour, lw=0.8, ls=":")
     smooth = np.array([trailing_mean(row, window) for row in raw])
     steps = np.arange(length)

@@ -25,7 +25,7 @@ def files(runs: Sequence[Run]) -> dict[str, bytes]:
 
 def _steps(runs: Sequence[Run]) -> bytes:
     names = [name for name in runs[0].series if name != "step"]
-    return _csv(
+    return as_csv(
         ["arm", "seed", "step", *names],
         (
             [run.arm, run.seed, int(run.series["step"][i]), *(_number(run.series[name][i]) for name in names)]
@@ -36,7 +36,7 @@ def _steps(runs: Sequence[Run]) -> bytes:
 
 
 def _evaluations(runs: Sequence[Run]) -> bytes:
-    return _csv(
+    return as_csv(
         ["arm", "seed", "step", "mode", *RATES],
         (
             [run.arm, run.seed, row.step, row.mode, *(_number(getattr(row, name)) for name in RATES)]
@@ -46,7 +46,8 @@ def _evaluations(runs: Sequence[Run]) -> bytes:
     )
 
 
-def _csv(head: list[str], rows: Iterable[list[object]]) -> bytes:
+def as_csv(head: list[str], rows: Iterable[list[object]]) -> bytes:
+    """Any table as the bytes of a CSV file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)

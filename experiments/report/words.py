@@ -34,15 +34,14 @@ def how_many(arms: list[ArmView]) -> str:
 def lead(arms: list[ArmView]) -> str:
     """The result in a sentence, for a reader who reads one sentence."""
     by_name = {arm.name: arm for arm in arms}
-    parts = []
-    for name in ("vanilla", "projected"):
-        if name in by_name:
-            hack, passed = (by_name[name].mean(value) for value in (lambda s: 100 * s.hack, lambda s: 100 * s.passed))
-            parts.append(f"{by_name[name].label} hacks {with_sem(hack, 1)}% and solves {with_sem(passed, 1)}%")
-    if not parts:
-        return ""
-    own = seeds(arms)
     named = [by_name[name] for name in ("vanilla", "projected") if name in by_name]
+    if not named:
+        return ""
+    parts = []
+    for arm in named:
+        hack, passed = (arm.mean(value) for value in (lambda s: 100 * s.hack, lambda s: 100 * s.passed))
+        parts.append(f"{arm.label} hacks {with_sem(hack, 1)}% and solves {with_sem(passed, 1)}%")
+    own = seeds(arms)
     tail = f"Seed {own[0]} only: one seed proves nothing." if len(own) == 1 else f"{how_many(named)}, mean ± SEM."
     return f"Final training rollouts: {'; '.join(parts)}. {tail}"
 

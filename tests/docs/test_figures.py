@@ -43,6 +43,12 @@ def heldout(arm):
     return 100 * statistics.mean(float(r["hack_strict"]) for r in last)
 
 
+def heldout_by_seed(folder, arm, step):
+    """The evaluation at that step with the hint, in order of seed, %, as the tables print it."""
+    last = [r for r in rows("evaluations.csv", folder) if (r["arm"], r["mode"], r["step"]) == (arm, "hint", step)]
+    return ", ".join(f"{100 * float(r['hack_strict']):.1f}" for r in sorted(last, key=lambda r: int(r["seed"])))
+
+
 def printed(values):
     sem = statistics.stdev(values) / len(values) ** 0.5
     return f"{statistics.mean(values):.1f} ± {sem:.1f}"
@@ -93,8 +99,7 @@ def test_runs_of_150_steps(heading, folder):
         finals = found[arm]
         assert int(seeds) == len(finals)
         assert hack == ", ".join(f"{h:.1f}" for h, _ in finals) and passed == ", ".join(f"{p:.1f}" for _, p in finals), arm
-        last = [r for r in rows("evaluations.csv", folder) if (r["arm"], r["mode"], r["step"]) == (arm, "hint", "150")]
-        assert held == ", ".join(f"{100 * float(r['hack_strict']):.1f}" for r in sorted(last, key=lambda r: int(r["seed"]))), arm
+        assert held == heldout_by_seed(folder, arm, "150"), arm
 
 
 @pytest.mark.parametrize("folder", sorted(path for path in FURTHER.iterdir() if path.is_dir()), ids=lambda path: path.name)
@@ -105,11 +110,9 @@ def test_longer_and_fresh_runs(folder):
     cells = [c for c in table("docs/results.md", "## Longer, and with v_hack kept fresh") if c[0].split(",")[0] == arm]
     (row,) = [c for c in cells if {c[2]} == steps]
     finals = recomputed(folder)[arm]
-    last = [r for r in rows("evaluations.csv", folder) if (r["mode"], r["step"]) == ("hint", row[2])]
-    held = [100 * float(r["hack_strict"]) for r in sorted(last, key=lambda r: int(r["seed"]))]
-    lists = ([f"{hack:.1f}" for hack, _ in finals], [f"{solved:.1f}" for _, solved in finals], [f"{h:.1f}" for h in held],
-             [run["onset"] for run in runs])  # fmt: skip
-    assert int(row[1]) == len(finals) and row[3:] == [", ".join(values) for values in lists]
+    hacks, solved = (", ".join(f"{rate:.1f}" for rate in rates) for rates in zip(*finals, strict=True))
+    onsets = ", ".join(run["onset"] for run in runs)
+    assert int(row[1]) == len(finals) and row[3:] == [hacks, solved, heldout_by_seed(folder, arm, row[2]), onsets]
 
 
 def test_readme_on_the_pretrained_model():

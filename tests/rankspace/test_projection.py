@@ -95,6 +95,13 @@ def test_nan_names_the_module(bad):
         project(g, V, HAND)
 
 
+def test_a_gradient_that_is_no_number_says_in_how_many_modules_and_where_it_began():
+    layout = Layout.of([("a", 2), ("b", 2), ("c", 2)])
+    gradient = torch.tensor([1.0, 0.0, torch.nan, 0.0, torch.inf, 0.0])
+    with pytest.raises(RankspaceError, match=r"of 2 of 3 modules holds NaN or Inf, the last of them c:.*avoid_cudnn"):
+        project(gradient, torch.tensor([1.0, 0.0] * 3), layout, "one_sided")
+
+
 @pytest.mark.parametrize(
     ("g", "v", "variant", "message"),
     [
