@@ -34,7 +34,7 @@ def measure(
     size: int = 8, micro_batch: int = 8, graders: int = 6, checkpointing: bool = True, compiled: bool = False,
     kv_cache_gib: float | None = 20.0, bases_on: str = "gpu", gpus: Sequence[str] | None = None, preset: str = "smollm",
 ) -> dict[str, Any]:  # fmt: skip
-    """Median seconds a step by phase over the steps after the first two, GPU use, and 200 steps at that pace.
+    """Median seconds a step by phase over the `settled` steps, GPU use, and 200 steps at that pace.
 
     gpus: (the trainer's, the generator's); None: both on the first. preset: whose problems and tokenizer.
     """
@@ -63,16 +63,26 @@ def measure(
         if train(settings, preset, quiet=True, check=stack.check, gpus=trainer_gpus, module="bench.gpu.trainer"):
             raise ConfigError(f"the run failed: {(settings.run_dir / 'trainer.log').read_text()[-800:]}")
     rows = [json.loads(line) for line in (settings.run_dir / "metrics.jsonl").read_text().splitlines()]
-    later = rows[2:] if len(rows) > 2 else rows
-    median = {p: statistics.median(row["seconds"][p] for row in later if p in row["seconds"]) for p in PHASES
-              if any(p in row["seconds"] for row in later)}  # fmt: skip
-    tokens = statistics.median(row["tokens"] for row in later)
+    median = medians([row["seconds"] for row in rows])
+    tokens = statistics.median(row["tokens"] for row in settled(rows))
     return {
         "rollouts": groups * size, "groups": groups, "tokens_per_step": tokens,
         "trained_groups": groups - max(row["zero_variance_groups"] for row in rows), "seconds": median,
         "all_steps": [r["seconds"] for r in rows],
         "minutes_200_steps": 200 * median["total"] / 60, "gpus": use.summary(),
     }  # fmt: skip
+
+
+def settled(steps: Sequence[Any]) -> Sequence[Any]:
+    """Those that tell the pace of a long run: not the first three, in which layers are compiled while groups are sampled
+    ahead, nor the last, beside which nothing is sampled any more. All, when that leaves none."""
+    return steps[3:-1] or steps
+
+
+def medians(steps: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Seconds by phase, over the settled steps."""
+    chosen = settled(steps)
+    return {p: statistics.median(s[p] for s in chosen if p in s) for p in PHASES if any(p in s for s in chosen)}
 
 
 class GpuUse:

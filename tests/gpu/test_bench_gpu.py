@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.gpu import shapes
+from bench.gpu import loop, shapes
 from bench.gpu.__main__ import main, table
 from experiments import presets
 from services.ref_server.worker_extension import find_places
@@ -74,6 +74,12 @@ def test_the_whole_loop_is_measured_phase_by_phase(tmp_path):
     assert {"total", "train", "push", "generate", "grade"} <= set(found["seconds"])
     assert found["minutes_200_steps"] == pytest.approx(200 * found["seconds"]["total"] / 60)
     assert "200 steps, min" in text
+
+
+def test_the_pace_is_that_of_steps_beside_which_others_are_sampled():
+    seconds = [{"total": t, "train": 1.0} for t in (30.0, 15.0, 9.0, 14.0, 13.0, 12.0, 8.0)]
+    assert loop.medians(seconds) == {"total": 13.0, "train": 1.0}, "compiling steps and the last, with nothing beside it"
+    assert loop.medians(seconds[:2]) == {"total": 22.5, "train": 1.0}, "all, when they are few"
 
 
 def test_no_token_of_a_random_model_has_a_zero_embedding():
