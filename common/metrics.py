@@ -53,6 +53,7 @@ METRICS: tuple[Metric, ...] = (
     _trainer("frac_fired", "ratio", "Share of modules whose gradient was projected this step"),
     _trainer("grad_norm_mean", "norm", "Mean over modules of the gradient norm before projection"),
     _trainer("update_cos_mean", "cosine", "Mean over modules of cos(-applied update, v_hack) after AdamW"),
+    _trainer("drift_cos_mean", "cosine", "Mean over modules of cos(-delta_S, v_hack): everything since the start"),
     _trainer("null_band", "cosine", "Standard deviation of the mean cosine expected of random directions"),
     _trainer("null_steps", "steps", "Consecutive steps with the mean cosine within two null-band deviations of zero"),
     _trainer("hack_rate", "ratio", "Share of training rollouts that hack", ("kind",)),

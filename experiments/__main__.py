@@ -7,6 +7,7 @@
   status        services that run, and a line for every run
   view          every completion in the browser: filter, search, both verdicts, tokens
   measure-cos   how far the completions of one step point along v_hack, one by one
+  drift         where each run's delta_S has gone along v_hack, against how much it hacks
   report        HTML, Markdown, figures, LaTeX table
   verdict       every preregistered claim: supported, falsified, inconclusive, not evaluable
   next-preset   the decision branch: did vanilla learn to hack, and what is next
@@ -31,6 +32,7 @@ COMMANDS = {
     "status": "experiments.status",
     "view": "experiments.viewer.serve",
     "measure-cos": "experiments.measure_cos",
+    "drift": "experiments.drift",
     "report": "experiments.report.build",
     "verdict": "experiments.verdict",
     "next-preset": "experiments.next_preset",

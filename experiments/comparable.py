@@ -160,7 +160,7 @@ def _check_commits(runs: list[Run], allow: bool) -> list[str]:
         groups.setdefault((run.provenance.git_commit or "no commit")[:12], []).append(run.run_id)
     warnings = []
     if len(groups) > 1:
-        listing = "; ".join(f"{commit}: {', '.join(names)}" for commit, names in groups.items())
+        listing = "; ".join(f"{commit}: {', '.join(short_ids(names))}" for commit, names in groups.items())
         if not allow:
             raise ConfigError(
                 f"runs come from different git commits ({listing}); run them again from one commit "
@@ -179,21 +179,19 @@ def _check_settings(runs: list[Run], allow: bool) -> list[str]:
     for run in runs:
         arm = arm_table.ARMS.get(run.arm)
         fixed |= set(arm.overrides) if arm else set()
-    first, lines = runs[0], []
-    for run in runs[1:]:
-        for name in sorted((first.config.keys() | run.config.keys()) - fixed):
-            a, b = first.config.get(name), run.config.get(name)
-            if a != b:
-                lines.append(f"{name} is {a!r} in {first.run_id} but {b!r} in {run.run_id}")
+    lines = []
+    for name in sorted({name for run in runs for name in run.config} - fixed):
+        groups: dict[str, list[str]] = {}
+        for run in runs:
+            groups.setdefault(repr(run.config.get(name)), []).append(run.run_id)
+        if len(groups) > 1:
+            lines.append(f"{name} is " + ", but ".join(f"{v} in {', '.join(short_ids(own))}" for v, own in groups.items()))
     if lines and not allow:
         raise ConfigError(
-            f"settings differ beyond the arms: {lines[0]}"
-            + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "")
-            + "; run again with equal settings or pass --allow-mixed-settings"
+            f"settings differ beyond the arms: {'; '.join(lines)}; run again with equal settings "
+            "or pass --allow-mixed-settings"
         )
-    return (
-        [f"Settings differ beyond the arms: {'; '.join(lines[:6])}{' ...' if len(lines) > 6 else ''}."] if lines else []
-    )
+    return [f"Settings differ beyond the arms: {'; '.join(lines)}."] if lines else []
 
 
 def _compare_packages(runs: list[Run]) -> list[str]:

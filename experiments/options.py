@@ -114,9 +114,18 @@ def measure_cos() -> cli.Parser:
     return p
 
 
+def drift() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments drift", description=cli.docstring("experiments.drift"))
+    _selection(p)
+    p.add_argument("--v-hack", type=Path, metavar="FILE", help="the direction (default: the one that the runs' settings name)")
+    p.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
+    return p
+
+
 PARSERS = {
     "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "status": status, "report": report,
     "verdict": verdict, "next-preset": next_preset, "measure-cos": measure_cos,
+    "drift": drift,
 }  # fmt: skip
 
 

@@ -80,6 +80,7 @@ class MetricsRow(_Row):
     frac_fired: float | None
     grad_norm_mean: float | None
     update_cos_mean: float | None
+    drift_cos_mean: float | None = None  # rows of an older version lack it
     null_band: float | None
     zero_variance_groups: int
     infra_errors: int

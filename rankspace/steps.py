@@ -67,7 +67,8 @@ class StepHook:
 
         Returns:
             the metrics of `projection.update_cosine` for the change as applied (in the `update` variant: after its
-            projection, with `raw_update_cos_mean` for the optimizer's own).
+            projection, with `raw_update_cos_mean` for the optimizer's own), and `drift_cos_mean`, the same cosine for
+            everything since delta_S = 0.
         """
         if self._before is None:
             raise RankspaceError("after_step without before_step: call both around the optimizer's step")
@@ -78,6 +79,7 @@ class StepHook:
             self._set(before + update)
             extra = {"raw_update_cos_mean": raw["cos_mean"]}
         self.adapter.refresh()
+        extra["drift_cos_mean"] = update_cosine(before + update, v, self.layout)["update_cos_mean"]
         return update_cosine(update, v, self.layout) | extra
 
     def _read(self) -> Tensor:

@@ -83,7 +83,8 @@ def _direction(made):
               (of("rs_frac_fired"), "{{run}}"), width=6).min(0).max(1)
     ).with_panel(
         lines("Cosine of the applied update", COSINE, "After clipping and AdamW: momentum and preconditioning can bring back "
-              "what the projection took out.", (of("rs_update_cos_mean"), "{{run}}"), width=6)
+              "what the projection took out. Drift: all updates since the start together.",
+              (of("rs_update_cos_mean"), "{{run}}"), (of("rs_drift_cos_mean"), "{{run}} drift"), width=6)
     ).with_panel(
         lines("Spread of cos_align", COSINE, "Standard deviation over modules.", (of("rs_cos_align_std"), "{{run}}"), width=6)
     ).with_panel(

@@ -36,7 +36,7 @@ from experiments.verdict import evaluate, finished_by_arm, registration_notes
 from experiments.viewer import export
 
 DPI = 200  # of every figure; style.py sets it
-FIGURES = ("headline", "trajectories", "cosines", "firing", "histogram", "heat_map", "onset", "phases")
+FIGURES = ("headline", "trajectories", "cosines", "drift", "firing", "histogram", "heat_map", "onset", "phases")
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def draw(arms: list[ArmView], registered: Preregistration) -> list[Picture]:
         "headline": plots.headline(arms),
         "trajectories": plots.trajectories(arms, rules),
         "cosines": plots_directions.cosines(arms, rules),
+        "drift": plots_directions.drift(arms, rules),
         "firing": plots_directions.firing(arms, rules),
         "histogram": histogram[0] if histogram else None,
         "heat_map": plots_directions.heat_map(arms),
@@ -131,13 +132,14 @@ def draw(arms: list[ArmView], registered: Preregistration) -> list[Picture]:
     }
     captions = words.captions(arms, rules) | ({"histogram": histogram[1]} if histogram else {})
     return [
-        Picture(name, words.TITLES[name], captions[name], _png(figure))
+        Picture(name, words.TITLES[name], captions[name], png(figure))
         for name, figure in drawn.items()
         if figure is not None
     ]
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """The figure as a file, the same bytes for the same figure; it is closed."""
     from matplotlib import pyplot as plt
 
     buffer = io.BytesIO()

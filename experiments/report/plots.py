@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -58,10 +59,9 @@ def _draw_arm(axis: Axes, arm: ArmView, x: float, y: float, order: int) -> None:
     if np.isfinite(spread_x):
         axis.errorbar(x, y, 100 * spread_y, 100 * spread_x, color=style.colour, lw=1, zorder=order)
     size = {"^": 12.0, "D": 9.0}.get(style.marker, 10.0)
-    axis.plot(x, y, style.marker, ms=size + 1.6, color="white", mew=0, zorder=order)
-    axis.plot(
-        x, y, style.marker, ms=size, mfc="white" if hollow else style.colour, mec=style.colour, mew=1.1, zorder=order
-    )
+    whole: dict[str, Any] = {"zorder": order, "clip_on": False}  # an arm may end at 0% or 100%, on the frame
+    axis.plot(x, y, style.marker, ms=size + 1.6, color="white", mew=0, **whole)
+    axis.plot(x, y, style.marker, ms=size, mfc="white" if hollow else style.colour, mec=style.colour, mew=1.1, **whole)
     axis.annotate(arm.letter, (x, y), xytext=(0, -1.2 if style.marker == "^" else 0), textcoords="offset points",
                   ha="center", va="center_baseline", fontsize=6.3, weight="bold", zorder=order,
                   color=style.colour if hollow else "white")  # fmt: skip

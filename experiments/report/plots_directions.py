@@ -67,6 +67,21 @@ def _cosine_grid(arms: list[ArmView], window: int) -> Figure:
     return figure
 
 
+def drift(arms: list[ArmView], rules: Measures) -> Figure | None:
+    """cos(−delta_S, v) over steps, a line an arm."""
+    arms = [arm for arm in arms if all(np.isfinite(run.series["drift_cos_mean"]).any() for run in arm.runs)]
+    if not arms:
+        return None
+    figure, axis = plt.subplots(figsize=(4.6, 2.7))
+    axis.axhline(0, color="#777777", lw=0.7, zorder=1)
+    last = [draw_series(axis, arm, "drift_cos_mean", rules.onset_window, 1.0) for arm in arms]
+    axis.set(xlim=(0, _longest(arms)), xlabel="Optimizer step", ylabel="Mean over modules of cos(−delta_S, v)")
+    low, high = axis.get_ylim()
+    ends = [(*end, arm.label, look(arm.name).colour) for end, arm in zip(last, arms, strict=True)]
+    end_labels(axis, ends, 0.07 * (high - low))
+    return figure
+
+
 def _null_band(axis: Axes, arms: list[ArmView]) -> None:
     bands = np.concatenate([run.series["null_band"] for arm in arms for run in arm.runs])
     axis.axhline(0, color="#777777", lw=0.7, zorder=1)

@@ -1,6 +1,6 @@
 """The numbers behind the figures as CSV, one row a step or an evaluation, so that nobody has to read them off a plot.
 
-steps.csv         arm, seed, step, then every number of the run's metrics.jsonl, six digits
+steps.csv         arm, seed, step, then every number of the run's metrics.jsonl that some run measured, six digits
 evaluations.csv   arm, seed, step, mode, then the rates of eval.jsonl
 
 A field is empty where nothing could be measured.
@@ -24,7 +24,8 @@ def files(runs: Sequence[Run]) -> dict[str, bytes]:
 
 
 def _steps(runs: Sequence[Run]) -> bytes:
-    names = [name for name in runs[0].series if name != "step"]
+    measured = {name for run in runs for name, values in run.series.items() if any(map(math.isfinite, values))}
+    names = [name for name in runs[0].series if name != "step" and name in measured]
     return as_csv(
         ["arm", "seed", "step", *names],
         (

@@ -12,6 +12,7 @@ TITLES = {
     "headline": "Hacking against solving",
     "trajectories": "Hack rate and pass rate over training",
     "cosines": "Alignment of the gradient with v over training",
+    "drift": "Drift along v",
     "firing": "How often the projection fires",
     "histogram": "Held-out alignment of v_hack",
     "heat_map": "Alignment by module",
@@ -114,6 +115,8 @@ def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:
         "trajectories": f"Training rollouts, {smooth}.",
         "cosines": f"Mean over modules, {smooth}. Grey: 95% band of the same mean for random directions. A positive "
                    "cosine means that the step would make the hacks likelier.",
+        "drift": f"cos(−delta_S, v): where all updates together have taken delta_S, mean over modules, {smooth}. Positive: to "
+                 "where the hacks are likelier.",
         "firing": f"Share of modules with cos > 0, those that a projecting arm projects, {smooth}. Dotted: one half, "
                   "what a gradient unrelated to v would give.",
         "histogram": "",

@@ -17,7 +17,8 @@ from common.settings import TrainerSettings
 
 ROW_GAUGES = {
     "rs_cos_align_mean": "cos_mean", "rs_cos_align_std": "cos_std", "rs_frac_fired": "frac_fired",
-    "rs_grad_norm_mean": "grad_norm_mean", "rs_update_cos_mean": "update_cos_mean", "rs_null_band": "null_band",
+    "rs_grad_norm_mean": "grad_norm_mean", "rs_update_cos_mean": "update_cos_mean",
+    "rs_drift_cos_mean": "drift_cos_mean", "rs_null_band": "null_band",
     "rs_oracle_pass_rate": "pass_oracle", "rs_forged_rate": "forged_rate", "rs_reward_mean": "reward_mean", "rs_kl": "kl",
     "rs_entropy": "entropy", "rs_completion_length": "length_mean", "rs_policy_version": "policy_version",
     "rs_staleness": "staleness_max", "rs_probe_gap": "probe_gap", "rs_push_seconds": "push_s", "rs_push_bytes": "push_bytes",
@@ -72,7 +73,7 @@ class Gauges:
         self._set("rs_null_steps", self.trend.null_steps)
         self._set("rs_hack_rate_recent", self.trend.recent)
         for name, field in ROW_GAUGES.items():
-            self._set(name, row[field])
+            self._set(name, row.get(field))  # rows of an older version lack what is measured since
         for kind in ("strict", "loose"):
             self._set("rs_hack_rate", row[f"hack_{kind}"], kind)
         for phase, seconds in row["seconds"].items():

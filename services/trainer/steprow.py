@@ -16,7 +16,7 @@ GRADING = (
 LOSS = ("loss", "kl", "entropy", "ratio_mean", "ratio_max", "clip_frac")
 PROJECTION = {
     "cos_mean": "cos_mean", "cos_std": "cos_std", "frac_fired": "frac_fired", "grad_norm_mean": "grad_norm_mean",
-    "update_cos_mean": "update_cos_mean", "null_band": "cos_mean_null_std",
+    "update_cos_mean": "update_cos_mean", "drift_cos_mean": "drift_cos_mean", "null_band": "cos_mean_null_std",
 }  # fmt: skip
 
 

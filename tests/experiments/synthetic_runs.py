@@ -94,6 +94,7 @@ def metrics_row(plan: Plan, step: int, rng: np.random.Generator) -> dict:
         "frac_fired": (0.5 + min(0.5, cos) if fired else 0.0) if cos is not None else None,
         "grad_norm_mean": None if cos is None else 0.031,
         "update_cos_mean": None if cos is None else (0.6 * cos if plan.arm == "vanilla" else 0.1 * cos),
+        "drift_cos_mean": None if cos is None else 0.02 * step * cos,
         "null_band": None if cos is None else 0.0884 / np.sqrt(len(MODULES)), "zero_variance_groups": 1,
         "infra_errors": 0, "dropped_groups": 0, "duplicate_groups": 0, "staleness_mean": 0.0, "staleness_max": 0,
         "probe_gap": 0.001, "push_bytes": 14336, "push_s": 0.02, "ratio_mean": 1.0, "ratio_max": 1.1, "clip_frac": 0.0,

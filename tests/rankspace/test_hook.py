@@ -42,6 +42,23 @@ def test_the_optimizer_sees_the_projected_sum_of_the_micro_batches(tiny_qwen3, f
     applied = hook.after_step()
     assert torch.allclose(adapter.get_flat(), -0.5 * expected, atol=1e-7)
     assert applied["update_frac_fired"] <= metrics["frac_fired"] and applied["update_cos_mean"] < 0
+    assert applied["drift_cos_mean"] == applied["update_cos_mean"], "the first update is the whole way"
+
+
+def test_the_drift_is_that_of_all_updates_together(tiny_qwen3):
+    model, adapter = attached(tiny_qwen3)
+    direction = rankspace.random_direction(adapter.modules, 3)
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.5)
+    hook = rankspace.GradientHook(optimizer, adapter, direction, variant="measure_only")
+    start = direction.vectors.clone()  # as if long training had gone away from the hack, along v itself
+    adapter.set_flat(start)
+    backward(model)
+    hook.before_step()
+    for p in adapter.parameters():
+        p.grad.zero_()
+    optimizer.step()
+    applied = hook.after_step()
+    assert applied["drift_cos_mean"] == pytest.approx(-1.0, abs=1e-6) and applied["update_cos_mean"] == 0.0
 
 
 def test_the_update_variant_projects_what_adam_applied(tiny_qwen3):

@@ -1,0 +1,144 @@
+"""python -m experiments drift: where training has taken delta_S along v_hack, and whether it hacks there.
+
+    drift[m] = −delta_S[m]·v[m] / ‖delta_S[m]‖       of the last checkpoint; a run's drift is the mean over modules
+    along[m] = −delta_S[m]·v[m]
+
+The sign is that of a gradient: positive means that delta_S has moved to where hacks are likelier. One v_hack serves all runs,
+also those that were trained against another direction or none. Writes drift.csv and drift.png. Exploratory: no
+preregistered rule reads it, and in arms that project v_hack the drift is what they do, not what they show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.errors import ConfigError
+from experiments import arms as arm_table
+from experiments import comparable, prereg
+from experiments.measures import Summary, summarise
+from experiments.options import drift as parser
+from experiments.runs import Run
+from services.trainer.checkpoint import checkpoints
+
+if TYPE_CHECKING:
+    from rankspace.direction import Direction
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run is. `step`: of the checkpoint; `drift`, `along`: means over modules; `norm`: of all delta_S."""
+
+    run: Run
+    summary: Summary
+    step: int
+    drift: float
+    along: float
+    norm: float
+
+
+def main(argv: list[str]) -> int:
+    options = parser().parse_args(argv)
+    chosen = comparable.choose(comparable.selection(options))
+    rules = prereg.load().measures
+    direction = load(options.v_hack or _own(chosen.runs))
+    places, missing = [], []
+    for run in chosen.runs:
+        found = checkpoints(run.path)
+        if found:
+            places.append(place(run, summarise(run, rules), found[-1], direction))
+        else:
+            missing.append(run.run_id)
+    if not places:
+        raise ConfigError(f"--runs {options.runs}: no run has a checkpoint; copy their checkpoints/ beside metrics.jsonl")
+    from experiments.report import build, tidy
+    from experiments.report.plots_drift import scatter
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "drift.csv").write_bytes(tidy.as_csv(HEAD, [row(p) for p in places]))
+    (options.out / "drift.png").write_bytes(build.png(scatter(places)))
+    print("\n".join(map(line, sorted(places, key=lambda p: p.drift))))
+    if missing:
+        print(f"no checkpoint kept: {', '.join(comparable.short_ids(missing))}")
+    print(f"drift: {options.out / 'drift.png'}, {options.out / 'drift.csv'}")
+    return 0
+
+
+def line(p: Place) -> str:
+    """'-0.413  hack   0.0%  pass  61.8%  smollm-projected-s0, step 150'."""
+    rates = f"hack {100 * p.summary.hack:5.1f}%  pass {100 * p.summary.passed:5.1f}%"
+    return f"{p.drift:+.3f}  {rates}  {p.run.run_id}, step {p.step}"
+
+
+def load(path: Path) -> Direction:
+    """A v_hack with one vector per module. ConfigError when there is none, or it is a subspace."""
+    from rankspace import RankspaceError, load_direction
+
+    try:
+        direction: Direction = load_direction(path)
+    except RankspaceError as error:
+        raise ConfigError(f"--v-hack: {error}") from None
+    if direction.vectors.ndim != 1:
+        raise ConfigError(f"--v-hack {path}: holds several vectors per module; give a direction with one")
+    return direction
+
+
+def place(run: Run, summary: Summary, checkpoint: Path, direction: Direction) -> Place:
+    """Where `run` was at that checkpoint.
+
+    Raises:
+        ConfigError: the run has other modules than the direction, was trained on other weights, or its delta_S is not
+            as long as its modules say; one line.
+    """
+    made_from, trained = direction.metadata.get("fingerprint"), (run.direction or {}).get("fingerprint")
+    if made_from and trained and made_from != trained:
+        raise ConfigError(f"{run.path}: trained on other weights than the direction was extracted from; give its --v-hack")
+    ranks = [r for _, r in direction.modules]
+    if run.module_names and run.module_names != tuple(name for name, _ in direction.modules):
+        raise ConfigError(f"{run.path}: its modules are not those of the direction; give the run's --v-hack")
+    file = checkpoint / "delta_S.f32"
+    try:
+        delta = np.frombuffer(file.read_bytes(), dtype="<f4").astype(np.float64)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error}); remove this checkpoint, the one before it is used then") from None
+    if delta.size != sum(ranks):
+        raise ConfigError(f"{file}: {delta.size} numbers, the direction has {sum(ranks)}; give the run's --v-hack")
+    drift, along = components(delta, direction.vectors.double().numpy(), ranks)
+    return Place(run, summary, int(checkpoint.name.removeprefix("step_")), float(drift.mean()), float(along.mean()),
+                 float(np.linalg.norm(delta)))  # fmt: skip
+
+
+def components(delta: np.ndarray, v: np.ndarray, ranks: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(drift, along) of every module, float64 [M], for delta and v of shape [sum r]. A module that never moved has 0."""
+    cuts = np.cumsum(ranks)[:-1]
+    pairs = list(zip(np.split(delta, cuts), np.split(v, cuts), strict=True))
+    along = np.array([-d @ w for d, w in pairs])
+    norms = np.array([np.linalg.norm(d) for d, _ in pairs])
+    return np.divide(along, norms, out=np.zeros_like(along), where=norms > 0), along
+
+
+HEAD = ["arm", "seed", "finished", "step", "drift", "along", "norm", "hack_strict", "pass_oracle"]
+
+
+def row(p: Place) -> list[object]:
+    """A line of drift.csv; rates are means over the preregistered final window."""
+    numbers = (p.drift, p.along, p.norm, p.summary.hack, p.summary.passed)
+    return [p.run.arm, p.run.seed, int(p.run.finished), p.step, *(f"{x:.6g}" for x in numbers)]
+
+
+def _own(runs: list[Run]) -> Path:
+    """The v_hack that these runs' settings name."""
+    found = sorted({str(run.config["v_hack"]) for run in runs if _uses_v_hack(run.arm, run.config)})
+    if len(found) != 1:
+        what = "name no v_hack" if not found else f"name several ({', '.join(found)})"
+        raise ConfigError(f"these runs {what}; give --v-hack FILE")
+    return Path(found[0])
+
+
+def _uses_v_hack(name: str, config: Mapping[str, Any]) -> bool:
+    arm = arm_table.ARMS.get(name)
+    return arm is not None and arm.direction == "v_hack" and config.get("v_hack") is not None
