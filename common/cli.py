@@ -118,24 +118,25 @@ def fail(message: str) -> int:
 
 
 def run(main: Callable[[], int | None], also: tuple[type[Exception], ...] = ()) -> int:
-    """Run `main`; a UserError (or one of `also`) becomes one line and exit code 2, Ctrl-C one line and 130."""
+    """Run `main`; a UserError (or one of `also`) becomes one line and exit code 2, Ctrl-C one line and 130
+    (SIGTERM, where it counts as that, 3)."""
     expected: tuple[type[Exception], ...] = (UserError, *also)
     try:
         return main() or 0
     except expected as error:
         return fail(str(error))
     except KeyboardInterrupt as error:
-        return interrupted(str(error))
+        return interrupted(str(error), EXIT_STOPPED if isinstance(error, Terminated) else EXIT_INTERRUPTED)
     except BrokenPipeError:  # `... | head`: whoever read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
 
 
-def interrupted(how_to_go_on: str = "") -> int:
-    """The last line after Ctrl-C, unless the command that started us says it; returns 130."""
+def interrupted(how_to_go_on: str = "", code: int = EXIT_INTERRUPTED) -> int:
+    """The last line after Ctrl-C, unless the command that started us says it; returns `code`."""
     if STARTED_BY not in os.environ:
         print("interrupted" + (f"; {how_to_go_on}" if how_to_go_on else ""), file=sys.stderr)
-    return EXIT_INTERRUPTED
+    return code
 
 
 def docstring(module: str) -> str:
@@ -149,18 +150,36 @@ def this_command() -> str:
     return shlex.join(sys.orig_argv)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where it ends the work as Ctrl-C would."""
+
+
 class Resumable:
-    """`with Resumable():` around work that goes on when the same command is given again; Ctrl-C then says which."""
+    """`with Resumable():` around work that goes on when the same command is given again; Ctrl-C then says which.
+
+    SIGTERM (a job scheduler's, `timeout`'s) does the same from within, where nobody else listens to it: without that, it
+    would end this process at once and leave the work of its children undone.
+    """
 
     def __init__(self, says: str = "to resume"):
-        self.says = says
+        self.says, self.listens = says, False
 
     def __enter__(self) -> None:
-        return None
+        alone = threading.current_thread() is threading.main_thread()  # signals are handled there and nowhere else
+        self.listens = alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if self.listens:
+            signal.signal(signal.SIGTERM, _terminated)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self.listens:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if isinstance(error, KeyboardInterrupt) and not error.args:
-            raise KeyboardInterrupt(f"{self.says}: {this_command()}") from None
+            raise type(error)(f"{self.says}: {this_command()}") from None
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: the first one is being obeyed
+    raise Terminated
 
 
 class Stop(threading.Event):

@@ -161,6 +161,28 @@ def test_only_the_command_in_the_line_gets_its_options(monkeypatch):
     assert top.parse_args(["two", "--long-two", "x"]).long_two == "x"
 
 
+def test_sigterm_ends_resumable_work_like_ctrl_c(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work():
+        with cli.Resumable():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                signal.pause()
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)  # again, while the first is being obeyed
+
+    assert cli.run(work) == cli.EXIT_STOPPED
+    assert capsys.readouterr().err.startswith("interrupted; to resume: ")
+    assert signal.getsignal(signal.SIGTERM) is before is signal.SIG_DFL
+
+
+def test_resumable_work_leaves_sigterm_to_who_listens_already(stop):
+    with cli.Resumable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5)
+
+
 @pytest.fixture
 def stop():
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}

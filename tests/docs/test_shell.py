@@ -112,8 +112,9 @@ def test_colour_on_a_terminal(module, variables, red):
 # ---- Ctrl-C, typed at a terminal ----
 
 
-def in_terminal(command, until=None, variables=None, limit=240.0):
-    """Run in a pseudo-terminal; type Ctrl-C once the pattern `until` was printed. (what was printed, exit code)."""
+def in_terminal(command, until=None, variables=None, limit=240.0, number=None):
+    """Run in a pseudo-terminal; type Ctrl-C once the pattern `until` was printed, or send that process the signal `number`.
+    (what was printed, exit code)."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
@@ -131,7 +132,7 @@ def in_terminal(command, until=None, variables=None, limit=240.0):
             said += data.decode(errors="replace")
         if until and not typed and re.search(until, said):
             time.sleep(0.3)
-            os.write(terminal, b"\x03")
+            os.write(terminal, b"\x03") if number is None else os.kill(pid, number)
             typed = True
     else:
         os.kill(pid, signal.SIGKILL)
@@ -205,15 +206,17 @@ def test_a_second_ctrl_c_does_not_wait():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["run", "sweep", "demo"])
-def test_training_stops_at_ctrl_c_and_the_same_command_finishes_it(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "number"), [("run", None), ("sweep", None), ("demo", None), ("run", signal.SIGTERM), ("sweep", signal.SIGTERM)]
+)
+def test_training_stops_at_ctrl_c_or_sigterm_and_the_same_command_finishes_it(kind, number, tmp_path):
     arms = {"run": ["--arm", "projected"], "sweep": ["--arms", "projected", "--seeds", "0"], "demo": ["--arms", "projected"]}
     out = ["--out", str(tmp_path / "report")] if kind == "demo" else []
     isolation = [] if kind == "demo" else ["--isolation", "best_effort"]
     command = [sys.executable, "-m", "experiments", kind, *arms[kind], *isolation, "--preset", "smoke", "--set", "steps=6",
                "--runs", str(tmp_path), *out]  # fmt: skip
-    said, code = in_terminal(command, r"steps/s|0/6|1/6", limit=280)
-    assert code == 130 and resumes(said, command) and "Traceback" not in said, said[-2000:]
+    said, code = in_terminal(command, r"steps/s|0/6|1/6", limit=280, number=number)
+    assert code == (130 if number is None else 3) and resumes(said, command) and "Traceback" not in said, said[-2000:]
     saved = json.loads((tmp_path / "smoke-projected-s0/status.json").read_text())
     assert saved["state"] == "stopped" and saved["step"] < 6
 
