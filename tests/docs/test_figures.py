@@ -118,12 +118,43 @@ def test_longer_and_fresh_runs(folder):
 def test_readme_on_the_pretrained_model():
     text = " ".join((ROOT / "README.md").read_text().split())
     rates = {arm: [[round(x) for x in pair] for pair in finals] for arm, finals in recomputed(SMOLLM).items()}
-    vanilla, random, rebound = ([hack for hack, _ in rates[arm]] for arm in ("vanilla", "random_direction", "rebound"))
-    assert f"vanilla RL hacks {vanilla[0]} and {vanilla[1]}% in its two finished seeds" in text
-    assert f"a random direction {min(random)} to {max(random)}% in three, " in text
-    assert f"Rebound {min(rebound)} and {max(rebound)}% in two" in text
-    (first, solved), (second, more) = rates["projected"]
-    assert first == second == 0 and f"`projected` hacks 0.0% in two and solves {solved} and {more}%" in text
+    hacks = {arm: "{}, {} and {}%".format(*(h for h, _ in finals)) for arm, finals in rates.items() if len(finals) == 3}
+    for name, arm in (("vanilla RL hacks", "vanilla"), ("a random direction", "random_direction"), ("Rebound", "rebound")):
+        assert f"{name} {hacks[arm]}" in text
+    assert f"`rebound_z` {hacks['rebound_z']}" in text
+    solved = "{}, {} and {}%".format(*(p for _, p in rates["projected"]))
+    assert f"`projected` hacks {hacks['projected']} and solves {solved}" in text
+    assert "both sides does nothing there ({} and {}%)".format(*(h for h, _ in rates["projected_two_sided"])) in text
+    assert all(pair == [0, 0] for pair in rates["drift_only"]), "drift alone destroys the model"
+
+
+def test_drift_tells_the_runs_that_hack():
+    """Text and files of docs/results/smollm2: the gap in the drift is the gap in the hack rate, in every run."""
+    found = [(float(r["drift"]), float(r["hack_strict"]), r["arm"]) for r in rows("drift.csv", SMOLLM)]
+    honest, others = [d for d, hack, _ in found if hack == 0], [d for d, hack, _ in found if hack > 0]
+    assert (len(found), len({arm for *_, arm in found})) == (26, 9) and min(h for _, h, _ in found if h > 0) >= 0.46
+    assert max(honest) <= -0.0745 and min(others) >= -0.03
+    untouched = [(d, hack) for d, hack, arm in found if arm in ("rebound", "rebound_z", "shuffled_pairs")]
+    assert (sum(h == 0 for _, h in untouched), len(untouched)) == (4, 9)
+
+
+def test_table_of_the_pretrained_model():
+    """A row a run: final rates, held-out rates with the hint and without, drift; those that were cut off with their step."""
+    runs, places = ({(r["arm"], r["seed"]): r for r in rows(name, SMOLLM)} for name in ("runs.csv", "drift.csv"))
+    last = {(r["arm"], r["seed"], r["mode"]): r for r in rows("evaluations.csv", SMOLLM) if r["step"] == "150"}
+    arm, seen = "", set()
+    for name, which, hack, passed, *held, drift in table("docs/results/smollm2/README.md", "## The arms"):
+        arm, (seed, *cut) = name.removeprefix("cut off:* ") or arm, which.split(", ")
+        if seed == "":  # before RL
+            continue
+        run = runs[arm, seed]
+        assert (hack, passed) == (run["hack"], run["pass"]) and float(drift) == round(float(places[arm, seed]["drift"]), 2), run
+        hint, bare = ((last[arm, seed, mode] if not cut else None) for mode in ("hint", "no_hint"))
+        want = [(hint, "hack_strict"), (hint, "pass_oracle"), (bare, "pass_oracle")]
+        assert held == [f"{100 * float(row[rate]):.1f}" if row else "" for row, rate in want], run
+        assert cut == ([] if run["state"] == "finished" else [f"to step {run['steps'].split('/')[0]}"])
+        seen.add((arm, seed))
+    assert seen == set(runs)
 
 
 def test_speed():
