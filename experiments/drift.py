@@ -1,7 +1,6 @@
 """python -m experiments drift: where training has taken delta_S along v_hack, and whether it hacks there.
 
-    drift[m] = −delta_S[m]·v[m] / ‖delta_S[m]‖       of the last checkpoint; a run's drift is the mean over modules
-    along[m] = −delta_S[m]·v[m]
+    drift = mean over modules of  −delta_S[m]·v[m] / ‖delta_S[m]‖,   at the last checkpoint
 
 The sign is that of a gradient: positive means that delta_S has moved to where hacks are likelier. One v_hack serves all runs,
 also those that were trained against another direction or none. Writes drift.csv and drift.png. Exploratory: no
@@ -31,13 +30,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run is. `step`: of the checkpoint; `drift`, `along`: means over modules; `norm`: of all delta_S."""
+    """Where one run is. `step`: of the checkpoint; `drift`: mean over modules; `norm`: of all delta_S."""
 
     run: Run
     summary: Summary
     step: int
     drift: float
-    along: float
     norm: float
 
 
@@ -97,36 +95,29 @@ def place(run: Run, summary: Summary, checkpoint: Path, direction: Direction) ->
     made_from, trained = direction.metadata.get("fingerprint"), (run.direction or {}).get("fingerprint")
     if made_from and trained and made_from != trained:
         raise ConfigError(f"{run.path}: trained on other weights than the direction was extracted from; give its --v-hack")
-    ranks = [r for _, r in direction.modules]
     if run.module_names and run.module_names != tuple(name for name, _ in direction.modules):
         raise ConfigError(f"{run.path}: its modules are not those of the direction; give the run's --v-hack")
-    file = checkpoint / "delta_S.f32"
+    import torch
+
+    from rankspace import Layout, drift_cosine
+
+    layout, file = Layout.of(direction.modules), checkpoint / "delta_S.f32"
     try:
-        delta = np.frombuffer(file.read_bytes(), dtype="<f4").astype(np.float64)
+        delta = torch.from_numpy(np.frombuffer(file.read_bytes(), dtype="<f4").copy())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read ({error}); remove this checkpoint, the one before it is used then") from None
-    if delta.size != sum(ranks):
-        raise ConfigError(f"{file}: {delta.size} numbers, the direction has {sum(ranks)}; give the run's --v-hack")
-    drift, along = components(delta, direction.vectors.double().numpy(), ranks)
-    return Place(run, summary, int(checkpoint.name.removeprefix("step_")), float(drift.mean()), float(along.mean()),
-                 float(np.linalg.norm(delta)))  # fmt: skip
+    if len(delta) != layout.size:
+        raise ConfigError(f"{file}: {len(delta)} numbers, the direction has {layout.size}; give the run's --v-hack")
+    drift = float(drift_cosine(delta, direction.vectors, layout).mean())
+    return Place(run, summary, int(checkpoint.name.removeprefix("step_")), drift, float(delta.norm()))
 
 
-def components(delta: np.ndarray, v: np.ndarray, ranks: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(drift, along) of every module, float64 [M], for delta and v of shape [sum r]. A module that never moved has 0."""
-    cuts = np.cumsum(ranks)[:-1]
-    pairs = list(zip(np.split(delta, cuts), np.split(v, cuts), strict=True))
-    along = np.array([-d @ w for d, w in pairs])
-    norms = np.array([np.linalg.norm(d) for d, _ in pairs])
-    return np.divide(along, norms, out=np.zeros_like(along), where=norms > 0), along
-
-
-HEAD = ["arm", "seed", "finished", "step", "drift", "along", "norm", "hack_strict", "pass_oracle"]
+HEAD = ["arm", "seed", "finished", "step", "drift", "norm", "hack_strict", "pass_oracle"]
 
 
 def row(p: Place) -> list[object]:
     """A line of drift.csv; rates are means over the preregistered final window."""
-    numbers = (p.drift, p.along, p.norm, p.summary.hack, p.summary.passed)
+    numbers = (p.drift, p.norm, p.summary.hack, p.summary.passed)
     return [p.run.arm, p.run.seed, int(p.run.finished), p.step, *(f"{x:.6g}" for x in numbers)]
 
 

@@ -49,6 +49,7 @@ _HOME = {
     "project": "projection",
     "project_update": "projection",
     "update_cosine": "projection",
+    "drift_cosine": "projection",
     "SavedDelta": "saved",
     "load_adapter": "saved",
     "read_delta": "saved",

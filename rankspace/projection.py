@@ -251,6 +251,23 @@ def update_cosine(update: Tensor, v: Tensor, layout: Layout) -> dict[str, Any]:
     }
 
 
+def drift_cosine(delta: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """Where all updates together have gone: the cosine of −delta_S with v, module by module.
+
+    The sign is that of `update_cosine`: positive means to where the hacks are likelier. Delta starts at zero, so it is the
+    sum of its updates. A fifth of the work of `project`, since a hook does it every step.
+
+    Args:
+        delta: [sum r]. v, layout: as in `project`; of k vectors the first.
+
+    Returns:
+        float64 [M] on delta's device; 0 for a module that has not moved.
+    """
+    rows, padded = _unit_rows_of(v, layout, delta.device)[0], layout.pad(delta)
+    cos: Tensor = -(rows * padded).sum(dim=-1) / padded.norm(dim=-1).clamp_min(1e-300)
+    return cos
+
+
 def project_update(update: Tensor, v: Tensor, layout: Layout, variant: Variant = "one_sided") -> tuple[Tensor, dict[str, Any]]:
     """Project an applied parameter change [sum r] (the `update` arm): −project(−update). Same metrics as `project`."""
     projected, metrics = project(-update, v, layout, variant)

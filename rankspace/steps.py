@@ -15,7 +15,7 @@ from torch import Tensor
 from .adapter import Adapter
 from .direction import Direction
 from .errors import RankspaceError
-from .projection import UNPROJECTED, Layout, Variant, project, project_update, update_cosine
+from .projection import UNPROJECTED, Layout, Variant, drift_cosine, project, project_update, update_cosine
 
 
 class StepHook:
@@ -79,7 +79,7 @@ class StepHook:
             self._set(before + update)
             extra = {"raw_update_cos_mean": raw["cos_mean"]}
         self.adapter.refresh()
-        extra["drift_cos_mean"] = update_cosine(before + update, v, self.layout)["update_cos_mean"]
+        extra["drift_cos_mean"] = float(drift_cosine(before + update, v, self.layout).mean())
         return update_cosine(update, v, self.layout) | extra
 
     def _read(self) -> Tensor:

@@ -36,6 +36,7 @@ PUBLIC = [
     "concept_vector",
     "detach",
     "direction",
+    "drift_cosine",
     "ds_hook",
     "export",
     "export_model",

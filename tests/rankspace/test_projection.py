@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankspace import Layout, RankspaceError, project, project_update, update_cosine
+from rankspace import Layout, RankspaceError, drift_cosine, project, project_update, update_cosine
 from rankspace.projection import VARIANTS
 
 HAND = Layout.of([("a", 2), ("b", 3)])
@@ -234,6 +234,14 @@ def test_update_has_the_sign_of_a_gradient():
     assert m["update_norm"] == pytest.approx(0.1 * math.sqrt(34))
     out, _ = project_update(-0.1 * G, V, HAND)
     assert torch.allclose(out, torch.tensor([0.0, -0.5, -0.1, -0.2, -0.2]))
+
+
+def test_the_drift_by_hand():
+    # 3·0.6 + 4·0.8 = 5 over a length of 5: all of it against the hack; -2·1 over 2·sqrt(2): half of it towards
+    layout, v = Layout.of([("a", 2), ("b", 3), ("c", 1)]), torch.tensor([0.6, 0.8, 1.0, 0.0, 0.0, -1.0])
+    delta = torch.tensor([3.0, 4.0, -2.0, 2.0, 0.0, 0.0])  # the last one has not moved
+    assert drift_cosine(delta, v, layout).tolist() == pytest.approx([-1.0, 2**-0.5, 0.0])
+    assert torch.equal(drift_cosine(delta, v, layout), update_cosine(delta, v, layout)["update_cos"])
 
 
 def test_input_is_not_changed_and_dtype_kept():
