@@ -255,7 +255,7 @@ def drift_cosine(delta: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """Where all updates together have gone: the cosine of −delta_S with v, module by module.
 
     The sign is that of `update_cosine`: positive means to where the hacks are likelier. Delta starts at zero, so it is the
-    sum of its updates. A fifth of the work of `project`, since a hook does it every step.
+    sum of its updates. Lighter than `project`, since a hook does it every step.
 
     Args:
         delta: [sum r]. v, layout: as in `project`; of k vectors the first.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from bench.gpu import loop
 
 ROOT = Path(__file__).resolve().parents[2]
 ORGANISM = ROOT / "docs/results/organism"
@@ -165,3 +168,22 @@ def test_speed():
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"{thousands} tokens/s a step at 1.7B on one H100, {ratio} times LoRA-32" in readme
     assert f"{push} ms from the optimizer's step to the first token" in readme
+
+
+def test_the_loop_on_gpus():
+    """The table in docs/results/gpu, README and results.md against every step in bench.json."""
+    everything = json.loads((ROOT / "docs/results/gpu/bench.json").read_text())
+    names = ("loop 1.7b compiled", "loop 4b compiled bases on host", "loop 1.7b compiled two GPUs")
+    minutes, cells = [], table("docs/results/gpu/README.md", "## The whole loop")
+    for name, (_, *seconds, whole, idle, memory) in zip(names, cells, strict=True):
+        found = everything[name]
+        phases = loop.medians(found["all_steps"])
+        assert [float(s) for s in seconds] == [round(phases[phase], 1) for phase in loop.PHASES]
+        minutes.append(round(200 * phases["total"] / 60))
+        assert whole == f"{minutes[-1]} min"
+        assert idle.replace("%", "") == ", ".join(f"{100 * gpu['idle_share']:.0f}" for gpu in found["gpus"].values())
+        assert memory == ", ".join(f"{gpu['memory_gib']:.0f}" for gpu in found["gpus"].values())
+    one, large, two = minutes
+    readme, results = (" ".join((ROOT / page).read_text().split()) for page in ("README.md", "docs/results.md"))
+    assert f"200 steps of 128 x 1,024 tokens take {one} minutes on that card, {large} at 4B" in readme
+    assert f"{one} minutes at 1.7B and {large} at 4B on one H100**, {two} at 1.7B with the generator on a second card" in results
