@@ -118,6 +118,20 @@ def test_longer_and_fresh_runs(folder):
     assert int(row[1]) == len(finals) and row[3:] == [hacks, solved, heldout_by_seed(folder, arm, row[2]), onsets]
 
 
+def test_drift_of_the_organism():
+    """Drift after 10, 50 and 150 steps, hack rates beside it, of each arm's one run."""
+    folder = ROOT / "docs/results/organism-drift"
+    runs = {r["arm"]: r for r in rows("runs.csv", folder)}
+    cells = table("docs/results.md", "## Where delta_S goes")
+    assert {c[0] for c in cells} == set(runs)
+    for arm, *shown in cells:
+        mine = [r for r in rows("steps.csv", folder) if r["arm"] == arm]
+        assert [float(x) for x in shown[:3]] == [round(float(mine[i]["drift_cos_mean"]), 3) for i in (9, 49, 149)], arm
+        hacks = [100 * statistics.mean(float(r["hack_strict"]) for r in mine[i:j]) for i, j in ((5, 10), (45, 50))]
+        assert shown[3:5] == [f"{hack:.1f}" for hack in hacks], arm
+        assert shown[5:] == [runs[arm]["hack"], runs[arm]["pass"], runs[arm]["onset"]]
+
+
 def test_readme_on_the_pretrained_model():
     text = " ".join((ROOT / "README.md").read_text().split())
     rates = {arm: [[round(x) for x in pair] for pair in finals] for arm, finals in recomputed(SMOLLM).items()}
