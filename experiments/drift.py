@@ -14,15 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from common.errors import ConfigError
 from experiments import arms as arm_table
 from experiments import comparable, prereg
 from experiments.measures import Summary, summarise
 from experiments.options import drift as parser
-from experiments.runs import Run
-from services.trainer.checkpoint import checkpoints
+from experiments.runs import Run, checkpoints, read_delta
 
 if TYPE_CHECKING:
     from rankspace.direction import Direction
@@ -101,13 +98,9 @@ def place(run: Run, summary: Summary, checkpoint: Path, direction: Direction) ->
 
     from rankspace import Layout, drift_cosine
 
-    layout, file = Layout.of(direction.modules), checkpoint / "delta_S.f32"
-    try:
-        delta = torch.from_numpy(np.frombuffer(file.read_bytes(), dtype="<f4").copy())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); remove this checkpoint, the one before it is used then") from None
+    layout, delta = Layout.of(direction.modules), torch.from_numpy(read_delta(checkpoint))
     if len(delta) != layout.size:
-        raise ConfigError(f"{file}: {len(delta)} numbers, the direction has {layout.size}; give the run's --v-hack")
+        raise ConfigError(f"{checkpoint}: {len(delta)} numbers, the direction has {layout.size}; give the run's --v-hack")
     drift = float(drift_cosine(delta, direction.vectors, layout).mean())
     return Place(run, summary, int(checkpoint.name.removeprefix("step_")), drift, float(delta.norm()))
 

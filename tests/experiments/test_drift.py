@@ -99,3 +99,20 @@ def test_without_a_flag_the_direction_is_the_one_in_the_settings(tmp_path):
     named(run(tmp_path / "runs", [1, 2, 3, 4, 5], seed=1), direction(tmp_path / "another"))
     with pytest.raises(ConfigError, match=r"name several .*another.*own.*; give --v-hack FILE"):
         drift.main(argv)
+
+
+@pytest.mark.parametrize(("data", "says"), [(b"12345", "5 bytes are no fp32 vector"), (None, "cannot be read")])
+def test_a_damaged_checkpoint_is_named(tmp_path, data, says):
+    direction(tmp_path / "v")
+    file = run(tmp_path / "runs", [1, 2, 3, 4, 5]) / "checkpoints/step_000150/delta_S.f32"
+    file.unlink()
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(ConfigError, match=f"delta_S.f32: .*{says}.*delete its folder"):
+        measured(tmp_path)
+
+
+def test_a_checkpoint_that_is_being_written_does_not_count(tmp_path):
+    direction(tmp_path / "v")
+    (run(tmp_path / "runs", [3, 4, 0, 5, 0]) / "checkpoints/step_000155.draft").mkdir()
+    assert [r["step"] for r in measured(tmp_path)] == ["150"]
