@@ -10,6 +10,7 @@ from deploy import scaling
 from experiments import presets
 
 MODEL, NUMBERS, CLUSTERS = scaling.load()
+SMALL = {"layers": 28, "hidden": 2048, "q_rows": 2048, "kv_rows": 1024, "intermediate": 6144}  # the 1.7B shape
 
 
 def test_the_page_is_up_to_date():
@@ -25,13 +26,30 @@ def test_numbers_of_delta_by_hand():
 
 def test_numbers_of_delta_as_measured():
     """The 1.7B shape of the speed measurements, which counted its own adapter."""
-    shape = {"layers": 28, "hidden": 2048, "q_rows": 2048, "kv_rows": 1024, "intermediate": 6144}
     everything = json.loads((ROOT / "docs/results/gpu/bench.json").read_text())
     bench = everything["step 1.7b"]
-    assert scaling.delta_numbers(shape) == bench["delta_numbers"]
-    assert len(scaling.modules(shape)) == bench["modules"]
-    assert everything["push 1.7b"]["ours"]["payload_bytes"] == pytest.approx(scaling.push_bytes(shape), rel=0.01)
+    assert scaling.delta_numbers(SMALL) == bench["delta_numbers"]
+    assert len(scaling.modules(SMALL)) == bench["modules"]
+    assert everything["push 1.7b"]["ours"]["payload_bytes"] == pytest.approx(scaling.push_bytes(SMALL), rel=0.01)
     assert bench["tokens_per_s"]["merged compiled x4"] == pytest.approx(NUMBERS["train_tokens_s"], rel=0.001)
+
+
+def test_a_step_against_whole_loops_as_measured():
+    """Training within a sixth, a step at 4B too; and the page says what came out."""
+    everything = json.loads((ROOT / "docs/results/gpu/bench.json").read_text())
+    n = NUMBERS | {"group_size": 8, "completion_tokens": 1024, "prompt_tokens": 100, "grade_cpu_s": 0.006}
+    one_card, small = scaling.Cluster(1, 1, 1, 6, True), {**SMALL, "parameters": n["train_parameters"]}
+    large, loop = scaling.step_seconds(MODEL, n, one_card, 16), everything["loop 4b compiled bases on host"]
+    step, alone = scaling.stages(large, shared=True)["card"], (loop["all_steps"][-1]["train"], loop["all_steps"][0]["generate"])
+    assert step == pytest.approx(loop["seconds"]["total"], rel=1 / 6) and large["train"] == pytest.approx(alone[0], rel=1 / 6)
+    below = scaling.step_seconds(small, n, one_card, 16)
+    whole, slower = everything["loop 1.7b compiled"], scaling.stages(below, shared=True)["card"]
+    assert below["train"] == pytest.approx(whole["all_steps"][-1]["train"], rel=1 / 6)
+    text = " ".join(scaling.PAGE.read_text().split())
+    assert f"{step:.1f} s a step where {loop['seconds']['total']:.1f} were measured" in text
+    assert f"training {large['train']:.1f} s ({alone[0]:.1f} alone)" in text
+    assert f"sampling and scoring {large['sample'] + large['score']:.1f} s ({alone[1]:.1f} alone)" in text
+    assert f"(1.7B: {slower:.1f} s against {whole['seconds']['total']:.1f})" in text
 
 
 def test_a_push_is_four_bytes_a_number_and_names():
