@@ -256,7 +256,9 @@ def _start_distributed(device: str) -> tuple[int, int]:
 
     if device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    if "RANK" not in os.environ:
+    import deepspeed
+
+    if "RANK" not in os.environ:  # after the import: seconds in which somebody else might take the port
         os.environ |= {
             "RANK": "0",
             "WORLD_SIZE": "1",
@@ -264,8 +266,6 @@ def _start_distributed(device: str) -> tuple[int, int]:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
         }
-    import deepspeed
-
     # gloo is enough; DeepSpeed would compile a shared-memory all-reduce first, for minutes on a fresh machine
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if device.startswith("cuda") else "gloo", verbose=False)

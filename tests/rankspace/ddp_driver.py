@@ -29,7 +29,7 @@ adapter = rankspace.attach(model)
 data = torch.randn(4, 12, generator=torch.Generator().manual_seed(3))
 wanted = torch.randn(4, 6, generator=torch.Generator().manual_seed(4))
 if ranks > 1:
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=ranks)
     model = DistributedDataParallel(model)
     data, wanted = data.chunk(ranks)[rank], wanted.chunk(ranks)[rank]
 

@@ -1,6 +1,7 @@
 """Runs the DeepSpeed matrix inside one process per rank; test_ds_hook.py starts it and judges what it prints.
 
-    RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the environment; argv: JSON list of cases, output path of rank 0.
+    RANK, WORLD_SIZE in the environment; argv: JSON list of cases, output path of rank 0, a file where the ranks meet (a
+    port that was free when it was chosen may be taken by the time deepspeed is imported).
 
 Each case trains the same tiny Qwen3 for two steps on the same data, once under DeepSpeed with the hook, once in this
 process alone with plain torch: all ranks' micro-batches, mean gradient, project, clip, torch.optim.AdamW.
@@ -222,6 +223,8 @@ def fewer_modules(case: dict) -> dict:
 
 def main() -> None:
     cases, out = json.loads(sys.argv[1]), sys.argv[2]
+    rank, world = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world)
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     results = []
     for case in cases:

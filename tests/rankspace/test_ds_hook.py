@@ -6,7 +6,6 @@ ds_driver.py runs many cases in one process per rank, so that importing and rend
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -74,14 +73,11 @@ def results(kind: str) -> dict[str, dict]:
 
 
 def launch(world: int, cases: list[dict], out: Path) -> list[subprocess.Popen]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     shared = os.environ | {
-        "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "CUDA_VISIBLE_DEVICES": "",
+        "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]),
+        "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
-    command = [sys.executable, str(HERE / "ds_driver.py"), json.dumps(cases), str(out)]
+    command = [sys.executable, str(HERE / "ds_driver.py"), json.dumps(cases), str(out), str(out.with_suffix(".meet"))]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return [
         subprocess.Popen(command, env=shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, **pipes) for r in range(world)

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.stack import free_port
-
 DRIVER = Path(__file__).with_name("ddp_driver.py")
 
 
-def start(rank: int, ranks: int, port: int) -> subprocess.Popen:
-    names = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def start(rank: int, ranks: int, meet: Path) -> subprocess.Popen:
+    names = {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     root = {"PYTHONPATH": str(DRIVER.parents[2]), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.Popen([sys.executable, DRIVER], env=os.environ | names | root, stdout=-1, stderr=-1, text=True)
+    return subprocess.Popen([sys.executable, DRIVER, meet], env=os.environ | names | root, stdout=-1, stderr=-1, text=True)
 
 
 def finish(process: subprocess.Popen) -> dict:
@@ -25,11 +23,10 @@ def finish(process: subprocess.Popen) -> dict:
     return json.loads(out)
 
 
-def test_two_ranks_project_as_one_with_all_the_data():
-    port = free_port()
-    pair = [start(rank, 2, port) for rank in range(2)]
+def test_two_ranks_project_as_one_with_all_the_data(tmp_path):
+    pair = [start(rank, 2, tmp_path / "meet") for rank in range(2)]
     first, second = (finish(process) for process in pair)
-    alone = finish(start(0, 1, free_port()))
+    alone = finish(start(0, 1, tmp_path / "alone"))
     assert first == second
     assert first["delta"] == pytest.approx(alone["delta"], rel=1e-3, abs=1e-5)
     assert any(cos > 0 for step in alone["cos"] for cos in step)

@@ -116,13 +116,12 @@ def test_trl_script(desk, monkeypatch):
 def test_deepspeed_script(desk, monkeypatch):
     """In a process of its own, with what a launcher sets."""
     pytest.importorskip("deepspeed")
-    from experiments.stack import free_port
-
-    start = "import deepspeed; deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False\n"  # else compiled first
+    start = "import deepspeed, torch; deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False\n"  # else compiled first
+    start += "torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)\n"
     start += "deepspeed.init_distributed(dist_backend='gloo', verbose=False)\n"
     (desk / "engine.py").write_text(start + BLOCKS["engine"])
     environment = {
-        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0",
         "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     done = subprocess.run(
