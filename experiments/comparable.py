@@ -155,12 +155,10 @@ def _check_seeds(by_arm: dict[str, tuple[Run, ...]], allow: bool) -> list[str]:
 
 
 def _check_commits(runs: list[Run], allow: bool) -> list[str]:
-    groups: dict[str, list[str]] = {}
-    for run in runs:
-        groups.setdefault((run.provenance.git_commit or "no commit")[:12], []).append(run.run_id)
+    groups = _ids_by([(run.provenance.git_commit or "no commit")[:12] for run in runs], runs)
     warnings = []
     if len(groups) > 1:
-        listing = "; ".join(f"{commit}: {', '.join(short_ids(names))}" for commit, names in groups.items())
+        listing = "; ".join(f"{commit}: {ids}" for commit, ids in groups.items())
         if not allow:
             raise ConfigError(
                 f"runs come from different git commits ({listing}); run them again from one commit "
@@ -181,17 +179,23 @@ def _check_settings(runs: list[Run], allow: bool) -> list[str]:
         fixed |= set(arm.overrides) if arm else set()
     lines = []
     for name in sorted({name for run in runs for name in run.config} - fixed):
-        groups: dict[str, list[str]] = {}
-        for run in runs:
-            groups.setdefault(repr(run.config.get(name)), []).append(run.run_id)
+        groups = _ids_by([repr(run.config.get(name)) for run in runs], runs)
         if len(groups) > 1:
-            lines.append(f"{name} is " + ", but ".join(f"{v} in {', '.join(short_ids(own))}" for v, own in groups.items()))
+            lines.append(f"{name} is " + ", but ".join(f"{value} in {ids}" for value, ids in groups.items()))
     if lines and not allow:
         raise ConfigError(
             f"settings differ beyond the arms: {'; '.join(lines)}; run again with equal settings "
             "or pass --allow-mixed-settings"
         )
     return [f"Settings differ beyond the arms: {'; '.join(lines)}."] if lines else []
+
+
+def _ids_by(values: list[str], runs: list[Run]) -> dict[str, str]:
+    """{value: the runs that have it, in short}, in order of appearance; a value a run."""
+    groups: dict[str, list[str]] = {}
+    for value, run in zip(values, runs, strict=True):
+        groups.setdefault(value, []).append(run.run_id)
+    return {value: ", ".join(short_ids(ids)) for value, ids in groups.items()}
 
 
 def _compare_packages(runs: list[Run]) -> list[str]:

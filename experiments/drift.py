@@ -9,17 +9,15 @@ preregistered rule reads it, and in arms that project v_hack the drift is what t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
-from experiments import arms as arm_table
 from experiments import comparable, prereg
-from experiments.measures import Summary, summarise
+from experiments.measures import Summary
 from experiments.options import drift as parser
-from experiments.runs import Run, checkpoints, read_delta
+from experiments.runs import Run
 
 if TYPE_CHECKING:
     from rankspace.direction import Direction
@@ -39,23 +37,24 @@ class Place:
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     chosen = comparable.choose(comparable.selection(options))
-    rules = prereg.load().measures
+    from experiments.report import build, tidy
+    from experiments.report.data import views
+    from experiments.report.plots_drift import scatter
+    from rankspace.source import checkpoints
+
+    arms = views(chosen, prereg.load())
     direction = load(options.v_hack or _own(chosen.runs))
     places, missing = [], []
-    for run in chosen.runs:
-        found = checkpoints(run.path)
-        if found:
-            places.append(place(run, summarise(run, rules), found[-1], direction))
+    for run, summary in (pair for arm in arms for pair in zip(arm.runs, arm.summaries, strict=True)):
+        if checkpoints(run.path):
+            places.append(place(run, summary, direction))
         else:
             missing.append(run.run_id)
     if not places:
         raise ConfigError(f"--runs {options.runs}: no run has a checkpoint; copy their checkpoints/ beside metrics.jsonl")
-    from experiments.report import build, tidy
-    from experiments.report.plots_drift import scatter
-
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "drift.csv").write_bytes(tidy.as_csv(HEAD, [row(p) for p in places]))
-    (options.out / "drift.png").write_bytes(build.png(scatter(places)))
+    (options.out / "drift.png").write_bytes(build.png(scatter(arms, places)))
     print("\n".join(map(line, sorted(places, key=lambda p: p.drift))))
     if missing:
         print(f"no checkpoint kept: {', '.join(comparable.short_ids(missing))}")
@@ -82,27 +81,27 @@ def load(path: Path) -> Direction:
     return direction
 
 
-def place(run: Run, summary: Summary, checkpoint: Path, direction: Direction) -> Place:
-    """Where `run` was at that checkpoint.
+def place(run: Run, summary: Summary, direction: Direction) -> Place:
+    """Where `run` was at its newest checkpoint.
 
     Raises:
-        ConfigError: the run has other modules than the direction, was trained on other weights, or its delta_S is not
-            as long as its modules say; one line.
+        ConfigError: the run has other modules than the direction, was trained on other weights, or its checkpoint is
+            damaged; one line.
     """
-    made_from, trained = direction.metadata.get("fingerprint"), (run.direction or {}).get("fingerprint")
-    if made_from and trained and made_from != trained:
+    from rankspace import Layout, RankspaceError, drift_cosine
+    from rankspace.source import of_run
+
+    try:
+        saved = of_run(run.path)
+    except RankspaceError as error:
+        raise ConfigError(f"{error}; drift reads the newest checkpoint: delete its folder to take the one before") from None
+    made_from = direction.metadata.get("fingerprint")
+    if made_from and saved.fingerprint and made_from != saved.fingerprint:
         raise ConfigError(f"{run.path}: trained on other weights than the direction was extracted from; give its --v-hack")
-    if run.module_names and run.module_names != tuple(name for name, _ in direction.modules):
+    if saved.modules != direction.modules:
         raise ConfigError(f"{run.path}: its modules are not those of the direction; give the run's --v-hack")
-    import torch
-
-    from rankspace import Layout, drift_cosine
-
-    layout, delta = Layout.of(direction.modules), torch.from_numpy(read_delta(checkpoint))
-    if len(delta) != layout.size:
-        raise ConfigError(f"{checkpoint}: {len(delta)} numbers, the direction has {layout.size}; give the run's --v-hack")
-    drift = float(drift_cosine(delta, direction.vectors, layout).mean())
-    return Place(run, summary, int(checkpoint.name.removeprefix("step_")), drift, float(delta.norm()))
+    cosines = drift_cosine(saved.flat, direction.vectors, Layout.of(saved.modules))
+    return Place(run, summary, saved.trained["step"], float(cosines.mean()), float(saved.flat.norm()))
 
 
 HEAD = ["arm", "seed", "finished", "step", "drift", "norm", "hack_strict", "pass_oracle"]
@@ -116,13 +115,8 @@ def row(p: Place) -> list[object]:
 
 def _own(runs: list[Run]) -> Path:
     """The v_hack that these runs' settings name."""
-    found = sorted({str(run.config["v_hack"]) for run in runs if _uses_v_hack(run.arm, run.config)})
+    found = sorted({str(run.config["v_hack"]) for run in runs if (run.direction or {}).get("kind") == "v_hack"})
     if len(found) != 1:
         what = "name no v_hack" if not found else f"name several ({', '.join(found)})"
         raise ConfigError(f"these runs {what}; give --v-hack FILE")
     return Path(found[0])
-
-
-def _uses_v_hack(name: str, config: Mapping[str, Any]) -> bool:
-    arm = arm_table.ARMS.get(name)
-    return arm is not None and arm.direction == "v_hack" and config.get("v_hack") is not None

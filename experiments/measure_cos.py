@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build
 from experiments.options import measure_cos as parser
-from experiments.runs import ROLLOUT_NAME, checkpoints, read_delta
+from experiments.runs import ROLLOUT_NAME
 from experiments.viewer.rows import RolloutRow, members, parse, token_digest
 
 if TYPE_CHECKING:
@@ -120,13 +120,19 @@ def _policy(s: TrainerSettings) -> tuple[nn.Module, Adapter]:
 
 def _set_delta(adapter: Adapter, run: Path, step: int) -> str:
     """The delta_S that the step started from, where it is kept; what it is, in words."""
+    import numpy as np
     import torch
 
-    kept = run / "checkpoints" / f"step_{step:06d}"
-    if kept not in checkpoints(run):
+    path = run / "checkpoints" / f"step_{step:06d}" / "delta_S.f32"
+    if not path.is_file():
         return "delta_S = 0"
-    adapter.set_flat(torch.from_numpy(read_delta(kept)))
-    return f"checkpoint {kept.name}"
+    data = path.read_bytes()
+    if len(data) % 4:
+        raise ConfigError(
+            f"{path}: {len(data)} bytes are no fp32 vector; the file is damaged, delete its folder to measure at 0"
+        )
+    adapter.set_flat(torch.from_numpy(np.frombuffer(data, dtype="<f4").copy()))
+    return f"checkpoint {path.parent.name}"
 
 
 def cosines(model: nn.Module, adapter: Adapter, direction: Direction, rows: list[RolloutRow]) -> Iterator[float]:

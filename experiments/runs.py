@@ -5,7 +5,6 @@
                   modules.json, v_hack.json                      one object each; may be absent
                   rollouts/step_000003.jsonl.gz                  one row a completion
                   rollouts/cos_000003.jsonl                      by measure-cos, for the viewer; may be absent
-                  checkpoints/step_000003/delta_S.f32            little-endian fp32; the last ones are kept
 
 A half-written last line is what a live (or killed) run looks like: it is left out, and `Run.notes` says so. A bad line
 anywhere else, or at the end of a finished run, is an error that names file and line. After a resume the trainer may
@@ -215,23 +214,6 @@ def read_run(path: Path) -> Run:
         direction=direction,
         notes=tuple(notes),
     )
-
-
-def checkpoints(path: Path) -> list[Path]:
-    """The complete checkpoints of a run directory, oldest first; one still being written has another ending."""
-    return sorted(p for p in (Path(path) / "checkpoints").glob("step_*") if p.is_dir() and not p.suffix)
-
-
-def read_delta(checkpoint: Path) -> np.ndarray:
-    """delta_S of a checkpoint, float32 [sum r]. ConfigError when it is absent or no whole number of fp32 values."""
-    path = Path(checkpoint) / "delta_S.f32"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); delete its folder to do without it") from None
-    if len(data) % 4:
-        raise ConfigError(f"{path}: {len(data)} bytes are no fp32 vector; the file is damaged, delete its folder")
-    return np.frombuffer(data, dtype="<f4").copy()
 
 
 def read_rollouts(run: Run, step: int) -> list[dict[str, Any]]:

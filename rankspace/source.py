@@ -46,12 +46,17 @@ def of_run(run: str | Path, step: int | None = None) -> SavedDelta:
     return SavedDelta(flat, names, kind, model, fingerprint, None, told | direction)
 
 
-def _checkpoint(run: Path, step: int | None) -> tuple[int, Path]:
-    found = {
+def checkpoints(run: str | Path) -> dict[int, Path]:
+    """The checkpoints of a run that hold a delta_S, by the number of updates, oldest first; may be empty."""
+    return {
         int(match[1]): path
-        for path in sorted((run / "checkpoints").glob("step_*"))
+        for path in sorted((Path(run) / "checkpoints").glob("step_*"))
         if (match := re.fullmatch(r"step_(\d+)", path.name)) and (path / "delta_S.f32").is_file()
     }
+
+
+def _checkpoint(run: Path, step: int | None) -> tuple[int, Path]:
+    found = checkpoints(run)
     if not found:
         raise RankspaceError(f"{run} has no checkpoint yet: let the run write one (checkpoint_every)")
     number = max(found) if step is None else step

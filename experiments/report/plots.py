@@ -52,7 +52,7 @@ def headline(arms: list[ArmView]) -> Figure:
 
 def _draw_arm(axis: Axes, arm: ArmView, x: float, y: float, order: int) -> None:
     """Single runs small and pale, the mean large with its letter. Arms early in the table lie on top of later ones."""
-    style, hollow = look(arm.name), look(arm.name).dash != "-"
+    style, hollow = look(arm.name), look(arm.name).hollow
     for s in arm.counted if len(arm.counted) > 1 else ():
         axis.plot(100 * s.passed, 100 * s.hack, style.marker, color=style.colour, ms=3.6, alpha=0.45, mew=0, zorder=3)
     spread_x, spread_y = arm.mean(lambda s: s.passed).sem, arm.mean(lambda s: s.hack).sem
@@ -107,14 +107,15 @@ def _headline_frame(axis: Axes, arms: list[ArmView], means: list[tuple[float, fl
                 zorder=200,
             )
             text.set_path_effects([Stroke(linewidth=2, foreground="white"), Normal()])
-    handles = [_key(arm) for arm in arms]
+    handles = [key(arm) for arm in arms]
     handles.append(Line2D([], [], color=GREY, lw=1, ls=(0, (4, 2)), label="Pareto front of arm means"))
     axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, labelspacing=0.75)
 
 
-def _key(arm: ArmView) -> Line2D:
+def key(arm: ArmView) -> Line2D:
+    """An arm's marker, letter and name for a legend."""
     style = look(arm.name)
-    face = "white" if style.dash != "-" else style.colour
+    face = "white" if style.hollow else style.colour
     return Line2D([], [], marker=style.marker, ls="", ms=7, mfc=face, mec=style.colour, mew=1.2,
                   label=f"{arm.letter}  {arm.label}")  # fmt: skip
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from experiments.arms import ARMS, order
 from experiments.report import style
+from experiments.report.data import ArmView
+from experiments.report.plots import key
 from experiments.report.style import look
 
 if TYPE_CHECKING:
     from experiments.drift import Place
 
 
-def scatter(places: Sequence[Place]) -> Figure:
+def scatter(arms: Sequence[ArmView], places: Sequence[Place]) -> Figure:
     """Final hack rate against drift along v_hack, a point a run; small and pale: stopped early."""
     style.apply()
     figure, axis = plt.subplots(figsize=(6.0, 3.6))
@@ -26,17 +26,11 @@ def scatter(places: Sequence[Place]) -> Figure:
         own, finished = look(p.run.arm), p.run.finished
         axis.plot(
             p.drift, 100 * p.summary.hack, own.marker, ms=6.5 if finished else 4.5, mec=own.colour, mew=1.1, clip_on=False,
-            mfc="none" if own.dash != "-" else own.colour, alpha=0.9 if finished else 0.45, zorder=3,
+            mfc="none" if own.hollow else own.colour, alpha=0.9 if finished else 0.45, zorder=3,
         )  # fmt: skip
     axis.set(xlabel="away from the hack ←      drift: mean over modules of cos(−delta_S, v_hack)      → towards it",
              ylabel="Strict hack rate, end (%)", ylim=(0, 100))  # fmt: skip
-    axis.legend(handles=[_key(name) for name in order([p.run.arm for p in places])], loc="upper left",
-                bbox_to_anchor=(1.01, 1.0), borderaxespad=0, labelspacing=0.75)  # fmt: skip
+    shown = {p.run.arm for p in places}
+    axis.legend(handles=[key(arm) for arm in arms if arm.name in shown], loc="upper left", bbox_to_anchor=(1.01, 1.0),
+                borderaxespad=0, labelspacing=0.75)  # fmt: skip
     return figure
-
-
-def _key(name: str) -> Line2D:
-    own = look(name)
-    letter = ARMS[name].letter if name in ARMS else "?"
-    return Line2D([], [], marker=own.marker, ls="", ms=6.5, mfc="white" if own.dash != "-" else own.colour,
-                  mec=own.colour, mew=1.1, label=f"{letter}  {name}")  # fmt: skip

@@ -28,6 +28,11 @@ class Look:
     dash: str = "-"
     marker: str = "o"
 
+    @property
+    def hollow(self) -> bool:
+        """Whether markers are left open: of the arms of a family those whose lines are broken."""
+        return self.dash != "-"
+
 
 # Families share a colour: ours blue, the rival orange, controls purple and grey, ceilings green.
 LOOKS = {

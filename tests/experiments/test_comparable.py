@@ -48,7 +48,7 @@ def test_no_commit_is_a_commit_of_its_own(tmp_path):
 
 def test_mixed_settings(tmp_path):
     wanted = runs(tmp_path, Plan(), Plan(arm="projected", settings={"lr": 0.5}))
-    with pytest.raises(ConfigError, match=r"lr is .* in demo-\S+, but .* in demo-\S+; run again"):
+    with pytest.raises(ConfigError, match=r"lr is 0\.5 in demo-projected-s0, but 0\.02 in demo-vanilla-s0; run again"):
         choose(wanted)
     assert "lr is 0.5" in choose(Selection(tmp_path, allow_mixed_settings=True)).warnings[0]
 
