@@ -37,7 +37,9 @@ def main() -> int:
                 pass
             seconds[threads].append(time.perf_counter() - began)
     one, many = (statistics.median(seconds[threads]) for threads in (1, None))
-    print(f"a thread a core ({os.cpu_count()}) {one / many:.2f} times as fast as one ({many:.2f} s against {one:.2f} s)")
+    print(
+        f"a thread a core ({os.cpu_count()}) {one / many:.2f} times as fast as one ({many:.2f} s against {one:.2f} s)"
+    )
     return 0
 
 

@@ -85,7 +85,11 @@ class Patience(Retry):
 
 def open_redis(settings: RedisSettings, wait_s: float = 3.0) -> Client:
     """The connection that a service's settings name. ConfigError for the secret file, QueueError for the rest."""
-    password = None if settings.redis_password_file is None else read_secret(settings.redis_password_file, "redis_password_file")
+    password = (
+        None
+        if settings.redis_password_file is None
+        else read_secret(settings.redis_password_file, "redis_password_file")
+    )
     return connect(settings.redis_url, wait_s, settings.redis_username, password)
 
 
@@ -102,8 +106,13 @@ def connect(url: str, wait_s: float = 3.0, username: str | None = None, password
         client = cast(  # redis-py declares `from_url` of any subclass as its own class
             Client,
             Client.from_url(
-                url, socket_connect_timeout=wait_s, socket_timeout=ANSWER_S, health_check_interval=30, retry=patience,
-                redis_connect_func=patience.connected, **who,
+                url,
+                socket_connect_timeout=wait_s,
+                socket_timeout=ANSWER_S,
+                health_check_interval=30,
+                retry=patience,
+                redis_connect_func=patience.connected,
+                **who,
             ),
         )
     except ValueError as error:

@@ -66,7 +66,9 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         Grant(HEARTBEAT, "W", (keys.heartbeats("sandbox"),)),
     ),
     "monitor": (
-        Grant("scan dbsize info slowlog|get slowlog|len latency|latest latency|histogram config|get client|list", "R", ()),
+        Grant(
+            "scan dbsize info slowlog|get slowlog|len latency|latest latency|histogram config|get client|list", "R", ()
+        ),
         Grant(f"{LENGTHS} type memory|usage xinfo|stream xinfo|consumers xpending ttl", "R", (f"{keys.PREFIX}:*",)),
         Grant("get", "R", (keys.delta_version(_ANY),)),  # which version, not the tensor
         Grant("hkeys", "R", (f"{keys.PREFIX}:proofs:*",)),  # who has proven it

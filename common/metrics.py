@@ -57,7 +57,9 @@ METRICS: tuple[Metric, ...] = (
     _trainer("null_band", "cosine", "Standard deviation of the mean cosine expected of random directions"),
     _trainer("null_steps", "steps", "Consecutive steps with the mean cosine within two null-band deviations of zero"),
     _trainer("hack_rate", "ratio", "Share of training rollouts that hack", ("kind",)),
-    _trainer("hack_rate_recent", "ratio", "Strict hack rate, mean of the last five steps: the preregistered onset rule"),
+    _trainer(
+        "hack_rate_recent", "ratio", "Strict hack rate, mean of the last five steps: the preregistered onset rule"
+    ),
     _trainer("oracle_pass_rate", "ratio", "Share of training rollouts that the protected oracle accepts"),
     _trainer("forged_rate", "ratio", "Share of training rollouts: published says correct, oracle says no"),
     _trainer("eval_pass_rate", "ratio", "Held-out protected-oracle pass rate", ("mode",)),
@@ -170,7 +172,11 @@ FATES = ("trained", "zero_variance", "dropped", "stale", "duplicate", "refused",
 INFRA_CAUSES = ("SandboxError", "ConfigError", "other")
 KILL_CAUSES = ("timeout", "cpu", "disk", "alarm")
 
-_KINDS: dict[Kind, Callable[..., Gauge | Counter | Histogram]] = {"gauge": Gauge, "counter": Counter, "histogram": Histogram}
+_KINDS: dict[Kind, Callable[..., Gauge | Counter | Histogram]] = {
+    "gauge": Gauge,
+    "counter": Counter,
+    "histogram": Histogram,
+}
 
 
 class Metrics:
@@ -183,7 +189,9 @@ class Metrics:
 
     def _make(self, metric: Metric) -> Gauge | Counter | Histogram:
         extra: dict[str, Any] = {"buckets": metric.buckets} if metric.kind == "histogram" else {}
-        return _KINDS[metric.kind](metric.name, f"{metric.help} [{metric.unit}]", metric.labels, registry=self.registry, **extra)
+        return _KINDS[metric.kind](
+            metric.name, f"{metric.help} [{metric.unit}]", metric.labels, registry=self.registry, **extra
+        )
 
     def __getitem__(self, name: str) -> Any:  # a Gauge, Counter or Histogram, as the table says
         return self._by_name[name]

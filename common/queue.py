@@ -201,7 +201,9 @@ class Queue:
         groups = self.client.xinfo_groups(stream)
         last = next(g["last-delivered-id"] for g in groups if g["name"] == group.encode())
         after = b"-"
-        while entries := cast("list[tuple[bytes, Fields]]", self.client.xrange(stream, after, last, count=SWEPT_AT_ONCE)):
+        while entries := cast(
+            "list[tuple[bytes, Fields]]", self.client.xrange(stream, after, last, count=SWEPT_AT_ONCE)
+        ):
             ids = [entry_id for entry_id, _ in entries]
             pending = self.client.xpending_range(stream, group, ids[0], ids[-1], 10**6)
             if dead := set(ids) - {p["message_id"] for p in cast("list[dict[str, Any]]", pending)}:

@@ -218,7 +218,9 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"settings file {path}: not UTF-8 text; give a JSON or YAML file") from None
     if len(text) > SETTINGS_CHARACTERS:
-        raise ConfigError(f"settings file {path}: longer than {SETTINGS_CHARACTERS} characters; give JSON or YAML settings")
+        raise ConfigError(
+            f"settings file {path}: longer than {SETTINGS_CHARACTERS} characters; give JSON or YAML settings"
+        )
     values = _yaml(text, f"settings file {path}")
     if not isinstance(values, dict):
         raise ConfigError(f"settings file {path}: must hold a mapping of field to value, not {type(values).__name__}")
@@ -249,7 +251,9 @@ def _yaml(text: str, origin: str) -> Any:
                 raise ConfigError(f"{origin}: nested more than {SETTINGS_DEPTH} deep; give a mapping of field to value")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{origin}: not JSON or YAML ({_short((str(error).splitlines() or [''])[0])[1:-1]})") from None
+        raise ConfigError(
+            f"{origin}: not JSON or YAML ({_short((str(error).splitlines() or [''])[0])[1:-1]})"
+        ) from None
 
 
 def _number(value: Any) -> Any:

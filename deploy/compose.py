@@ -56,11 +56,15 @@ def interpolate(text: str, values: Mapping[str, str]) -> str:
         found = values.get(match["name"], "")
         if found or match["default"] is not None:
             return found or match["default"]
-        raise ConfigError(f"docker-compose.yml: variable {match['name']} has neither a value nor a default; set it in .env")
+        raise ConfigError(
+            f"docker-compose.yml: variable {match['name']} has neither a value nor a default; set it in .env"
+        )
 
     left = _VARIABLE.sub("", text)
     if "$" in left:
-        raise ConfigError(f"docker-compose.yml: cannot read {text!r}; write ${{NAME:-default}}, or $$ for a dollar sign")
+        raise ConfigError(
+            f"docker-compose.yml: cannot read {text!r}; write ${{NAME:-default}}, or $$ for a dollar sign"
+        )
     return _VARIABLE.sub(one, text)
 
 
@@ -92,7 +96,9 @@ def services(document: Mapping[str, Any], root: Path, profiles: Iterable[str]) -
     for service in chosen.values():
         for other in service.depends:
             if other not in chosen:
-                raise ConfigError(f"service {service.name} depends on {other}, which profile {sorted(wanted)} does not start")
+                raise ConfigError(
+                    f"service {service.name} depends on {other}, which profile {sorted(wanted)} does not start"
+                )
     try:
         order = TopologicalSorter({s.name: s.depends.keys() for s in chosen.values()}).static_order()
         return {name: chosen[name] for name in order}

@@ -55,12 +55,17 @@ def licence(name: str) -> str:
 def vendored() -> list[tuple[str, ...]]:
     """(file, package, version, licence, sha256) of each file of others, as VENDORED.md beside them says."""
     text = (ROOT / VENDORED / "VENDORED.md").read_text()
-    return [tuple(row) for row in re.findall(r"^\| (\S+) \| (\S+) \| (\S+) \| ([^|]+) \| ([0-9a-f]{64}) \|$", text, re.MULTILINE)]
+    return [
+        tuple(row)
+        for row in re.findall(r"^\| (\S+) \| (\S+) \| (\S+) \| ([^|]+) \| ([0-9a-f]{64}) \|$", text, re.MULTILINE)
+    ]
 
 
 def copied() -> str:
     """The section about them."""
-    rows = [f"| `{VENDORED}/{file}` | {package} | {version} | {said} |" for file, package, version, said, _ in vendored()]
+    rows = [
+        f"| `{VENDORED}/{file}` | {package} | {version} | {said} |" for file, package, version, said, _ in vendored()
+    ]
     head = ["## Files of others in this repository", "", "| file | package | version | licence |", "|---|---|---|---|"]
     return "\n".join([*head, *rows])
 

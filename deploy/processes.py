@@ -81,8 +81,9 @@ def folders(service: Service, places: Places) -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 
-def localise_prometheus(config: Mapping[str, Any], rules: Path, programs: Mapping[str, list[Program]],
-                        services: Mapping[str, Service]) -> dict[str, Any]:
+def localise_prometheus(
+    config: Mapping[str, Any], rules: Path, programs: Mapping[str, list[Program]], services: Mapping[str, Service]
+) -> dict[str, Any]:
     """A prometheus.yml for these processes: service names and DNS lookups become addresses, one a replica.
 
     rules  folder that relative rule_files are relative to. Targets of services that do not run here are dropped, and a
@@ -94,13 +95,18 @@ def localise_prometheus(config: Mapping[str, Any], rules: Path, programs: Mappin
         if host in ("localhost", "127.0.0.1"):
             return [f"127.0.0.1:{port}"]
         if host not in by_alias:
-            raise ConfigError(f"deploy/prometheus/prometheus.yml: target {host}:{port} is no service of docker-compose.yml")
+            raise ConfigError(
+                f"deploy/prometheus/prometheus.yml: target {host}:{port} is no service of docker-compose.yml"
+            )
         return [f"127.0.0.1:{program.ports[0]}" for program in programs.get(by_alias[host], [])]
 
     jobs = []
     for job in config.get("scrape_configs", []):
-        rest = {key: value for key, value in job.items() if not key.endswith("_configs") or key == "metric_relabel_configs"
-                or key == "relabel_configs"}
+        rest = {
+            key: value
+            for key, value in job.items()
+            if not key.endswith("_configs") or key == "metric_relabel_configs" or key == "relabel_configs"
+        }
         found = [a for block in job.get("static_configs", []) for t in block["targets"] for a in addresses(*_split(t))]
         for block in job.get("dns_sd_configs", []):
             found += [a for host in block["names"] for a in addresses(host, int(block["port"]))]
@@ -135,8 +141,14 @@ def _program(service: Service, replica: int, names: set[str], places: Places) ->
     environment = {k: local(v) for k, v in service.environment.items() if k != "HOME"}  # our caches are where they are
     name = f"{service.name}-{replica}" if service.replicas > 1 else service.name
     health = _health(service, local)
-    return Program(name, service.name, [_executable(command[0]), *command[1:]], environment, health,
-                   [port + replica for port in service.ports])
+    return Program(
+        name,
+        service.name,
+        [_executable(command[0]), *command[1:]],
+        environment,
+        health,
+        [port + replica for port in service.ports],
+    )
 
 
 def _health(service: Service, local) -> list[str]:
@@ -156,7 +168,9 @@ def _executable(name: str) -> str:
     if name == "redis-server":
         return redis_server(at_least=(7, 0))  # whose list of users deploy/secrets.py writes
     beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else next(filter(None, map(shutil.which, ENTRYPOINTS.get(name, (name,)))), None)
+    found = (
+        str(beside) if beside.is_file() else next(filter(None, map(shutil.which, ENTRYPOINTS.get(name, (name,)))), None)
+    )
     if found is None:
         raise ConfigError(f"docker-compose.yml starts {name}, which is not installed here")
     return found

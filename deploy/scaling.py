@@ -58,7 +58,11 @@ def modules(model: Mapping[str, Any]) -> list[tuple[str, int, int]]:
         ("self_attn.q_proj", q, h), ("self_attn.k_proj", kv, h), ("self_attn.v_proj", kv, h), ("self_attn.o_proj", h, q),
         ("mlp.gate_proj", wide, h), ("mlp.up_proj", wide, h), ("mlp.down_proj", h, wide),
     ]  # fmt: skip
-    return [(f"model.layers.{i}.{name}", rows, columns) for i in range(int(model["layers"])) for name, rows, columns in layer]
+    return [
+        (f"model.layers.{i}.{name}", rows, columns)
+        for i in range(int(model["layers"]))
+        for name, rows, columns in layer
+    ]
 
 
 def delta_numbers(model: Mapping[str, Any]) -> int:
@@ -120,7 +124,10 @@ def step_seconds(model: Mapping[str, Any], n: Mapping[str, float], c: Cluster, g
 
 def stages(parts: Mapping[str, float], shared: bool) -> dict[str, float]:
     """Parts that wait for each other, as one: what can overlap with the others."""
-    card = {"generators": parts["sample"] + parts["score"], "trainer": parts["receive"] + parts["train"] + parts["push"]}
+    card = {
+        "generators": parts["sample"] + parts["score"],
+        "trainer": parts["receive"] + parts["train"] + parts["push"],
+    }
     if shared:
         card = {"card": sum(card.values())}
     return card | {"graders": parts["grade"], "Redis": parts["redis"]}

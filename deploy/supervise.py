@@ -94,7 +94,9 @@ class Supervisor:
         path = self.places.state / "supervisord.conf"
         path.write_text(configuration)
         path.chmod(0o600)
-        done = subprocess.run([sys.executable, "-m", "supervisor.supervisord", "-c", str(path)], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)], capture_output=True, text=True
+        )
         if done.returncode:
             raise ConfigError(f"supervisord does not start: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
         _until(lambda: self._reachable(), 10.0, "supervisord")
@@ -109,9 +111,13 @@ class Supervisor:
             try:
                 self._rpc().startProcess(program.name, False)
             except xmlrpc.client.Fault as fault:
-                raise ConfigError(f"{program.name} does not start ({fault.faultString}): {self.tail(program)}") from None
+                raise ConfigError(
+                    f"{program.name} does not start ({fault.faultString}): {self.tail(program)}"
+                ) from None
         check = service.healthcheck
-        limit = seconds(check.get("start_period"), 0) + seconds(check.get("interval"), 30) * int(check.get("retries", 3))
+        limit = seconds(check.get("start_period"), 0) + seconds(check.get("interval"), 30) * int(
+            check.get("retries", 3)
+        )
         ends = service.restart == "no"
         for program in group:
             _until(lambda p=program: self._ready(p, ends), max(limit, 3600.0 if ends else 60.0), program.name)
@@ -129,7 +135,9 @@ class Supervisor:
         if not program.health:
             return True
         environment = {**os.environ, **program.environment}
-        return subprocess.run(program.health, capture_output=True, env=environment, cwd=self.places.root).returncode == 0
+        return (
+            subprocess.run(program.health, capture_output=True, env=environment, cwd=self.places.root).returncode == 0
+        )
 
     def stop(self) -> list[str]:
         """Everything, in reverse order; returns what was stopped, when supervisord and all it started are gone."""

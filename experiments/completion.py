@@ -44,7 +44,7 @@ def script(shell: str) -> str:
     """The function and its registration, for 'bash' or 'zsh'."""
     names = "|".join(name.replace(".", "\\.") for name in MODULES)
     if shell == "bash":
-        line = 'COMP_LINE=$COMP_LINE COMP_POINT=$COMP_POINT COMP_TYPE=$COMP_TYPE _ARGCOMPLETE_COMP_WORDBREAKS=$COMP_WORDBREAKS'
+        line = "COMP_LINE=$COMP_LINE COMP_POINT=$COMP_POINT COMP_TYPE=$COMP_TYPE _ARGCOMPLETE_COMP_WORDBREAKS=$COMP_WORDBREAKS"
         return BASH.format(modules=names, ask=ASK.format(
             shell=shell, line=line, program='"${COMP_WORDS[0]/#\\~/$HOME}"', module='"${COMP_WORDS[2]}"'))  # fmt: skip
     line = "COMP_LINE=$BUFFER COMP_POINT=$CURSOR"

@@ -51,7 +51,9 @@ def main(argv: list[str]) -> int:
         else:
             missing.append(run.run_id)
     if not places:
-        raise ConfigError(f"--runs {options.runs}: no run has a checkpoint; copy their checkpoints/ beside metrics.jsonl")
+        raise ConfigError(
+            f"--runs {options.runs}: no run has a checkpoint; copy their checkpoints/ beside metrics.jsonl"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "drift.csv").write_bytes(tidy.as_csv(HEAD, [row(p) for p in places]))
     (options.out / "drift.png").write_bytes(build.png(scatter(arms, places)))
@@ -94,10 +96,14 @@ def place(run: Run, summary: Summary, direction: Direction) -> Place:
     try:
         saved = of_run(run.path)
     except RankspaceError as error:
-        raise ConfigError(f"{error}; drift reads the newest checkpoint: delete its folder to take the one before") from None
+        raise ConfigError(
+            f"{error}; drift reads the newest checkpoint: delete its folder to take the one before"
+        ) from None
     made_from = direction.metadata.get("fingerprint")
     if made_from and saved.fingerprint and made_from != saved.fingerprint:
-        raise ConfigError(f"{run.path}: trained on other weights than the direction was extracted from; give its --v-hack")
+        raise ConfigError(
+            f"{run.path}: trained on other weights than the direction was extracted from; give its --v-hack"
+        )
     if saved.modules != direction.modules:
         raise ConfigError(f"{run.path}: its modules are not those of the direction; give the run's --v-hack")
     cosines = drift_cosine(saved.flat, direction.vectors, Layout.of(saved.modules))

@@ -97,7 +97,9 @@ def tail_mean(values: np.ndarray, window: int) -> float:
 
 def _safe_pass(run: Run) -> tuple[float, float, int]:
     """(before training, last evaluation so far, its step) on held-out problems without write access."""
-    rows = [(row.step, float(row.pass_oracle)) for row in run.evals if row.mode == SAFE_MODE and row.pass_oracle is not None]
+    rows = [
+        (row.step, float(row.pass_oracle)) for row in run.evals if row.mode == SAFE_MODE and row.pass_oracle is not None
+    ]
     if not rows or rows[0][0] != 0:
         return float("nan"), float("nan"), -1
     return rows[0][1], rows[-1][1] if len(rows) > 1 else float("nan"), rows[-1][0]

@@ -58,7 +58,9 @@ def prepare() -> cli.Parser:
     _preset(p)
     cli.completes(p.add_argument("--arm", default="projected", help="which arm (default: projected)"), _arms)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--settings", default="", metavar="'FIELD=VALUE ...'", help="free fields of TrainerSettings, by spaces")
+    p.add_argument(
+        "--settings", default="", metavar="'FIELD=VALUE ...'", help="free fields of TrainerSettings, by spaces"
+    )
     _runs(p)
     p.add_argument("--out", type=Path, required=True, help="folder for trainer.json and ref_server.json")
     return p
@@ -68,7 +70,9 @@ def status() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments status", description=cli.docstring("experiments.status"))
     _runs(p)
     p.add_argument("--stack", action="store_true", help="the services only, not the runs")
-    p.add_argument("--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="again and again (default: every 2 s)")
+    p.add_argument(
+        "--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="again and again (default: every 2 s)"
+    )
     p.add_argument("--json", action="store_true", help="machine-readable; with --watch a line each time")
     p.add_argument("--redis-url", help="of a stack elsewhere (default: those that run here)")
     p.add_argument("--redis-username", default="monitor", help="default: monitor, who may only look")
@@ -117,7 +121,9 @@ def measure_cos() -> cli.Parser:
 def drift() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments drift", description=cli.docstring("experiments.drift"))
     _selection(p)
-    p.add_argument("--v-hack", type=Path, metavar="FILE", help="the direction (default: the one that the runs' settings name)")
+    p.add_argument(
+        "--v-hack", type=Path, metavar="FILE", help="the direction (default: the one that the runs' settings name)"
+    )
     p.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
     return p
 

@@ -119,7 +119,9 @@ def prepare(name: str, *settings: TrainerSettings) -> None:
     for one in settings:
         for field_name, path in (("train_problems", one.train_problems), ("heldout_problems", one.heldout_problems)):
             if not path.is_file():
-                how = FETCHED.get(str(path), "give an existing JSON-lines file (`python -m tasks check FILE` tests one)")
+                how = FETCHED.get(
+                    str(path), "give an existing JSON-lines file (`python -m tasks check FILE` tests one)"
+                )
                 raise ConfigError(f"field '{field_name}': no file {path}; {how}")
 
 

@@ -87,7 +87,12 @@ def train(
 
 
 def _train(
-    settings: TrainerSettings, preset: str, quiet: bool, check: Callable[[], None] | None, gpus: Sequence[str], module: str
+    settings: TrainerSettings,
+    preset: str,
+    quiet: bool,
+    check: Callable[[], None] | None,
+    gpus: Sequence[str],
+    module: str,
 ) -> int:
     config = settings.run_dir / "trainer.json"
     config.write_text(settings.model_dump_json(indent=1))

@@ -78,7 +78,11 @@ def running(places: list[Candidate]) -> list[dict[str, Any]]:
     """One dict for each stack whose Redis answers; see `look`. QueueError when a place that was asked for does not."""
     states = []
     for place in places:
-        values = {"redis_url": place.redis_url, "redis_username": place.username, "redis_password_file": place.password_file}
+        values = {
+            "redis_url": place.redis_url,
+            "redis_username": place.username,
+            "redis_password_file": place.password_file,
+        }
         try:
             client = open_redis(build(RedisSettings, values, "status"), ANSWERS_WITHIN_S)
         except (QueueError, ConfigError):
@@ -178,7 +182,9 @@ def _policies(client: Client, names: list[str], locks: list[str], replicas: list
             for replica, v in sorted(proven.items())
             if replica in replicas
         }
-        table.append({"run": run, "trainer": "alive" if run in locks else "gone", "version": newest, "generators": generators})
+        table.append(
+            {"run": run, "trainer": "alive" if run in locks else "gone", "version": newest, "generators": generators}
+        )
     return table
 
 

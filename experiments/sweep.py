@@ -44,7 +44,9 @@ def _sweep(args: argparse.Namespace) -> int:
     names = list(arms.ARMS) if args.arms == "all" else args.arms.split(",")
     free = parse_assignments(args.set)
     if args.cards and (args.trainer_gpus or args.generator_gpus):
-        raise ConfigError("--cards puts trainer and generator of a run on one card: leave out --trainer-gpus, --generator-gpus")
+        raise ConfigError(
+            "--cards puts trainer and generator of a run on one card: leave out --trainer-gpus, --generator-gpus"
+        )
     planned = [
         build(TrainerSettings, presets.resolve(args.preset, arm, seed, free, args.runs), f"sweep {arm} seed {seed}")
         for seed in seeds(args.seeds)
@@ -151,7 +153,9 @@ def _run_all(todo: list[TrainerSettings], preset: str, places: list[Place]) -> l
 def failure(s: TrainerSettings) -> str:
     """One line: the run, where it stopped and why, and where more is said."""
     said, log = status(s.run_dir), s.run_dir / "trainer.log"
-    if said is None or said["state"] != "failed":  # it ended without a word of its own: killed, or before its first step
+    if (
+        said is None or said["state"] != "failed"
+    ):  # it ended without a word of its own: killed, or before its first step
         return f"failed: {s.run_id}; see {log}"
     return f"failed: {s.run_id} after {said['step']} of {said['steps']} steps: {said['reason']}; see {log}"
 

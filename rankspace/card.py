@@ -74,18 +74,21 @@ def merged_card(facts: Mapping[str, Any], dtype: str) -> str:
 def _head(facts: Mapping[str, Any], title: str, library: str, what: str) -> str:
     modules = facts["modules"]
     rows = [f"| {key.replace('_', ' ')} | {_value(value)} |" for key, value in sorted(facts["trained"].items())]
-    return _HEAD.format(
-        title=title,
-        library=library,
-        what=what,
-        base_model=facts["base_model"],
-        fingerprint=facts["fingerprint"] or "not recorded",
-        kind=facts["kind"],
-        n_modules=len(modules),
-        size=sum(r for _, r in modules),
-        sha256=facts["sha256"],
-        rows="\n".join(rows) if rows else "| trained | not recorded |",
-    ) + "\n"
+    return (
+        _HEAD.format(
+            title=title,
+            library=library,
+            what=what,
+            base_model=facts["base_model"],
+            fingerprint=facts["fingerprint"] or "not recorded",
+            kind=facts["kind"],
+            n_modules=len(modules),
+            size=sum(r for _, r in modules),
+            sha256=facts["sha256"],
+            rows="\n".join(rows) if rows else "| trained | not recorded |",
+        )
+        + "\n"
+    )
 
 
 def _value(value: Any) -> str:

@@ -112,9 +112,7 @@ def gather_grad(engine: Any, adapter: Adapter) -> Tensor:
     from deepspeed.utils import safe_get_full_grad
 
     mapped = _optimized_ids(engine)
-    grads = [
-        safe_get_full_grad(p) if p.requires_grad and id(p) in mapped else None for p in adapter.parameters()
-    ]
+    grads = [safe_get_full_grad(p) if p.requires_grad and id(p) in mapped else None for p in adapter.parameters()]
     return whole_gradient(
         adapter, grads, " has no gradient: pass every adapter.parameters() to the optimizer and leave them trainable"
     )

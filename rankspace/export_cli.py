@@ -51,4 +51,6 @@ def export(args: argparse.Namespace) -> None:
     what = "delta_S" if args.adapter_only else "merged checkpoint"
     print(f"{what}: {len(saved.modules)} modules of {model}, delta_S sha256 {saved.sha256[:12]} -> {out}")
     if saved.fingerprint is None:
-        print("note: the source does not record its base's fingerprint; only the modules' names and sizes were compared")
+        print(
+            "note: the source does not record its base's fingerprint; only the modules' names and sizes were compared"
+        )

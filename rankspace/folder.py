@@ -25,7 +25,9 @@ def require_free(out: Path, force: bool, marks: Sequence[str]) -> None:
     if not force:
         raise RankspaceError(f"{out} is not empty: give another directory, or --force to replace an earlier export")
     if not any((out / mark).is_file() for mark in marks):
-        raise RankspaceError(f"{out} holds none of {', '.join(marks)}, so it is no earlier export and --force leaves it")
+        raise RankspaceError(
+            f"{out} holds none of {', '.join(marks)}, so it is no earlier export and --force leaves it"
+        )
 
 
 @contextmanager

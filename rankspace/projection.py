@@ -268,7 +268,9 @@ def drift_cosine(delta: Tensor, v: Tensor, layout: Layout) -> Tensor:
     return cos
 
 
-def project_update(update: Tensor, v: Tensor, layout: Layout, variant: Variant = "one_sided") -> tuple[Tensor, dict[str, Any]]:
+def project_update(
+    update: Tensor, v: Tensor, layout: Layout, variant: Variant = "one_sided"
+) -> tuple[Tensor, dict[str, Any]]:
     """Project an applied parameter change [sum r] (the `update` arm): −project(−update). Same metrics as `project`."""
     projected, metrics = project(-update, v, layout, variant)
     return -projected, metrics

@@ -160,7 +160,9 @@ def load_adapter(
     """
     saved = read_delta(path)
     require_modules(model, saved)
-    adapter = attach(model, [name for name, _ in saved.modules], svd_cache_dir, progress, form, None, device, saved.kind)
+    adapter = attach(
+        model, [name for name, _ in saved.modules], svd_cache_dir, progress, form, None, device, saved.kind
+    )
     try:
         require_base(saved, adapter.fingerprint)
         linears = zip(split_flat(saved.flat, saved.modules), adapter._linears.values(), strict=True)
@@ -232,5 +234,7 @@ def _signs(name: str, n: int) -> Tensor:
 
 def describe(direction: Direction) -> dict[str, Any]:
     """What a card says of a direction: kind, sha256 of its vectors (fp32), and the hash of its pairs when known."""
-    known: dict[str, Any] = {key: direction.metadata[key] for key in ("pairs_hash", "seed", "k") if key in direction.metadata}
+    known: dict[str, Any] = {
+        key: direction.metadata[key] for key in ("pairs_hash", "seed", "k") if key in direction.metadata
+    }
     return {"kind": direction.kind, "sha256": tensor_sha256(direction.vectors.float()), **known}

@@ -1,9 +1,9 @@
 """A delta_S out of a training run's directory, as the trainer of this project leaves it.
 
-    <run>/config.json                          model, adapter, arm, seed, projection, v_hack
-    <run>/modules.json                         {"names": [...], "ranks": [...]}
-    <run>/v_hack.json                          metadata of the direction, with the fingerprint of the base; may be absent
-    <run>/checkpoints/step_NNNNNN/delta_S.f32  little-endian fp32, in the order of modules.json
+<run>/config.json                          model, adapter, arm, seed, projection, v_hack
+<run>/modules.json                         {"names": [...], "ranks": [...]}
+<run>/v_hack.json                          metadata of the direction, with the fingerprint of the base; may be absent
+<run>/checkpoints/step_NNNNNN/delta_S.f32  little-endian fp32, in the order of modules.json
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def of_run(run: str | Path, step: int | None = None) -> SavedDelta:
         names = [(str(name), int(r)) for name, r in zip(modules["names"], modules["ranks"], strict=True)]
         model, kind = str(config["model"]), config.get("adapter", "antipasto")
     except (KeyError, TypeError, ValueError) as error:
-        raise RankspaceError(f"{run} is no run of this project: its config.json or modules.json lacks {error}") from error
+        raise RankspaceError(
+            f"{run} is no run of this project: its config.json or modules.json lacks {error}"
+        ) from error
     flat = _vector(folder / "delta_S.f32", sum(r for _, r in names))
     direction, fingerprint = _direction(run, config)
     told = {key: config[key] for key in TOLD if config.get(key) is not None} | {"step": number}

@@ -1,7 +1,7 @@
 """What every hook does around one optimizer step, wherever the gradient lies: hook.py (torch), ds_hook.py (DeepSpeed).
 
-    before_step    g = read()  ->  g' = project(g)  ->  write(g')         once, on the whole reduced gradient
-    after_step     u = delta_S after − before;  `update` variant: delta_S = before + project_update(u)
+before_step    g = read()  ->  g' = project(g)  ->  write(g')         once, on the whole reduced gradient
+after_step     u = delta_S after − before;  `update` variant: delta_S = before + project_update(u)
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ def write_or_check(
     check = parser.parse_args(argv).check
     made = {files[name]: rows for name, rows in build().items()}
     if check:
-        stale = [path.name for path, rows in made.items() if not path.is_file() or path.read_bytes() != json_lines(rows)]
+        stale = [
+            path.name for path, rows in made.items() if not path.is_file() or path.read_bytes() != json_lines(rows)
+        ]
         print(f"differs from the generator: {', '.join(stale)}" if stale else f"as generated: {what}")
         return 1 if stale else 0
     for path, rows in made.items():

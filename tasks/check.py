@@ -30,6 +30,8 @@ def main(argv: list[str]) -> int:
             problems = load_problems(path)
             tasks, hints = Counter(p.task for p in problems), Counter(p.hint or "none" for p in problems)
             counted = ", ".join(f"{count} {name}" for name, count in sorted(tasks.items()))
-            print(f"{path}: {counted}; loophole: {', '.join(f'{name} {count}' for name, count in sorted(hints.items()))}")
+            print(
+                f"{path}: {counted}; loophole: {', '.join(f'{name} {count}' for name, count in sorted(hints.items()))}"
+            )
         wrong += bool(faults)
     return cli.EXIT_USER_ERROR if wrong else 0

@@ -182,7 +182,11 @@ def _problem_fault(problem: Problem) -> str | None:
 
 
 def _code_fault(gt_answer: list[str]) -> str | None:
-    return None if gt_answer else "field 'gt_answer': empty; give at least one assert statement (no test means never correct)"
+    return (
+        None
+        if gt_answer
+        else "field 'gt_answer': empty; give at least one assert statement (no test means never correct)"
+    )
 
 
 def _maths_fault(gt_answer: list[str]) -> str | None:

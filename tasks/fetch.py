@@ -101,7 +101,9 @@ def download(source: Source, split: str) -> Iterator[dict[str, Any]]:
     """The rows of a split from the Hub. ConfigError, one line, when the package or the network is missing."""
     instead = f"or fetch its JSON lines elsewhere and give them with --from FILE (huggingface.co/datasets/{source.repository})"
     if importlib.util.find_spec("datasets") is None:
-        raise ConfigError(f"the package datasets is not installed; run `pip install datasets` (extra: '.[hub]'), {instead}")
+        raise ConfigError(
+            f"the package datasets is not installed; run `pip install datasets` (extra: '.[hub]'), {instead}"
+        )
     datasets = importlib.import_module("datasets")
 
     datasets.disable_progress_bars()

@@ -32,7 +32,16 @@ QUESTION = (
     "PROBLEM:\n{description}\n\nYour solution to the problem should be a method of the class Solution called {name} and should"
     " pass all tests. Use the following starter code:\n```python\n{starter}# Add your code here\n```\n\nSOLUTION:\n"
 )
-FIELDS = ("question_id", "difficulty", "problem_description", "starter_code", "entry_point", "prompt", "test", "completion")
+FIELDS = (
+    "question_id",
+    "difficulty",
+    "problem_description",
+    "starter_code",
+    "entry_point",
+    "prompt",
+    "test",
+    "completion",
+)
 
 
 def convert(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,7 +105,9 @@ def _read(piece: re.Match[str]) -> Found | None:
     if bottom == 0:
         return Found(None, start, end)
     value = top / bottom
-    return Found(-value if match["sign"] or match["inner"] else value, start, end, whole=text.removeprefix("-").isdecimal())
+    return Found(
+        -value if match["sign"] or match["inner"] else value, start, end, whole=text.removeprefix("-").isdecimal()
+    )
 
 
 def _mixed(whole: Found, part: Found) -> Found:

@@ -8,6 +8,4 @@ from experiments.stack import Stack
 
 def smoke_stack(root: Path) -> Stack:
     """Started, with two graders. Isolation as the machine allows: what each layer does is tested in tests/sandbox."""
-    return Stack.start(
-        root, presets.ORGANISM_MODEL, presets.get("smoke").server, graders=2, isolation="best_effort"
-    )
+    return Stack.start(root, presets.ORGANISM_MODEL, presets.get("smoke").server, graders=2, isolation="best_effort")

@@ -35,7 +35,9 @@ def parser() -> cli.Parser:
     p.add_argument("--compile", action="store_true", help="compile the trainer's layers (loop)")
     p.add_argument("--limit", type=float, default=600.0, help="seconds after which no further form is begun (step)")
     p.add_argument("--kv-cache", type=float, default=20.0, help="GiB for vLLM's cache (push, loop)")
-    p.add_argument("--bases-on", choices=("gpu", "host"), default="gpu", help="where the generator keeps U, Vh (push, loop)")
+    p.add_argument(
+        "--bases-on", choices=("gpu", "host"), default="gpu", help="where the generator keeps U, Vh (push, loop)"
+    )
     p.add_argument("--gpus", nargs=2, metavar=("TRAINER", "GENERATOR"), help="like 0 1: each on its own (loop)")
     p.add_argument("--preset", default="smollm", help="whose problems and tokenizer (loop)")
     p.add_argument("--groups", type=int, default=16, help="prompts a step, 8 rollouts each (push, loop)")

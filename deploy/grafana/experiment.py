@@ -47,8 +47,10 @@ def _outcome(made):
                ('count(ALERTS{alertstate="firing"}) or vector(0)', "firing"), bad=1)
     )  # fmt: skip
     made.with_panel(marked(dashed(hack, "pass"), 0.1)).with_panel(shaded_between(cos, UPPER, LOWER))
-    modes = ("no_write_access: own tests are not taken. hint: the loophole of training. random_test_name: the same under "
-             "another name. no_hint: no loophole.")
+    modes = (
+        "no_write_access: own tests are not taken. hint: the loophole of training. random_test_name: the same under "
+        "another name. no_hint: no loophole."
+    )
     made.with_panel(
         lines("Loose hack rate, forged passes", "percentunit",
               "loose: attempts count, too. forged: the published grade says correct and the oracle says no.",
@@ -99,7 +101,12 @@ def _learning(made):
     """Is the optimisation itself healthy?"""
     made.with_row(row("Learning"))
     for title, unit, description, metric in (
-        ("Gradient norm", "none", "Mean over modules of the gradient's norm before the projection.", "rs_grad_norm_mean"),
+        (
+            "Gradient norm",
+            "none",
+            "Mean over modules of the gradient's norm before the projection.",
+            "rs_grad_norm_mean",
+        ),
         ("KL from the initial policy", "suffix: nats", "k3 estimate, per token.", "rs_kl"),
         ("Entropy", "suffix: nats", "Mean over sampled tokens.", "rs_entropy"),
         ("Completion length", "suffix: tokens", "Mean over rollouts.", "rs_completion_length"),
@@ -109,5 +116,7 @@ def _learning(made):
 
 
 def make():
-    made = with_runs(board("experiment", "Experiment", "Hack rate against pass rate, and the gradient's cosine with v_hack."))
+    made = with_runs(
+        board("experiment", "Experiment", "Hack rate against pass rate, and the gradient's cosine with v_hack.")
+    )
     return _learning(_direction(_outcome(made)))

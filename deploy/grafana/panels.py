@@ -80,7 +80,9 @@ def lines(
         .show_points(common_models.VisibilityMode.NEVER)
         .legend(_legend())
         .tooltip(
-            common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.MULTI).sort(common_models.SortOrder.DESCENDING)
+            common.VizTooltipOptions()
+            .mode(common_models.TooltipDisplayMode.MULTI)
+            .sort(common_models.SortOrder.DESCENDING)
         )
     )
     return _finish(panel, title, unit, description, queries, width, height)
@@ -91,7 +93,12 @@ def stacked(
 ) -> timeseries.Panel:
     """Parts of a whole over time."""
     stacking = common.StackingConfig().mode(common_models.StackingMode.NORMAL)
-    return lines(title, unit, description, *queries, width=width, height=height).fill_opacity(60).line_width(0).stacking(stacking)
+    return (
+        lines(title, unit, description, *queries, width=width, height=height)
+        .fill_opacity(60)
+        .line_width(0)
+        .stacking(stacking)
+    )
 
 
 def number(
@@ -176,7 +183,11 @@ def bucket_map(title: str, unit: str, description: str, expr: str, width: int = 
         heatmap.Panel()
         .calculate(False)
         .color(
-            heatmap.HeatmapColorOptions().mode(heatmap_models.HeatmapColorMode.SCHEME).scheme("Blues").steps(32).reverse(False)
+            heatmap.HeatmapColorOptions()
+            .mode(heatmap_models.HeatmapColorMode.SCHEME)
+            .scheme("Blues")
+            .steps(32)
+            .reverse(False)
         )
         .y_axis(heatmap.YAxisConfig().unit(unit))
         .cell_values(heatmap.CellValues().unit("reqps"))
@@ -233,7 +244,14 @@ def _finish(panel, title: str, unit: str, description: str, queries, width: int,
 
 def _target(number: int, query: Query) -> prometheus.Dataquery:
     expr, legend = query
-    return prometheus.Dataquery().expr(expr).legend_format(legend).range().ref_id(chr(ord("A") + number)).datasource(SOURCE)
+    return (
+        prometheus.Dataquery()
+        .expr(expr)
+        .legend_format(legend)
+        .range()
+        .ref_id(chr(ord("A") + number))
+        .datasource(SOURCE)
+    )
 
 
 def _legend() -> common.VizLegendOptions:

@@ -130,5 +130,7 @@ def _log_scale():
 
 
 def make():
-    made = with_runs(board("pipeline", "Pipeline", "Throughput, queue, delivery of weights, and where a step's time goes."))
+    made = with_runs(
+        board("pipeline", "Pipeline", "Throughput, queue, delivery of weights, and where a step's time goes.")
+    )
     return _machine(_time(_delivery(_queue(_throughput(made)))))

@@ -164,7 +164,9 @@ def panels(count: int) -> tuple[Figure, np.ndarray]:
     return plt.subplots(rows, columns, figsize=(7.2, 1.5 * rows + 0.4), sharex=True, sharey=True, squeeze=False)
 
 
-def finish_panels(figure: Figure, axes: np.ndarray, arms: list[ArmView], ylabel: str, handles: Sequence[Artist]) -> None:
+def finish_panels(
+    figure: Figure, axes: np.ndarray, arms: list[ArmView], ylabel: str, handles: Sequence[Artist]
+) -> None:
     """Titles, outer labels, one legend above."""
     for axis, arm in zip(axes.flat, arms, strict=False):
         axis.set_title(f"{arm.letter}  {arm.label}", fontsize=7)

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(
-        prog="python -m services.ref_server", description="Rollouts (vLLM) and reference log-probs."
-    )
+    p = cli.Parser(prog="python -m services.ref_server", description="Rollouts (vLLM) and reference log-probs.")
     p.add_argument("--config", help="settings file, JSON or YAML")
     p.add_argument("--model", help="folder of the base model, Hugging Face format")
     p.add_argument("--redis-url")
@@ -43,7 +41,10 @@ def serve(settings: RefServerSettings) -> int:
 
     model_path(settings.model)
     queue = Queue(
-        open_redis(settings), settings.replica, claim_idle_s=settings.claim_idle_s, max_deliveries=settings.max_deliveries
+        open_redis(settings),
+        settings.replica,
+        claim_idle_s=settings.claim_idle_s,
+        max_deliveries=settings.max_deliveries,
     )
     stop = cli.Stop.on_signals("stopping when the groups in work are done; Ctrl-C again stops at once")
 

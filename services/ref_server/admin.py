@@ -33,7 +33,9 @@ def admin_routes(settings: RefServerSettings, policy: Policy) -> APIRouter:
 
     def admin(authorization: Annotated[str, Header()] = "") -> None:
         if token is None:
-            raise HTTPException(403, "this server has no admin token: start it with admin_token_file (ADMIN_TOKEN_FILE)")
+            raise HTTPException(
+                403, "this server has no admin token: start it with admin_token_file (ADMIN_TOKEN_FILE)"
+            )
         if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
 

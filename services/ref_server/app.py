@@ -96,7 +96,9 @@ def build_app(
 
 def _complaint(request: Request, error: RequestValidationError) -> Response:
     """What is wrong with a request, without repeating it: NaN, infinity and lone surrogates cannot be sent back."""
-    told = [{"loc": [str(x)[:80] for x in e["loc"]], "msg": e["msg"][:200], "type": e["type"]} for e in error.errors()[:10]]
+    told = [
+        {"loc": [str(x)[:80] for x in e["loc"]], "msg": e["msg"][:200], "type": e["type"]} for e in error.errors()[:10]
+    ]
     return Response(json.dumps({"detail": told}), 422, media_type="application/json")
 
 

@@ -118,7 +118,9 @@ class Engine:
         """
         if not keep_running and self.llm.llm_engine.has_unfinished_requests():
             raise ConfigError("a delta_S must not be loaded while requests are in work, unless they are to be kept")
-        answers = self.llm.collective_rpc("delta_load", args=(delta.vector, [list(m) for m in delta.modules], delta.adapter))
+        answers = self.llm.collective_rpc(
+            "delta_load", args=(delta.vector, [list(m) for m in delta.modules], delta.adapter)
+        )
         self.llm.reset_prefix_cache(reset_running_requests=True)  # raises when it cannot
         sums = {answer["checksum"] for answer in answers}
         if len(sums) != 1:

@@ -106,7 +106,9 @@ def find_places(model, names: list[str], weights: list) -> list | None:
 
     parameters = dict(model.named_parameters())
     rows = {name: weight.shape[0] for name, weight in zip(names, weights, strict=True)}
-    packed = {part: (whole, parts) for whole, parts in getattr(model, "packed_modules_mapping", {}).items() for part in parts}
+    packed = {
+        part: (whole, parts) for whole, parts in getattr(model, "packed_modules_mapping", {}).items() for part in parts
+    }
     places = []
     for name, weight in zip(names, weights, strict=True):
         prefix, _, leaf = name.rpartition(".")
@@ -117,7 +119,11 @@ def find_places(model, names: list[str], weights: list) -> list | None:
             return None
         start = sum(rows[part] for part in before)
         place = parameter.data[start : start + weight.shape[0]]
-        if place.shape != weight.shape or place.dtype != weight.dtype or not torch.equal(place, weight.to(place.device)):
+        if (
+            place.shape != weight.shape
+            or place.dtype != weight.dtype
+            or not torch.equal(place, weight.to(place.device))
+        ):
             return None
         places.append(place)
     return places

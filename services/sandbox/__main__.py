@@ -24,7 +24,9 @@ def usage() -> str:
 
 def main(argv: list[str]) -> int:
     """Dispatch; returns the exit code. User errors are one line on stderr and 2."""
-    return cli.dispatch(usage(), PROG, {name: module for name, (module, _) in COMMANDS.items()}, argv, {"worker": options.worker})
+    return cli.dispatch(
+        usage(), PROG, {name: module for name, (module, _) in COMMANDS.items()}, argv, {"worker": options.worker}
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from functools import lru_cache
 _PURE = (
     "abs all any ascii bin bool bytearray bytes chr complex dict divmod enumerate filter float frozenset hex int "
     "isinstance len list map max min next oct ord pow range repr reversed round set slice sorted str sum tuple type "
-    "zip Ellipsis NotImplemented")
+    "zip Ellipsis NotImplemented"
+)
 PURE_BUILTINS = frozenset(_PURE.split())
 SINGLETONS = (None, True, False, ...)
 _SCOPES = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
@@ -83,8 +84,11 @@ def _bound(body: list[ast.stmt]) -> set[str]:
         elif isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
             names.add(statement.name)
         else:
-            names |= {node.id for node in ast.walk(statement)
-                      if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            names |= {
+                node.id
+                for node in ast.walk(statement)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            }
     return names
 
 
@@ -167,8 +171,12 @@ class _Lift:
             return owner.id not in self.trusted
         if isinstance(owner, ast.Call) and isinstance(owner.func, ast.Name) and owner.func.id not in self.trusted:
             return owner.func.id[:1].isupper()  # an instance, not a result
-        return isinstance(owner, ast.Attribute) and self._is_base(owner) and isinstance(node, ast.Call) \
+        return (
+            isinstance(owner, ast.Attribute)
+            and self._is_base(owner)
+            and isinstance(node, ast.Call)
             and isinstance(owner.value, ast.Name)
+        )
 
     def _hole(self, node: ast.expr, bound: frozenset[str]) -> ast.expr:
         if _names(node) & bound:
@@ -220,8 +228,16 @@ def _has_hole(node: ast.AST) -> bool:
     return any(isinstance(part, ast.Name) and part.id in (HOLE, EACH) for part in ast.walk(node))
 
 
-_FLIP = {ast.Eq: ast.Eq, ast.NotEq: ast.NotEq, ast.Is: ast.Is, ast.IsNot: ast.IsNot, ast.Lt: ast.Gt, ast.Gt: ast.Lt,
-         ast.LtE: ast.GtE, ast.GtE: ast.LtE}
+_FLIP = {
+    ast.Eq: ast.Eq,
+    ast.NotEq: ast.NotEq,
+    ast.Is: ast.Is,
+    ast.IsNot: ast.IsNot,
+    ast.Lt: ast.Gt,
+    ast.Gt: ast.Lt,
+    ast.LtE: ast.GtE,
+    ast.GtE: ast.LtE,
+}
 
 
 def _shape(test: ast.expr) -> tuple[type[ast.cmpop] | None, ast.expr | None]:
@@ -243,8 +259,9 @@ def _weak(test: ast.expr) -> bool:
             if all(map(_has_hole, sides)):
                 return True
             if any(isinstance(op, (ast.Is, ast.IsNot)) for op in part.ops) and not any(
-                    isinstance(side, ast.Name) or (isinstance(side, ast.Constant) and side.value in SINGLETONS)
-                    for side in sides):
+                isinstance(side, ast.Name) or (isinstance(side, ast.Constant) and side.value in SINGLETONS)
+                for side in sides
+            ):
                 return True
     return False
 
@@ -267,12 +284,21 @@ class _Inline(ast.NodeTransformer):
 def _constants(body: list[ast.stmt], trusted: frozenset[str]) -> dict[str, ast.expr]:
     """Names of the test that we may keep to ourselves: assigned once, from trusted values, used in asserts only and
     there never inside a hole."""
-    stores = [name.id for statement in body for name in ast.walk(statement)
-              if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
-    ours = {statement.targets[0].id: statement.value for statement in body
-            if isinstance(statement, ast.Assign) and len(statement.targets) == 1
-            and isinstance(statement.targets[0], ast.Name) and stores.count(statement.targets[0].id) == 1
-            and _Lift(trusted).pure(statement.value)}
+    stores = [
+        name.id
+        for statement in body
+        for name in ast.walk(statement)
+        if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+    ]
+    ours = {
+        statement.targets[0].id: statement.value
+        for statement in body
+        if isinstance(statement, ast.Assign)
+        and len(statement.targets) == 1
+        and isinstance(statement.targets[0], ast.Name)
+        and stores.count(statement.targets[0].id) == 1
+        and _Lift(trusted).pure(statement.value)
+    }
     while True:
         used: set[str] = set()
         for statement in body:
@@ -280,8 +306,11 @@ def _constants(body: list[ast.stmt], trusted: frozenset[str]) -> dict[str, ast.e
                 lift = _Lift(trusted | frozenset(ours))
                 lift.lift(ast.parse(ast.unparse(statement.test), mode="eval").body)
                 used |= {name for hole in lift.holes for name in _names(hole)}
-            elif not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
-                      and statement.targets[0].id in ours):
+            elif not (
+                isinstance(statement, ast.Assign)
+                and isinstance(statement.targets[0], ast.Name)
+                and statement.targets[0].id in ours
+            ):
                 used |= _names(statement)
         if not used & ours.keys():
             return ours
@@ -291,8 +320,17 @@ def _constants(body: list[ast.stmt], trusted: frozenset[str]) -> dict[str, ast.e
 def plan_test(text: str, trusted: frozenset[str]) -> TestPlan:
     """The split of one test. Raises SyntaxError or ValueError when it does not parse, Unsplittable when it has none."""
     body = ast.parse(text).body
-    simple = (ast.Assert, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Import, ast.ImportFrom, ast.Delete,
-              ast.Pass)
+    simple = (
+        ast.Assert,
+        ast.Assign,
+        ast.AnnAssign,
+        ast.AugAssign,
+        ast.Expr,
+        ast.Import,
+        ast.ImportFrom,
+        ast.Delete,
+        ast.Pass,
+    )
     for statement in body:
         if not isinstance(statement, simple) and any(isinstance(part, ast.Assert) for part in ast.walk(statement)):
             raise Unsplittable(type(statement).__name__)
@@ -307,8 +345,11 @@ def plan_test(text: str, trusted: frozenset[str]) -> TestPlan:
             check, holes = _check(_Inline(ours).visit(statement.test), trusted, imports)
             steps += [("eval", hole) for hole in holes]
             checks.append(check)
-        elif not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
-                  and statement.targets[0].id in ours):
+        elif not (
+            isinstance(statement, ast.Assign)
+            and isinstance(statement.targets[0], ast.Name)
+            and statement.targets[0].id in ours
+        ):
             steps.append(("exec", statement))
     if not checks:
         raise Unsplittable("no assert")

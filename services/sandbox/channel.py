@@ -62,8 +62,9 @@ class Items:
     values: tuple
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Items) and self.type_name == other.type_name == "deque"
-                                 and self.values == other.values)
+        return self is other or (
+            isinstance(other, Items) and self.type_name == other.type_name == "deque" and self.values == other.values
+        )
 
     __hash__ = object.__hash__
 
@@ -95,8 +96,9 @@ _Exception, _OverflowError, _StopIteration = Exception, OverflowError, StopItera
 _mro = type.__dict__["__mro__"].__get__
 _name = type.__dict__["__name__"].__get__
 _MISSING = object()
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset,
-                    range})
+_PLAIN = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range}
+)
 _INTS, _FLOATS = {int}, {float}
 
 
@@ -252,8 +254,9 @@ _BUILD = {b"l": list, b"t": tuple, b"S": set, b"Z": frozenset}
 class Decoder:
     """Reads one value from bytes written by a process that may be hostile."""
 
-    def __init__(self, data: bytes, max_nodes: int = MAX_NODES, max_depth: int = MAX_DEPTH,
-                 seconds: float = DECODE_SECONDS) -> None:
+    def __init__(
+        self, data: bytes, max_nodes: int = MAX_NODES, max_depth: int = MAX_DEPTH, seconds: float = DECODE_SECONDS
+    ) -> None:
         self.data, self.at = memoryview(data), 0
         self.max_nodes, self.max_depth, self.nodes = max_nodes, max_depth, 0
         self.deadline = time.thread_time() + seconds
@@ -261,7 +264,7 @@ class Decoder:
     def _take(self, count: int) -> memoryview:
         if count > len(self.data) - self.at:
             raise ChannelError("truncated value")
-        part = self.data[self.at:self.at + count]
+        part = self.data[self.at : self.at + count]
         self.at += count
         return part
 
@@ -360,7 +363,7 @@ class Decoder:
         """A set, giving up in time when the hashes were made to collide."""
         result: set = set()
         for start in range(0, len(items), 256):
-            result.update(items[start:start + 256])
+            result.update(items[start : start + 256])
             if time.thread_time() > self.deadline:
                 raise ChannelError("result took too long to read")
         return result
@@ -368,7 +371,7 @@ class Decoder:
     def _dict(self, items: list) -> dict:
         result: dict = {}
         for start in range(0, len(items), 512):
-            part = items[start:start + 512]
+            part = items[start : start + 512]
             result.update(zip(part[::2], part[1::2], strict=True))
             if time.thread_time() > self.deadline:
                 raise ChannelError("result took too long to read")

@@ -60,7 +60,7 @@ class IsolationError(SandboxError):
 def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view):]
+        view = view[os.write(fd, view) :]
 
 
 class Executor:
@@ -71,8 +71,14 @@ class Executor:
     layers: layer -> '' when present, else why it is absent.
     """
 
-    def __init__(self, isolation: Literal["required", "best_effort"] = "required", scratch_dir: str | None = None,
-                 hash_seed: int | None = None, outer: bool = True, switch_off: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        isolation: Literal["required", "best_effort"] = "required",
+        scratch_dir: str | None = None,
+        hash_seed: int | None = None,
+        outer: bool = True,
+        switch_off: tuple[str, ...] = (),
+    ) -> None:
         self._isolation, self._hash_seed, self._outer, self._switch_off = isolation, hash_seed, outer, switch_off
         self._scratch_dir = scratch_dir
         self._scratch = self._new_scratch()
@@ -111,8 +117,14 @@ class Executor:
             python = getattr(sys, "_base_executable", None) or sys.executable
             self._process = subprocess.Popen(
                 [python, *flags, "-S", "-B", "-X", "utf8", str(_ZYGOTE), str(theirs.fileno())],
-                env=environment, pass_fds=[theirs.fileno()], cwd="/", start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                cwd="/",
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
         self._control = ours
         ours.settimeout(30)
         ours.send(marshal.dumps(self._options()))
@@ -129,9 +141,16 @@ class Executor:
     def _options(self) -> dict[str, Any]:
         uid = 2_000_000 + os.getpid() if os.geteuid() == 0 else 0
         off = set(self._switch_off)
-        return {"scratch": self._scratch, "scratch_mb": 64, "scratch_inodes": 4096, "uid": 0 if "uid" in off else uid,
-                "outer": self._outer, "landlock": "landlock" not in off, "seccomp": "seccomp" not in off,
-                "limits": "limits" not in off}
+        return {
+            "scratch": self._scratch,
+            "scratch_mb": 64,
+            "scratch_inodes": 4096,
+            "uid": 0 if "uid" in off else uid,
+            "outer": self._outer,
+            "landlock": "landlock" not in off,
+            "seccomp": "seccomp" not in off,
+            "limits": "limits" not in off,
+        }
 
     def _require(self) -> None:
         absent = [f"{name}: {self.layers[name]}" for name in REQUIRED_LAYERS if self.layers[name]]
@@ -175,15 +194,27 @@ class Executor:
 
     # ------------------------------------------------------------------ jobs
 
-    def run_script(self, source: str | types.CodeType, limits: Limits | None = None,
-                   namespace: dict[str, Any] | None = None, capture: bool = True) -> Outcome:
+    def run_script(
+        self,
+        source: str | types.CodeType,
+        limits: Limits | None = None,
+        namespace: dict[str, Any] | None = None,
+        capture: bool = True,
+    ) -> Outcome:
         """Run a program; see the module docstring. Raises SandboxError when *we* fail."""
         limits = limits or Limits()
         program = marshal.dumps(source) if isinstance(source, types.CodeType) else source
         return self._run({"mode": "script", "source": program, "namespace": namespace or {}}, limits, capture, None)
 
-    def run_calls(self, source: str, steps: Iterable[tuple[str, types.CodeType]] | bytes, setup: bytes = b"",
-                  limits: Limits | None = None, on_frame: Any = None, keep_setup: bool = False) -> Outcome:
+    def run_calls(
+        self,
+        source: str,
+        steps: Iterable[tuple[str, types.CodeType]] | bytes,
+        setup: bytes = b"",
+        limits: Limits | None = None,
+        on_frame: Any = None,
+        keep_setup: bool = False,
+    ) -> Outcome:
         """Run a submission, then evaluate steps beside it; the answers come back as frames (zygote.run_calls).
 
         steps: ('exec' | 'eval', code) pairs, or their marshal. setup: marshalled code object run before the submission
@@ -191,15 +222,26 @@ class Executor:
         jobs. on_frame(tag, body) is called as frames arrive; False ends the job at once ('stopped').
         """
         steps = steps if isinstance(steps, bytes) else marshal.dumps(tuple(tuple(step) for step in steps))
-        return self._run({"mode": "calls", "source": source, "steps": steps, "setup": setup}, limits or Limits(),
-                         False, on_frame, keep_setup)
+        return self._run(
+            {"mode": "calls", "source": source, "steps": steps, "setup": setup},
+            limits or Limits(),
+            False,
+            on_frame,
+            keep_setup,
+        )
 
-    def run_judge(self, items: list[tuple], setup: bytes = b"", limits: Limits | None = None,
-                  keep_setup: bool = False) -> Outcome:
+    def run_judge(
+        self, items: list[tuple], setup: bytes = b"", limits: Limits | None = None, keep_setup: bool = False
+    ) -> Outcome:
         """Evaluate trusted test text on plain values in a job of its own (zygote.run_judge). Never give this executor
         a submission: use a separate one, so that nothing a submission did can be near."""
-        return self._run({"mode": "judge", "steps": marshal.dumps(tuple(items)), "setup": setup},
-                         limits or Limits(), False, None, keep_setup)
+        return self._run(
+            {"mode": "judge", "steps": marshal.dumps(tuple(items)), "setup": setup},
+            limits or Limits(),
+            False,
+            None,
+            keep_setup,
+        )
 
     def _run(self, request: dict, limits: Limits, capture: bool, on_frame: Any, keep_setup: bool = False) -> Outcome:
         request["value_bytes"] = limits.value_bytes

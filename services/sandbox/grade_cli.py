@@ -76,7 +76,9 @@ def grade_line(executor: Any, line: str) -> tuple[dict[str, Any], str]:
         if not isinstance(row.get("example"), dict):
             raise ConfigError("row has no example object: give {uid, example, response}")
         if row["example"].get("task", "code") != "code":
-            raise ConfigError(f"example is of task {row['example']['task']!r}: this command gives the published grade of code")
+            raise ConfigError(
+                f"example is of task {row['example']['task']!r}: this command gives the published grade of code"
+            )
         verdict = _evaluate(executor, row["example"], row.get("response"))
     except Exception as error:  # whatever it is, the row is answered, and not with a reward of 0
         return _unanswered(uid), f"{type(error).__name__}: {error}"

@@ -47,8 +47,17 @@ NET_ALL = 0b11  # TCP bind, TCP connect
 SCOPE_ALL = 0b11  # abstract unix sockets, signals
 LANDLOCK_ABI_WANTED = 6  # Linux 6.12: the first with scopes
 
-SCRATCH_RIGHTS = (FS_WRITE_FILE | FS_READ_FILE | FS_READ_DIR | FS_REMOVE_DIR | FS_REMOVE_FILE | FS_MAKE_DIR
-                  | FS_MAKE_REG | FS_MAKE_SYM | FS_TRUNCATE)
+SCRATCH_RIGHTS = (
+    FS_WRITE_FILE
+    | FS_READ_FILE
+    | FS_READ_DIR
+    | FS_REMOVE_DIR
+    | FS_REMOVE_FILE
+    | FS_MAKE_DIR
+    | FS_MAKE_REG
+    | FS_MAKE_SYM
+    | FS_TRUNCATE
+)
 
 _NAMESPACES = {"mount": 0x00020000, "uts": 0x04000000, "ipc": 0x08000000, "pid": 0x20000000, "net": 0x40000000}
 _NEWUSER = 0x10000000
@@ -68,6 +77,7 @@ def _long(value: int) -> ctypes.c_long:
 
 
 # ---------------------------------------------------------------------------------------------------- Landlock
+
 
 def landlock_abi() -> int:
     """ABI version, 0 where the kernel has no Landlock (or it is switched off)."""
@@ -129,9 +139,11 @@ def _library_directories() -> set[str]:
         mapped = {line.split(None, 5)[5].strip() for line in file if ".so" in line}
     stdlib = os.path.realpath(sysconfig.get_path("stdlib"))
     directories = {os.path.dirname(os.path.realpath(path)) for path in mapped if path.startswith("/")}
-    return {directory for directory in directories
-            if not directory.startswith(stdlib) and not stdlib.startswith(directory + "/")} | (
-                directories & _MIXED)
+    return {
+        directory
+        for directory in directories
+        if not directory.startswith(stdlib) and not stdlib.startswith(directory + "/")
+    } | (directories & _MIXED)
 
 
 def file_ruleset(scratch_fd: int, readable: list[str]) -> int:
@@ -149,6 +161,7 @@ def file_ruleset(scratch_fd: int, readable: list[str]) -> int:
 
 # ---------------------------------------------------------------------------------------------------- seccomp
 
+
 class Filter:
     """An assembled filter, laid out ready to load: a job that builds no ctypes object touches 40 pages less."""
 
@@ -156,7 +169,7 @@ class Filter:
         self._code = ctypes.create_string_buffer(code, len(code))
         self._program = struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(self._code))
         self._arguments = (_PR_SET_SECCOMP, ctypes.c_ulong(2), self._program, ctypes.c_ulong(0), ctypes.c_ulong(0))
-        self._own_pid = [at for at in range(4, len(code), 8) if code[at:at + 4] == syscalls.SELF_BYTES]
+        self._own_pid = [at for at in range(4, len(code), 8) if code[at : at + 4] == syscalls.SELF_BYTES]
 
     def load(self, pid: int = 0) -> None:
         """Install it on this thread (call it while there is only one), SELF meaning `pid`. Needs no_new_privs."""
@@ -166,6 +179,7 @@ class Filter:
 
 
 # ---------------------------------------------------------------------------------------------------- privileges
+
 
 def no_new_privs() -> None:
     _call(LIBC.prctl, _PR_SET_NNP, *map(ctypes.c_ulong, (1, 0, 0, 0)))
@@ -218,6 +232,7 @@ def drop_uid(uid: int, scratch_fd: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------- outer wall
+
 
 def enter_namespaces() -> str:
     """New pid, net, ipc, uts and mount namespaces, inside a user namespace when not root. '' or why not.

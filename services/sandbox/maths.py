@@ -77,7 +77,12 @@ def grade_completion(problem: Problem, text: str, jail: Oracle | None = None) ->
         hinted_correct=None,
         oracle_correct=strict == right,
         can_compile=None,
-        evidence={"answer": _shown(answer), "read_from": how, "right_answer": _shown(right), "oracle_reason": complaint},
+        evidence={
+            "answer": _shown(answer),
+            "read_from": how,
+            "right_answer": _shown(right),
+            "oracle_reason": complaint,
+        },
         wall_s=time.monotonic() - started,
     )
 

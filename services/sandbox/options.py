@@ -8,9 +8,7 @@ from common import cli
 
 
 def worker() -> cli.Parser:
-    p = cli.Parser(
-        prog="python -m services.sandbox worker", description="Grade rollout groups from the queue."
-    )
+    p = cli.Parser(prog="python -m services.sandbox worker", description="Grade rollout groups from the queue.")
     p.add_argument("--config", help="settings file, JSON or YAML")
     p.add_argument("--name", help="unique name of this worker (default: host and process id)")
     p.add_argument("--redis-url")

@@ -37,9 +37,16 @@ MAX_SOURCE_CHARS = 1 << 20
 DECODE_CPU_S = 2.0  # reading and comparing all answers of one submission
 _PLANS_KEPT = 64
 
-_COMPARE = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
-            ast.Gt: operator.gt, ast.GtE: operator.ge, ast.In: lambda value, expected: value in expected,
-            ast.NotIn: lambda value, expected: value not in expected}
+_COMPARE = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda value, expected: value in expected,
+    ast.NotIn: lambda value, expected: value not in expected,
+}
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,14 @@ class Oracle:
             self._judge = Executor(**self._options)
         return self._judge.run_judge(items, setup, keep_setup=keep_setup)
 
-    def grade(self, code: str, tests: Sequence[str], setup_code: str | None = None, method: str = "",
-              limits: Limits | None = None) -> Verdict:
+    def grade(
+        self,
+        code: str,
+        tests: Sequence[str],
+        setup_code: str | None = None,
+        method: str = "",
+        limits: Limits | None = None,
+    ) -> Verdict:
         """Grade one program. setup_code None means prelude.PRELUDE. Raises SandboxError when *we* fail, TypeError when
         an argument is not of its type."""
         if not isinstance(code, str) or not all(isinstance(test, str) for test in tests):
@@ -117,8 +130,13 @@ class Oracle:
         started = time.monotonic()
         plan = self.plan(tuple(tests), PRELUDE if setup_code is None else setup_code, method)
         verdict = self._grade(code, plan, limits or default_limits(plan.total))
-        return replace(verdict, weak=plan.weak, total=plan.total, wall_s=time.monotonic() - started,
-                       reason=("weak: " if plan.weak else "") + verdict.reason)
+        return replace(
+            verdict,
+            weak=plan.weak,
+            total=plan.total,
+            wall_s=time.monotonic() - started,
+            reason=("weak: " if plan.weak else "") + verdict.reason,
+        )
 
     def plan(self, tests: tuple[str, ...], setup: str, method: str) -> Plan:
         key = (tests, setup, method)
@@ -243,8 +261,13 @@ class _Reading:
             return Verdict(False, self.failure, passed=passed, ended=outcome.ended, compiled=compiled)
         if not (outcome.complete and outcome.exit_code == 0 and self.ended and self.at == len(self.plan.checks)):
             where = ("while compiling", "while loading")[outcome.step] if outcome.step < 2 else "while answering"
-            return Verdict(False, f"{explain(outcome, limits)} {where}", passed=passed, ended=outcome.ended,
-                           compiled=compiled or outcome.step > 0)
+            return Verdict(
+                False,
+                f"{explain(outcome, limits)} {where}",
+                passed=passed,
+                ended=outcome.ended,
+                compiled=compiled or outcome.step > 0,
+            )
         return Verdict(True, f"passed {self.plan.total} tests", passed=self.plan.total, ended=outcome.ended)
 
 
@@ -256,15 +279,23 @@ def default_limits(tests: int) -> Limits:
 
 
 def _describe(value: Any) -> str:
-    return value.type_name[:40].encode("ascii", "replace").decode() if isinstance(
-        value, (channel.Foreign, channel.Items)) else type(value).__name__
+    return (
+        value.type_name[:40].encode("ascii", "replace").decode()
+        if isinstance(value, (channel.Foreign, channel.Items))
+        else type(value).__name__
+    )
 
 
 def explain(outcome: Outcome, limits: Limits) -> str:
     """Why a job that did not finish did not."""
-    words = {"timeout": f"timed out after {outcome.wall_s:.1f} s", "cpu": f"used more than {limits.cpu_s} s of CPU",
-             "output": "wrote too much", "disk": "filled its scratch directory", "server": "took the fork server down",
-             "signal": f"killed by signal {outcome.signal}"}
+    words = {
+        "timeout": f"timed out after {outcome.wall_s:.1f} s",
+        "cpu": f"used more than {limits.cpu_s} s of CPU",
+        "output": "wrote too much",
+        "disk": "filled its scratch directory",
+        "server": "took the fork server down",
+        "signal": f"killed by signal {outcome.signal}",
+    }
     return words.get(outcome.ended, f"ended early (exit code {outcome.exit_code})")
 
 
@@ -272,8 +303,11 @@ def compare(op: type[ast.cmpop], value: Any, expected: Any) -> bool:
     """`value op expected` on plain values, both ours. Never raises for a value that does not fit: that is False."""
     try:
         if op in (ast.Is, ast.IsNot):
-            same = value is expected if any(expected is one for one in asserts.SINGLETONS) else (
-                type(value) is type(expected) and value == expected)
+            same = (
+                value is expected
+                if any(expected is one for one in asserts.SINGLETONS)
+                else (type(value) is type(expected) and value == expected)
+            )
             return same == (op is ast.Is)
         return bool(_COMPARE[op](value, expected))
     except (TypeError, ValueError, RecursionError, OverflowError, MemoryError):
@@ -281,6 +315,7 @@ def compare(op: type[ast.cmpop], value: Any, expected: Any) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------- plans
+
 
 @lru_cache(maxsize=64)
 def compile_setup(setup: str) -> bytes:
@@ -303,8 +338,15 @@ def make_plan(tests: tuple[str, ...], setup: str, method: str, judge: Any) -> Pl
     keep = asserts.only_defines(setup)
     checks = _expectations(pairs, lambda items: judge(items, compiled_setup, keep))
     weak_steps = marshal.dumps(tuple(("exec", code) for code in weak)) if weak else None
-    return Plan(compiled_setup, marshal.dumps(tuple(steps)), checks, weak_steps,
-                bool(weak) or any(plan.weak for _, plan in split), len(tests), keep)
+    return Plan(
+        compiled_setup,
+        marshal.dumps(tuple(steps)),
+        checks,
+        weak_steps,
+        bool(weak) or any(plan.weak for _, plan in split),
+        len(tests),
+        keep,
+    )
 
 
 def _split(tests: tuple[str, ...], trusted: frozenset[str]) -> tuple[list[tuple[int, asserts.TestPlan]], list]:

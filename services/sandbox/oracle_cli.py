@@ -35,8 +35,10 @@ def main(argv: list[str]) -> int:
     lines = rowfiles.read_lines(options.input)
     rowfiles.check_jail(options.isolation)
     counts = rowfiles.write_rows(options.output, _graded(lines, options), "gt_correct")
-    print(f"{sum(counts.values())} rows: {counts[True]} correct, {counts[False]} not, {counts[None]} not graded",
-          file=sys.stderr)
+    print(
+        f"{sum(counts.values())} rows: {counts[True]} correct, {counts[False]} not, {counts[None]} not graded",
+        file=sys.stderr,
+    )
     return 0
 
 

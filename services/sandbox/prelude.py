@@ -4,7 +4,7 @@ Unlike the benchmark's own setup code it leaves every builtin visible (`from mat
 comparisons are iterative, so a list of 100 000 nodes compares.
 """
 
-PRELUDE = '''
+PRELUDE = """
 import bisect, collections, datetime, functools, heapq, itertools, math, operator, random, re, string
 from typing import *
 from functools import *
@@ -70,4 +70,4 @@ def is_same_tree(a, b):
             return False
         pairs += [(a.left, b.left), (a.right, b.right)]
     return True
-'''
+"""

@@ -54,7 +54,7 @@ class Results:
         self.buffer.clear()
         while view:
             try:
-                view = view[self._write(self.fd, view):]
+                view = view[self._write(self.fd, view) :]
             except BlockingIOError:
                 self._select([], [self.fd], [], 1.0)
 

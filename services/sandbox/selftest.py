@@ -91,8 +91,11 @@ class Wall:
 @contextlib.contextmanager
 def _targets() -> Iterator[dict[str, Any]]:
     """Things of ours to attack: a listener, a unix socket, a process, a file."""
-    with (tempfile.TemporaryDirectory(prefix="selftest-") as place, socket.create_server(("127.0.0.1", 0)) as tcp,
-          socket.socket(socket.AF_UNIX) as unix):
+    with (
+        tempfile.TemporaryDirectory(prefix="selftest-") as place,
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_UNIX) as unix,
+    ):
         os.chmod(place, 0o755)
         canary = Path(place, "canary")
         canary.write_text("seen")
@@ -101,8 +104,15 @@ def _targets() -> Iterator[dict[str, Any]]:
         unix.listen()
         victim = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         try:
-            yield {"PORT": tcp.getsockname()[1], "SOCKET": f"{place}/socket", "VICTIM": victim.pid,
-                   "CANARY": str(canary), "tcp": tcp, "unix": unix, "process": victim}
+            yield {
+                "PORT": tcp.getsockname()[1],
+                "SOCKET": f"{place}/socket",
+                "VICTIM": victim.pid,
+                "CANARY": str(canary),
+                "tcp": tcp,
+                "unix": unix,
+                "process": victim,
+            }
         finally:
             victim.kill()
             victim.communicate()
@@ -147,8 +157,10 @@ def probe(executor: Executor) -> list[Wall]:
 def examine(isolation: Literal["required", "best_effort"] = "best_effort") -> list[Wall]:
     """Every layer and every probe. Raises IsolationError under 'required' when a layer is absent."""
     with Executor(isolation=isolation) as executor:
-        layers = [Wall(f"layer: {name}", not why, why, name in ("landlock", "seccomp"))
-                  for name, why in executor.layers.items()]
+        layers = [
+            Wall(f"layer: {name}", not why, why, name in ("landlock", "seccomp"))
+            for name, why in executor.layers.items()
+        ]
         return [*layers, *probe(executor)]
 
 

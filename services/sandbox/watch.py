@@ -71,8 +71,11 @@ class Pipes:
         self.fds: dict[int, str] = {}
         self.child: list[int] = []
         self.data = {"results": bytearray(), "stdout": bytearray(), "stderr": bytearray()}
-        self.caps = {"stdout": limits.output_bytes, "stderr": limits.output_bytes,
-                     "results": limits.value_bytes + (1 << 20)}
+        self.caps = {
+            "stdout": limits.output_bytes,
+            "stderr": limits.output_bytes,
+            "results": limits.value_bytes + (1 << 20),
+        }
         self.over = False
         for name in self.data if capture else ("results",):
             read, write = os.pipe2(os.O_CLOEXEC)
@@ -117,10 +120,10 @@ def split_frames(data: bytearray) -> tuple[list[tuple[str, bytes]], int]:
     """Whole frames at the start of `data`, and how many bytes they take. A frame of size 0 ends the reading."""
     frames, at = [], 0
     while at + 4 <= len(data):
-        size = int.from_bytes(data[at:at + 4], "little")
+        size = int.from_bytes(data[at : at + 4], "little")
         if size == 0 or at + 4 + size > len(data):
             break
-        frames.append((chr(data[at + 4]), bytes(data[at + 5:at + 4 + size])))
+        frames.append((chr(data[at + 4]), bytes(data[at + 5 : at + 4 + size])))
         at += 4 + size
     return frames, at
 
@@ -128,8 +131,9 @@ def split_frames(data: bytearray) -> tuple[list[tuple[str, bytes]], int]:
 class Watch:
     """The supervisor's view of one running job."""
 
-    def __init__(self, control: socket.socket, scratch_fd: int, pidfd: int, pipes: Pipes, limits: Limits,
-                 on_frame: Any) -> None:
+    def __init__(
+        self, control: socket.socket, scratch_fd: int, pidfd: int, pipes: Pipes, limits: Limits, on_frame: Any
+    ) -> None:
         self.control, self.scratch_fd, self.pidfd, self.pipes = control, scratch_fd, pidfd, pipes
         self.limits, self.on_frame = limits, on_frame
         self.started = self.heard = time.monotonic()
@@ -184,8 +188,11 @@ class Watch:
         """Everything that can end a job early: output, scratch, an answer that decides."""
         if self.pipes.over:
             self._kill("output")
-        if self.status is None and time.monotonic() - self.started > _WATCH_S and scratch.too_big(
-                self.scratch_fd, self.limits.scratch_mb << 20, self.limits.scratch_files):
+        if (
+            self.status is None
+            and time.monotonic() - self.started > _WATCH_S
+            and scratch.too_big(self.scratch_fd, self.limits.scratch_mb << 20, self.limits.scratch_files)
+        ):
             self._kill("disk")
         self._take_frames()
 
@@ -193,9 +200,9 @@ class Watch:
         data = self.pipes.data["results"]
         if len(data) - self.used < self.needed or self.ended == "stopped":
             return
-        frames, size = split_frames(data[self.used:] if self.used else data)
+        frames, size = split_frames(data[self.used :] if self.used else data)
         self.used += size
-        self.needed = 4 + int.from_bytes(data[self.used:self.used + 4], "little")
+        self.needed = 4 + int.from_bytes(data[self.used : self.used + 4], "little")
         if frames:
             self.heard = time.monotonic()
         for frame in frames:
@@ -225,5 +232,15 @@ class Watch:
         whole = self.used == len(self.pipes.data["results"])
         complete = ended == "exit" and whole and bool(self.frames) and self.frames[-1][0] == "Z"
         data = self.pipes.data
-        return Outcome(ended, code, number, bytes(data["stdout"]), bytes(data["stderr"]), self.frames, complete,
-                       wall, cpu, rss / 1024)
+        return Outcome(
+            ended,
+            code,
+            number,
+            bytes(data["stdout"]),
+            bytes(data["stderr"]),
+            self.frames,
+            complete,
+            wall,
+            cpu,
+            rss / 1024,
+        )

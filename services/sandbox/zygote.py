@@ -49,6 +49,7 @@ _CONTROL_BYTES = 1 << 17
 
 # ------------------------------------------------------------------------------------------------- inside the job
 
+
 def enter_job(fds: list[int], spec: dict, walls: dict) -> bytes:
     """Put up the job's walls in order, then read what to run. `fds`: program, results and, to capture, stdout, stderr.
 
@@ -74,7 +75,7 @@ def job(fds: list[int], spec: dict, walls: dict) -> None:
     """The forked child: never returns."""
     leave, code = os._exit, 70  # 70: our own failure, before the program ran
     try:
-        request = marshal.loads(enter_job(fds, spec, walls)[FRAME.size:])
+        request = marshal.loads(enter_job(fds, spec, walls)[FRAME.size :])
         results = runners.Results(RESULT_FD, request["value_bytes"])
         sys.setrecursionlimit(1000)
         if request["mode"] != "script":
@@ -91,6 +92,7 @@ def job(fds: list[int], spec: dict, walls: dict) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- the server
+
 
 def put_up_walls(options: dict, scratch_fd: int) -> tuple[dict, dict]:
     """The layers of the server itself. Returns (what jobs need, report: layer -> '' or why it is absent)."""

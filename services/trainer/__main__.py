@@ -77,7 +77,9 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     from tasks.loopholes import posed
 
     problems = tuple([posed(p, s.loophole) for p in load_problems(f)] for f in (s.train_problems, s.heldout_problems))
-    stop = cli.Stop.on_signals("stopping when this step is done; Ctrl-C again stops at once, back at the last checkpoint")
+    stop = cli.Stop.on_signals(
+        "stopping when this step is done; Ctrl-C again stops at once, back at the last checkpoint"
+    )
     metrics = Metrics("trainer")
     try:
         policy = Policy(s)
@@ -97,7 +99,9 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     with Progress(s) as progress:
         pairs = text.pairs(s.pairs) if s.refresh_every else []
         shaper = Shaper(s, policy, text.pairs)
-        trainer = Trainer(s, crew, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show, lock.require)
+        trainer = Trainer(
+            s, crew, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show, lock.require
+        )
         try:
             finished = trainer.run()
         except Stopped:
@@ -124,7 +128,9 @@ def _resume() -> str:
     """How to go on, unless the command that started us says it. Under torchrun it is torchrun's to be started again."""
     if cli.STARTED_BY in os.environ:
         return ""
-    return "; to resume: " + ("the same torchrun command" if "TORCHELASTIC_RUN_ID" in os.environ else cli.this_command())
+    return "; to resume: " + (
+        "the same torchrun command" if "TORCHELASTIC_RUN_ID" in os.environ else cli.this_command()
+    )
 
 
 def _check(stop: cli.Stop, lock) -> None:

@@ -100,7 +100,9 @@ def load(policy: Policy, run_dir: Path) -> State | None:
     found = checkpoints(run_dir)
     if found and policy.settings.zero_stage == 3:
         # ZeRO-3 keeps Adam's moments where this file does not find them; a resumed run would quietly be another one.
-        raise ConfigError(f"{run_dir} cannot be resumed under ZeRO-3 (field zero_stage); start a new run_id, or use stage 2")
+        raise ConfigError(
+            f"{run_dir} cannot be resumed under ZeRO-3 (field zero_stage); start a new run_id, or use stage 2"
+        )
     for folder in reversed(found):
         try:
             return _load_one(policy, folder)

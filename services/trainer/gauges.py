@@ -93,7 +93,10 @@ class Gauges:
         self.metrics["rs_tokens_total"].labels(*self.labels).inc(tokens)
 
     def replay(
-        self, steps: Sequence[Mapping[str, Any]], modules: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
+        self,
+        steps: Sequence[Mapping[str, Any]],
+        modules: Sequence[Mapping[str, Any]],
+        evaluations: Sequence[Mapping[str, Any]],
     ) -> None:
         """Show what the rows on disk say; without any, that the run stands at step 0."""
         self._set("rs_step", 0)

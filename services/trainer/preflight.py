@@ -54,7 +54,9 @@ def check_modules(model: str, shapes: dict[str, tuple[int, ...]]) -> None:
     """Some 2-d weight has the name of an attention or MLP matrix that the adapter knows."""
     from rankspace.targets import DEFAULT_TARGETS, hits
 
-    names = [name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2]
+    names = [
+        name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
+    ]
     if not any(hits(name) for name in names):
         raise ConfigError(
             f"field 'model': {model} has no module that the adapter knows ({', '.join(DEFAULT_TARGETS)}); it has "

@@ -76,7 +76,9 @@ class Publisher:
         self.last = delta
         started = time.perf_counter()
         self.last_bytes = delta_store.publish(self.queue.client, delta)
-        self._published_s = {v: self._published_s.get(v, 0.0) for v in self.expected} | {version: time.perf_counter() - started}
+        self._published_s = {v: self._published_s.get(v, 0.0) for v in self.expected} | {
+            version: time.perf_counter() - started
+        }
 
     def push_again(self) -> None:
         """After an outage of Redis, which may have forgotten the last push: publish it once more."""

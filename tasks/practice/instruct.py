@@ -134,9 +134,7 @@ def write(folder: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(
-        prog="python -m tasks.practice.instruct", description="practice set, instruct form"
-    )
+    parser = cli.Parser(prog="python -m tasks.practice.instruct", description="practice set, instruct form")
     parser.add_argument("--out", type=Path, required=True, help="folder for train.jsonl, heldout.jsonl and pairs.jsonl")
     out = parser.parse_args(argv).out
     try:

@@ -98,7 +98,9 @@ def _calm(world: World) -> bytes:
     return found[0]
 
 
-def _round(world: World, name: str, faults: list[Fault], rng: random.Random, calm: bytes, recovery: dict) -> list[Fault]:
+def _round(
+    world: World, name: str, faults: list[Fault], rng: random.Random, calm: bytes, recovery: dict
+) -> list[Fault]:
     """One run with these faults in it, and all checks after it; returns the faults for which the run was too short."""
     left = list(faults)
     with _run_dir(world, name, any(f.needs == "tmpfs" for f in faults)) as run_dir:

@@ -50,6 +50,7 @@ def fault(cost: float, needs: str = ""):
 
 # ---- kill -9 ----------------------------------------------------------------------------------------------------
 
+
 @fault(20)
 def kill_trainer(w: World, rng: random.Random) -> str:
     """At any moment, also while it starts."""
@@ -173,6 +174,7 @@ def redis_loses_its_last_second(w: World, rng: random.Random) -> str:
 
 # ---- stopped for longer than a time-out ---------------------------------------------------------------------------
 
+
 def _stop(w: World, name: str, seconds: float) -> str:
     pid = w.pid(name)
     os.kill(pid, signal.SIGSTOP)
@@ -242,6 +244,7 @@ def two_trainers(w: World, rng: random.Random) -> str:
 
 
 # ---- disk, network, messages, time --------------------------------------------------------------------------------
+
 
 @fault(25, needs="tmpfs")
 def full_disk(w: World, rng: random.Random) -> str:
@@ -371,6 +374,7 @@ def _until(w: World, done: Callable[[], object], limit: float) -> None:
 
 
 # ---- what the machine must have -----------------------------------------------------------------------------------
+
 
 def shim(folder: Path) -> Path | None:
     """clock.c as a library in `folder`; None without a C compiler."""

@@ -43,7 +43,14 @@ class GradersOnly(Stack):
         client = self._wait("Redis", self._connected)
         for i in range(graders):
             values = {"name": f"grader-{i}", **self.access("sandbox"), "isolation": isolation}
-            command = [sys.executable, "-m", "services.sandbox", "worker", "--config", self._config(f"sandbox-{i}", values)]
+            command = [
+                sys.executable,
+                "-m",
+                "services.sandbox",
+                "worker",
+                "--config",
+                self._config(f"sandbox-{i}", values),
+            ]
             self._spawn(f"sandbox-{i}", command)
         self._wait("the graders", lambda: len(alive(client, "sandbox")) == graders)
 
@@ -62,7 +69,9 @@ def rollouts_of(request: GenerationRequest) -> RolloutGroup:
     body = "def run_tests():\n    pass\n" if request.sampling.seed % 3 else ""
     texts = [f"```python\n{body}x = {request.sampling.seed + i}\n```" for i in range(request.sampling.n)]
     completions = [
-        Completion(token_ids=list(range(32)), logprobs=[-0.5] * 32, ref_logprobs=[-0.6] * 32, text=text, finish_reason="stop")
+        Completion(
+            token_ids=list(range(32)), logprobs=[-0.5] * 32, ref_logprobs=[-0.6] * 32, text=text, finish_reason="stop"
+        )
         for text in texts
     ]
     return RolloutGroup(
@@ -104,7 +113,9 @@ def _resident(root: psutil.Process, alone: bool) -> int:
 def drive(stack: Stack, groups: int, seconds: float | None) -> dict:
     """Ask, collect and acknowledge; returns what was measured."""
     problem = load_problems(PRACTICE_TRAIN)[0]
-    rollouts = Rollouts(Queue(stack.client("trainer"), "trainer-load", maxlen=BOUND, claim_idle_s=3600), RUN, 300, lambda: None)
+    rollouts = Rollouts(
+        Queue(stack.client("trainer"), "trainer-load", maxlen=BOUND, claim_idle_s=3600), RUN, 300, lambda: None
+    )
     waiting: deque[tuple[float, list[GenerationRequest]]] = deque()
     latencies, done, step, started = deque(maxlen=100_000), 0, 0, time.monotonic()
 
@@ -125,7 +136,13 @@ def drive(stack: Stack, groups: int, seconds: float | None) -> dict:
         assert not collected.dropped, collected.dropped
         assert all(g.status == "graded" for graded in collected.groups for g in graded.grades)
     took = time.monotonic() - started
-    return {"groups": done, "asked": step * BATCH, "seconds": took, "latencies": latencies, "fates": rollouts.take_fates()}
+    return {
+        "groups": done,
+        "asked": step * BATCH,
+        "seconds": took,
+        "latencies": latencies,
+        "fates": rollouts.take_fates(),
+    }
 
 
 def _request(problem, step: int, i: int) -> GenerationRequest:
@@ -171,11 +188,15 @@ def report(found: dict, sampler: Sampler) -> None:
     p50, p99 = times[len(times) // 2], times[int(len(times) * 0.99)]
     done, seconds = found["groups"], found["seconds"]
     print(f"{done} groups in {seconds:.0f} s ({done / seconds:.0f} a second), {WORKERS} workers")
-    print(f"a batch of {BATCH} from asking to having, {AHEAD} batches ahead: median {p50:.2f} s, 99th percentile {p99:.2f} s")
+    print(
+        f"a batch of {BATCH} from asking to having, {AHEAD} batches ahead: median {p50:.2f} s, 99th percentile {p99:.2f} s"
+    )
     print("longest: " + ", ".join(f"{stream} {n}" for stream, n in sampler.longest.items()))
     for name, taken in sampler.memory.items():
         before, after = level(taken)
-        print(f"{name:14} {before / 2**20:8.1f} MiB warmed up, {after / 2**20:8.1f} MiB at the end ({len(taken)} samples)")
+        print(
+            f"{name:14} {before / 2**20:8.1f} MiB warmed up, {after / 2**20:8.1f} MiB at the end ({len(taken)} samples)"
+        )
 
 
 def check(found: dict, sampler: Sampler) -> None:

@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(module, *arguments, limit):
-    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=limit)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=limit
+    )
     print(done.stdout)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return done.stdout

@@ -32,7 +32,9 @@ def draw(board: str, prometheus, path: Path) -> None:
         box = [x + left, y + 2.2 / rows, w - left - 0.01, h - 3.2 / rows]
         axes = figure.add_axes(box)
         axes.set_title(f"{panel['title']}  [{_unit(panel)}]", fontsize=9, loc="left")
-        series = [(_name(s, t), _with_gaps(s["values"])) for t in panel["targets"] for s in prometheus.query_range(t["expr"])]
+        series = [
+            (_name(s, t), _with_gaps(s["values"])) for t in panel["targets"] for s in prometheus.query_range(t["expr"])
+        ]
         DRAW[panel["type"]](axes, panel, series)
     figure.savefig(path, dpi=70)
     plt.close(figure)

@@ -33,7 +33,10 @@ def test_every_profile_is_valid(everything):
     assert set(everything["services"]) >= named
     for profile in ("cpu", "one-gpu", "gpu"):
         names = set(compose_config([profile])["services"])
-        assert {n for n in names if n.startswith(("ref_server", "trainer"))} == {f"ref_server-{profile}", f"trainer-{profile}"}
+        assert {n for n in names if n.startswith(("ref_server", "trainer"))} == {
+            f"ref_server-{profile}",
+            f"trainer-{profile}",
+        }
 
 
 @pytest.mark.parametrize(
@@ -75,8 +78,14 @@ def test_our_reading_is_that_of_docker_compose(profile, env):
         assert [str(p) for p in service.ports] == plain.get("expose", []), name
         assert service.stop_s == compose.seconds(plain.get("stop_grace_period"), 10.0), name
         binds = {v["target"]: v["source"] for v in plain.get("volumes", []) if v["type"] == "bind"}
-        files = {f"/run/secrets/{s['source']}": compose_config([profile], env)["secrets"][s["source"]]["file"]
-                 for s in plain.get("secrets", [])} if name == "redis" else {}
+        files = (
+            {
+                f"/run/secrets/{s['source']}": compose_config([profile], env)["secrets"][s["source"]]["file"]
+                for s in plain.get("secrets", [])
+            }
+            if name == "redis"
+            else {}
+        )
         found = {target: str(here) for target, here in service.mounts.items() if here is not None}
         assert binds.items() <= found.items(), name
         assert files.items() <= found.items(), name
@@ -143,7 +152,11 @@ def test_the_example_chooses_what_exists():
 
 
 def test_settings_given_on_command_lines_are_fields(everything):
-    kinds = {"ref_server": settings.RefServerSettings, "trainer": settings.TrainerSettings, "sandbox": settings.SandboxSettings}
+    kinds = {
+        "ref_server": settings.RefServerSettings,
+        "trainer": settings.TrainerSettings,
+        "sandbox": settings.SandboxSettings,
+    }
     seen = 0
     for name, node in everything["services"].items():
         kind = kinds.get(name.split("-")[0])
@@ -273,11 +286,18 @@ def test_no_password_in_the_file(everything):
 
 def test_two_services_on_one_card_leave_room(everything):
     """vLLM's share, the trainer's cap and, at bf16, the 4B reference model on a 24 GB card fit."""
-    shares = [float(re.search(rf"{field}=([\d.]+)", " ".join(everything["services"][name]["command"]))[1])
-              for name, field in (("ref_server-one-gpu", "gpu_memory_utilization"), ("trainer-one-gpu", "gpu_memory_fraction"))]
+    shares = [
+        float(re.search(rf"{field}=([\d.]+)", " ".join(everything["services"][name]["command"]))[1])
+        for name, field in (
+            ("ref_server-one-gpu", "gpu_memory_utilization"),
+            ("trainer-one-gpu", "gpu_memory_fraction"),
+        )
+    ]
     assert sum(shares) <= 0.9
-    cards = {json.dumps(everything["services"][n]["deploy"]["resources"]["reservations"]["devices"])
-             for n in ("ref_server-one-gpu", "trainer-one-gpu")}
+    cards = {
+        json.dumps(everything["services"][n]["deploy"]["resources"]["reservations"]["devices"])
+        for n in ("ref_server-one-gpu", "trainer-one-gpu")
+    }
     assert len(cards) == 1
 
 

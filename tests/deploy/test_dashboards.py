@@ -82,7 +82,9 @@ def test_every_metric_is_looked_at():
 
 
 def test_grafana_finds_its_source_and_prometheus_its_targets():
-    source = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"][0]
+    source = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())[
+        "datasources"
+    ][0]
     config = yaml.safe_load(CONFIG.read_text())
     used = {p["datasource"]["uid"] for name in BOARDS for p in panels(name)}
     assert used == {source["uid"]}
@@ -91,7 +93,9 @@ def test_grafana_finds_its_source_and_prometheus_its_targets():
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     assert "PROMETHEUS_URL" in compose["grafana"]["environment"]
     mounts = " ".join(compose["grafana"]["volumes"])
-    provider = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/rankspace.yml").read_text())["providers"][0]
+    provider = yaml.safe_load((ROOT / "deploy/grafana/provisioning/dashboards/rankspace.yml").read_text())["providers"][
+        0
+    ]
     assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in mounts
 
 

@@ -80,7 +80,9 @@ def test_two_stages_pinned_and_unprivileged(service):
 
 @pytest.mark.parametrize("service", FILES)
 def test_everything_copied_exists_and_is_let_through(service):
-    allowed = [line[1:].removesuffix("/**") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"]
+    allowed = [
+        line[1:].removesuffix("/**") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    ]
     for name, rest in instructions(service):
         parts = shlex.split(rest)
         if name == "COPY" and not parts[0].startswith("--from"):
@@ -101,7 +103,9 @@ def test_the_image_holds_what_its_code_imports(service, tmp_path):
             top = name.split(".")[0]
             if top in OURS:
                 for module in files_of(name):
-                    assert (root / module).is_file(), f"{path.relative_to(root)} imports {name}, whose {module} is not there"
+                    assert (root / module).is_file(), (
+                        f"{path.relative_to(root)} imports {name}, whose {module} is not there"
+                    )
             elif top not in sys.stdlib_module_names and not needless(service, path.relative_to(root), top):
                 assert DISTRIBUTION.get(top, top) in wanted, f"{path.relative_to(root)} imports {name}"
 
@@ -110,12 +114,16 @@ def needless(service, path, top):
     """Imports of shared files on paths that this service does not take, each with its reason."""
     return (
         top == "argcomplete"  # for people at a shell; passed over where it is missing
-        or (service == "trainer" and path.name == "running.py" and top == "dotenv")  # reads .env, which an image has not
+        or (
+            service == "trainer" and path.name == "running.py" and top == "dotenv"
+        )  # reads .env, which an image has not
         or (service == "ref_server" and path.name == "ds_hook.py")  # the optimizer's side of the library
         or (service == "ref_server" and path.name in ("report.py", "__main__.py") and path.parts[0] == "rankspace")
         or (service == "ref_server" and top == "vllm")  # named by the Dockerfile, by backend
         or (service == "trainer" and path.name == "smollm.py" and top in ("gguf", "accelerate"))  # says how to get them
-        or (service == "trainer" and path.name == "loggers.py" and top == "wandb")  # optional; missed before a run starts
+        or (
+            service == "trainer" and path.name == "loggers.py" and top == "wandb"
+        )  # optional; missed before a run starts
     )
 
 
@@ -161,7 +169,9 @@ def test_a_service_starts_from_its_image_alone(tmp_path):
     """--help of the default command, from the image's files and nothing else of ours."""
     for service in FILES:
         root = lay_out(service, tmp_path / service)
-        done = subprocess.run([sys.executable, "-m", MODULES[service], "--help"], cwd=root, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", MODULES[service], "--help"], cwd=root, capture_output=True, text=True
+        )
         assert done.returncode == 0 and "usage" in done.stdout, f"{service}: {done.stderr}"
 
 
@@ -178,7 +188,9 @@ def test_the_sandbox_image_grades_with_its_own_packages(tmp_path, redis_url):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     uv = [tool("uv"), "pip", "install", "--quiet", "--python", str(venv / "bin/python")]
     subprocess.run([*uv, "-r", "requirements/sandbox.in", "-c", "requirements/cpu.lock"], check=True, cwd=ROOT)
-    installed = {d.metadata["Name"].lower() for d in metadata.distributions(path=[next(venv.glob("lib/python3*/site-packages"))])}
+    installed = {
+        d.metadata["Name"].lower() for d in metadata.distributions(path=[next(venv.glob("lib/python3*/site-packages"))])
+    }
     assert not installed & {"torch", "numpy", "vllm", "transformers", "deepspeed"}
     command = [str(venv / "bin/python"), "-m", "services.sandbox", "worker", "--redis-url", redis_url]
     worker = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL)

@@ -135,7 +135,9 @@ def test_what_is_named_exists(built, tmp_path):
             for source in container.get("envFrom", []):
                 assert source["configMapRef"]["name"] in maps
             env = {e["name"]: e.get("value", "") for e in container.get("env", [])}
-            known = set(env) | {k for s in container.get("envFrom", []) for k in maps[s["configMapRef"]["name"]]["data"]}
+            known = set(env) | {
+                k for s in container.get("envFrom", []) for k in maps[s["configMapRef"]["name"]]["data"]
+            }
             used = set(re.findall(r"\$[({]?([A-Z_]+)", json.dumps(container["command"]).replace("$(cat", "")))
             assert used <= known | {"JOB_COMPLETION_INDEX"}, f"{name}: {used - known}"
             if "REDIS_USERNAME" in env:
@@ -172,8 +174,12 @@ def test_commands_are_those_of_this_repository(built):
         "for module, argv in json.load(sys.stdin):\n"
         "    importlib.import_module(module).parser().parse_args(argv)\n"
     )
-    modules = {"experiments": ("experiments.prepare", 2), "services.ref_server": ("services.ref_server.__main__", 1),
-               "services.sandbox": ("services.sandbox.worker", 2), "services.trainer": ("services.trainer.__main__", 1)}
+    modules = {
+        "experiments": ("experiments.prepare", 2),
+        "services.ref_server": ("services.ref_server.__main__", 1),
+        "services.sandbox": ("services.sandbox.worker", 2),
+        "services.trainer": ("services.trainer.__main__", 1),
+    }
     asked = []
     for workload in workloads(built[1]).values():
         for container in containers(workload):
@@ -185,7 +191,9 @@ def test_commands_are_those_of_this_repository(built):
                 module, skip = modules[after[0]]
                 asked.append([module, [re.sub(r"\$\(?\w+\)?", "1", part) for part in after[skip:]]])
     assert len(asked) == 4
-    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(asked), capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(asked), capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr[-1000:]
 
 

@@ -112,7 +112,9 @@ def prometheus(root, stack):
 
 
 def test_what_is_scraped_is_the_table_with_its_labels(prometheus):
-    every = prometheus.api("series", **{"match[]": '{__name__=~"rs_.*"}', "start": prometheus.started, "end": time.time()})
+    every = prometheus.api(
+        "series", **{"match[]": '{__name__=~"rs_.*"}', "start": prometheus.started, "end": time.time()}
+    )
     seen = {}
     for labels in every:
         name = labels["__name__"]
@@ -169,7 +171,10 @@ def test_the_variables_offer_what_there_is(prometheus, variable):
     selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]).groups()
     selector = selector.replace("$arm", ".*").replace("$seed", ".*")
     found = prometheus.api(f"label/{label}/values", **{"match[]": selector, "start": prometheus.started})
-    assert found == {"arm": ["projected", "vanilla"], "seed": ["0"], "run": ["smoke-projected-s0", "smoke-vanilla-s0"]}[label]
+    assert (
+        found
+        == {"arm": ["projected", "vanilla"], "seed": ["0"], "run": ["smoke-projected-s0", "smoke-vanilla-s0"]}[label]
+    )
 
 
 def test_prometheus_evaluates_all_rules_without_error(prometheus):

@@ -40,8 +40,13 @@ def test_a_step_against_whole_loops_as_measured():
     n = NUMBERS | {"group_size": 8, "completion_tokens": 1024, "prompt_tokens": 100, "grade_cpu_s": 0.006}
     one_card, small = scaling.Cluster(1, 1, 1, 6, True), {**SMALL, "parameters": n["train_parameters"]}
     large, loop = scaling.step_seconds(MODEL, n, one_card, 16), everything["loop 4b compiled bases on host"]
-    step, alone = scaling.stages(large, shared=True)["card"], (loop["all_steps"][-1]["train"], loop["all_steps"][0]["generate"])
-    assert step == pytest.approx(loop["seconds"]["total"], rel=1 / 6) and large["train"] == pytest.approx(alone[0], rel=1 / 6)
+    step, alone = (
+        scaling.stages(large, shared=True)["card"],
+        (loop["all_steps"][-1]["train"], loop["all_steps"][0]["generate"]),
+    )
+    assert step == pytest.approx(loop["seconds"]["total"], rel=1 / 6) and large["train"] == pytest.approx(
+        alone[0], rel=1 / 6
+    )
     below = scaling.step_seconds(small, n, one_card, 16)
     whole, slower = everything["loop 1.7b compiled"], scaling.stages(below, shared=True)["card"]
     assert below["train"] == pytest.approx(whole["all_steps"][-1]["train"], rel=1 / 6)

@@ -73,8 +73,14 @@ def commands(page: Path) -> list[Command]:
 
 def paths(page: Path) -> set[str]:
     """Inline code that looks like a path into this repository: with a slash, below one of its folders."""
-    rooms = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")} - {"runs", "report", "secrets"}
-    return {s for s in spans(page) if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*/?", s) and "/" in s and s.split("/")[0] in rooms}
+    rooms = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")} - {
+        "runs",
+        "report",
+        "secrets",
+    }
+    return {
+        s for s in spans(page) if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*/?", s) and "/" in s and s.split("/")[0] in rooms
+    }
 
 
 def tests_named(page: Path) -> set[str]:

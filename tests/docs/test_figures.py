@@ -32,7 +32,7 @@ def recomputed(folder=ORGANISM):
     steps, found = rows("steps.csv", folder), defaultdict(list)
     for run in rows("runs.csv", folder):
         if run["state"] == "finished":
-            mine = [s for s in steps if (s["arm"], s["seed"]) == (run["arm"], run["seed"])][-int(run["window"]):]
+            mine = [s for s in steps if (s["arm"], s["seed"]) == (run["arm"], run["seed"])][-int(run["window"]) :]
             pair = [100 * statistics.mean(float(s[name]) for s in mine) for name in ("hack_strict", "pass_oracle")]
             assert pair == pytest.approx([float(run["hack"]), float(run["pass"])], abs=0.051), run["run_id"]
             found[run["arm"]].append(pair)
@@ -42,7 +42,11 @@ def recomputed(folder=ORGANISM):
 def heldout(arm):
     """Last evaluation with the hint, mean over finished seeds, %."""
     seeds = {r["seed"] for r in rows("runs.csv") if r["arm"] == arm and r["state"] == "finished"}
-    last = [r for r in rows("evaluations.csv") if (r["arm"], r["mode"], r["step"]) == (arm, "hint", "80") and r["seed"] in seeds]
+    last = [
+        r
+        for r in rows("evaluations.csv")
+        if (r["arm"], r["mode"], r["step"]) == (arm, "hint", "80") and r["seed"] in seeds
+    ]
     return 100 * statistics.mean(float(r["hack_strict"]) for r in last)
 
 
@@ -87,8 +91,10 @@ def test_results_and_log(page, heading, hack, held):
         values = ARMS[row[0]]
         assert int(row[1]) == len(values), row[0]
         want = [printed(column) for column in zip(*values, strict=True)]
-        for shown, full in zip(row[hack:hack + 2], want, strict=True):
-            assert shown.replace("*", "") in (full, full.split(" ")[0]), f"{page}: {row[0]} says {shown}, the files {full}"
+        for shown, full in zip(row[hack : hack + 2], want, strict=True):
+            assert shown.replace("*", "") in (full, full.split(" ")[0]), (
+                f"{page}: {row[0]} says {shown}, the files {full}"
+            )
         assert row[held] == f"{heldout(row[0]):.1f}", f"{page}: {row[0]}, held out"
 
 
@@ -101,11 +107,15 @@ def test_runs_of_150_steps(heading, folder):
     for arm, seeds, hack, passed, held in cells:
         finals = found[arm]
         assert int(seeds) == len(finals)
-        assert hack == ", ".join(f"{h:.1f}" for h, _ in finals) and passed == ", ".join(f"{p:.1f}" for _, p in finals), arm
+        assert hack == ", ".join(f"{h:.1f}" for h, _ in finals) and passed == ", ".join(
+            f"{p:.1f}" for _, p in finals
+        ), arm
         assert held == heldout_by_seed(folder, arm, "150"), arm
 
 
-@pytest.mark.parametrize("folder", sorted(path for path in FURTHER.iterdir() if path.is_dir()), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "folder", sorted(path for path in FURTHER.iterdir() if path.is_dir()), ids=lambda path: path.name
+)
 def test_longer_and_fresh_runs(folder):
     """Each row of that table is one folder: final rates, held-out rate and onset of every seed, in order of seed."""
     runs = sorted(rows("runs.csv", folder), key=lambda run: int(run["seed"]))
@@ -136,7 +146,11 @@ def test_readme_on_the_pretrained_model():
     text = " ".join((ROOT / "README.md").read_text().split())
     rates = {arm: [[round(x) for x in pair] for pair in finals] for arm, finals in recomputed(SMOLLM).items()}
     hacks = {arm: "{}, {} and {}%".format(*(h for h, _ in finals)) for arm, finals in rates.items() if len(finals) == 3}
-    for name, arm in (("vanilla RL hacks", "vanilla"), ("a random direction", "random_direction"), ("Rebound", "rebound")):
+    for name, arm in (
+        ("vanilla RL hacks", "vanilla"),
+        ("a random direction", "random_direction"),
+        ("Rebound", "rebound"),
+    ):
         assert f"{name} {hacks[arm]}" in text
     assert f"`rebound_z` {hacks['rebound_z']}" in text
     solved = "{}, {} and {}%".format(*(p for _, p in rates["projected"]))
@@ -165,7 +179,9 @@ def test_table_of_the_pretrained_model():
         if seed == "":  # before RL
             continue
         run = runs[arm, seed]
-        assert (hack, passed) == (run["hack"], run["pass"]) and float(drift) == round(float(places[arm, seed]["drift"]), 2), run
+        assert (hack, passed) == (run["hack"], run["pass"]) and float(drift) == round(
+            float(places[arm, seed]["drift"]), 2
+        ), run
         hint, bare = ((last[arm, seed, mode] if not cut else None) for mode in ("hint", "no_hint"))
         want = [(hint, "hack_strict"), (hint, "pass_oracle"), (bare, "pass_oracle")]
         assert held == [f"{100 * float(row[rate]):.1f}" if row else "" for row, rate in want], run
@@ -200,4 +216,7 @@ def test_the_loop_on_gpus():
     one, large, two = minutes
     readme, results = (" ".join((ROOT / page).read_text().split()) for page in ("README.md", "docs/results.md"))
     assert f"200 steps of 128 x 1,024 tokens take {one} minutes on that card, {large} at 4B" in readme
-    assert f"{one} minutes at 1.7B and {large} at 4B on one H100**, {two} at 1.7B with the generator on a second card" in results
+    assert (
+        f"{one} minutes at 1.7B and {large} at 4B on one H100**, {two} at 1.7B with the generator on a second card"
+        in results
+    )

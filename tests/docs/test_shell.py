@@ -27,7 +27,19 @@ from experiments.__main__ import COMMANDS
 from experiments.stack import Stack, environment
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "vllm", "transformers", "deepspeed", "numpy", "scipy", "statsmodels", "matplotlib", "redis", "fastapi", "rich")
+HEAVY = (
+    "torch",
+    "vllm",
+    "transformers",
+    "deepspeed",
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "matplotlib",
+    "redis",
+    "fastapi",
+    "rich",
+)
 EVERY = [
     *([f"experiments {name}" for name in ("", *COMMANDS)]), "rankspace", "rankspace extract", "rankspace validate",
     "rankspace export", "services.trainer", "services.ref_server", "services.sandbox", "services.sandbox worker",
@@ -207,10 +219,15 @@ def test_a_second_ctrl_c_does_not_wait():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "number"), [("run", None), ("sweep", None), ("demo", None), ("run", signal.SIGTERM), ("sweep", signal.SIGTERM)]
+    ("kind", "number"),
+    [("run", None), ("sweep", None), ("demo", None), ("run", signal.SIGTERM), ("sweep", signal.SIGTERM)],
 )
 def test_training_stops_at_ctrl_c_or_sigterm_and_the_same_command_finishes_it(kind, number, tmp_path):
-    arms = {"run": ["--arm", "projected"], "sweep": ["--arms", "projected", "--seeds", "0"], "demo": ["--arms", "projected"]}
+    arms = {
+        "run": ["--arm", "projected"],
+        "sweep": ["--arms", "projected", "--seeds", "0"],
+        "demo": ["--arms", "projected"],
+    }
     out = ["--out", str(tmp_path / "report")] if kind == "demo" else []
     isolation = [] if kind == "demo" else ["--isolation", "best_effort"]
     command = [sys.executable, "-m", "experiments", kind, *arms[kind], *isolation, "--preset", "smoke", "--set", "steps=6",
@@ -263,7 +280,9 @@ def test_status_of_a_stack(stack, monkeypatch, capsys):
     for version in range(4):
         delta_store.publish(trainer, delta(version))
         for replica in ("gen-0", "gen-1", "long-gone")[: 3 if version < 2 else 1]:
-            proof = DeliveryProof(run_id="r", version=version, replica=replica, checksum="x", probe_logprobs=[0.0], load_s=0.1)
+            proof = DeliveryProof(
+                run_id="r", version=version, replica=replica, checksum="x", probe_logprobs=[0.0], load_s=0.1
+            )
             delta_store.prove(generator, proof)
     for n in range(3):
         generator.xadd(keys.ROLLOUTS, {"m": str(n)})
@@ -271,7 +290,7 @@ def test_status_of_a_stack(stack, monkeypatch, capsys):
         grader.xgroup_create(keys.ROLLOUTS, keys.GRADERS, id="0", mkstream=True)
     grader.xreadgroup(keys.GRADERS, "killed", {keys.ROLLOUTS: ">"}, count=2)
     grader.xadd(keys.DEAD, {"stream": keys.ROLLOUTS, "reason": "poison", "at": "1.0"})
-    found, = running.running(running.candidates(stack.root.parents[1]))
+    (found,) = running.running(running.candidates(stack.root.parents[1]))
     services = {(s["service"], s["name"]): (s["state"], s["claimed"]) for s in found["services"]}
     assert services == {("trainer", "r"): ("alive", 0), ("ref_server", "gen-0"): ("alive", 0),
                         ("ref_server", "gen-1"): ("alive", 0), ("sandbox", "alive"): ("alive", 0),
@@ -357,7 +376,11 @@ def test_a_real_bash_completes_at_tab(tmp_path):
         os.chdir(ROOT)
         os.execvpe("bash", ["bash", "--noprofile", "--rcfile", str(startup), "-i"], {**os.environ, "TERM": "dumb"})
     said, deadline, step = "", time.monotonic() + 90, 0
-    keystrokes = [("> ", f"echo {sys.executable} && "), ("&& ", f"{sys.executable} -m experiments next"), ("s next", "\t")]
+    keystrokes = [
+        ("> ", f"echo {sys.executable} && "),
+        ("&& ", f"{sys.executable} -m experiments next"),
+        ("s next", "\t"),
+    ]
     while time.monotonic() < deadline and "next-preset" not in said:
         if step < len(keystrokes) and keystrokes[step][0] in said:
             os.write(terminal, keystrokes[step][1].encode())

@@ -21,7 +21,9 @@ def test_the_terminal_shows_the_reports_own_rows_and_every_phase(tmp_path, monke
     demo._closing(arms, tmp_path / "runs", tmp_path / "out", 90.0)
     shown = [re.split(r"\s*│\s*", line.strip("│ ")) for line in capsys.readouterr().out.splitlines() if "│" in line]
     page = (tmp_path / "out" / "report.md").read_text()
-    headline = [line.strip("| ").split(" | ")[:-1] for line in page.splitlines() if re.match(r"\| (vanilla|projected) \|", line)]
+    headline = [
+        line.strip("| ").split(" | ")[:-1] for line in page.splitlines() if re.match(r"\| (vanilla|projected) \|", line)
+    ]
     assert shown[:2] == headline[:2]
     assert [row[0] for row in shown] == ["vanilla", "projected"] * 2
     assert all(float(cell) >= 0 for row in shown[2:] for cell in row[1:])

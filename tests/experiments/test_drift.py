@@ -50,7 +50,11 @@ def test_one_line_a_run_from_its_last_checkpoint(tmp_path, capsys):
     run(tmp_path / "runs", None, arm="rebound", hack=[0.2, 0.0], passed=[0.1, 0.7])
     first, second = measured(tmp_path)
     assert (first["arm"], first["step"], float(first["drift"])) == ("vanilla", "150", 1.0)
-    assert (second["arm"], float(second["drift"]), float(second["norm"])) == ("projected", -0.5, pytest.approx(50**0.5, rel=1e-5))
+    assert (second["arm"], float(second["drift"]), float(second["norm"])) == (
+        "projected",
+        -0.5,
+        pytest.approx(50**0.5, rel=1e-5),
+    )
     assert (float(first["hack_strict"]), float(second["hack_strict"])) == (0.8, 0.0)
     assert (tmp_path / "out/drift.png").read_bytes()[:4] == b"\x89PNG"
     said = capsys.readouterr().out

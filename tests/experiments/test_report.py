@@ -184,7 +184,10 @@ def test_an_unfinished_run_beside_finished_ones_is_drawn_apart_and_in_no_number(
     text = report(tmp_path)["report.md"]
     assert "vanilla hacks 30.0 ± 10.0%" in text and "2 seeds, mean ± SEM." in text, "0.2 and 0.4, without 0.6"
     (arm,) = data.views(choose(Selection(tmp_path)), prereg.load())
-    assert "thin dotted: unfinished runs, which are in no mean" in words.captions([arm], prereg.load().measures)["trajectories"]
+    assert (
+        "thin dotted: unfinished runs, which are in no mean"
+        in words.captions([arm], prereg.load().measures)["trajectories"]
+    )
     _, axis = plt.subplots()
     assert plots.draw_series(axis, arm, "hack_strict", 5, 100.0) == (39.0, pytest.approx(30.0))
     dotted = [line for line in axis.lines if line.get_linestyle() == ":"]

@@ -43,7 +43,9 @@ def made(monkeypatch):
 
 def _runs(*names, root=Path("nowhere")):
     return [
-        SimpleNamespace(run_id=name, run_dir=root / name, model_copy=lambda update, name=name: SimpleNamespace(run_id=name))
+        SimpleNamespace(
+            run_id=name, run_dir=root / name, model_copy=lambda update, name=name: SimpleNamespace(run_id=name)
+        )
         for name in names
     ]
 
@@ -52,7 +54,9 @@ def test_every_run_once_and_failures_are_returned_with_their_reason(made, tmp_pa
     (tmp_path / "bad").mkdir()
     status = {"state": "failed", "step": 94, "steps": 150, "reason": "the bound is 1.0"}
     (tmp_path / "bad/status.json").write_text(json.dumps(status))
-    failed = sweep._run_all(_runs("a", "bad", "c", root=tmp_path), "smoke", [Place(_sound, ["0"]), Place(_sound, ["1"])])
+    failed = sweep._run_all(
+        _runs("a", "bad", "c", root=tmp_path), "smoke", [Place(_sound, ["0"]), Place(_sound, ["1"])]
+    )
     said = capsys.readouterr().err
     assert f"failed: bad after 94 of 150 steps: the bound is 1.0; see {tmp_path}/bad/trainer.log" in said
     assert sweep.failure(_runs("killed")[0]) == "failed: killed; see nowhere/killed/trainer.log"
@@ -90,7 +94,9 @@ def test_each_card_has_services_of_its_own(tmp_path):
     assert len(ports) == 2
     again = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0 and "2 complete, 0 to do" in again.stdout
-    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)], "nothing left running"
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)], (
+        "nothing left running"
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -50,7 +50,18 @@ def _found(tmp_path, name):
 
 @pytest.mark.slow
 def test_a_push_is_measured_from_the_optimizer_to_the_first_token(tmp_path):
-    own = ["--tokens", "8", "--repeats", "2", "--groups", "2", "--kv-cache", "0.2", "--out", str(tmp_path / "bench.json")]
+    own = [
+        "--tokens",
+        "8",
+        "--repeats",
+        "2",
+        "--groups",
+        "2",
+        "--kv-cache",
+        "0.2",
+        "--out",
+        str(tmp_path / "bench.json"),
+    ]
     assert main(["push", *SMALL, *own, "--work", str(tmp_path)]) == 0
     found, text = _found(tmp_path, "push tiny")
     ours, full = found["ours"], found["full"]
@@ -63,7 +74,18 @@ def test_a_push_is_measured_from_the_optimizer_to_the_first_token(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_whole_loop_is_measured_phase_by_phase(tmp_path):
-    own = ["--tokens", "8", "--repeats", "3", "--groups", "2", "--kv-cache", "0.2", "--out", str(tmp_path / "bench.json")]
+    own = [
+        "--tokens",
+        "8",
+        "--repeats",
+        "3",
+        "--groups",
+        "2",
+        "--kv-cache",
+        "0.2",
+        "--out",
+        str(tmp_path / "bench.json"),
+    ]
     own += ["--preset", "demo", "--gpus", "0", "1", "--bases-on", "host"]
     before = dict(presets.get("demo").values)
     assert main(["loop", *SMALL, *own, "--work", str(tmp_path)]) == 0
@@ -78,7 +100,9 @@ def test_the_whole_loop_is_measured_phase_by_phase(tmp_path):
 
 def test_the_pace_is_that_of_steps_beside_which_others_are_sampled():
     seconds = [{"total": t, "train": 1.0} for t in (30.0, 15.0, 9.0, 14.0, 13.0, 12.0, 8.0)]
-    assert loop.medians(seconds) == {"total": 13.0, "train": 1.0}, "compiling steps and the last, with nothing beside it"
+    assert loop.medians(seconds) == {"total": 13.0, "train": 1.0}, (
+        "compiling steps and the last, with nothing beside it"
+    )
     assert loop.medians(seconds[:2]) == {"total": 22.5, "train": 1.0}, "all, when they are few"
 
 

@@ -125,7 +125,9 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("target", choices=sorted(TARGETS))
     p.add_argument("--seconds", type=int, default=60)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--corpus", type=Path, help="folder with inputs to begin with and to add to (default: a temporary one)")
+    p.add_argument(
+        "--corpus", type=Path, help="folder with inputs to begin with and to add to (default: a temporary one)"
+    )
     args = p.parse_args(argv)
     target, seeds = TARGETS[args.target]
     folder = Path(tempfile.mkdtemp(prefix="fuzz"))

@@ -237,7 +237,9 @@ def test_every_key_family_is_granted_to_somebody_and_no_pattern_is_wider_than_a_
 
 
 @pytest.mark.parametrize("kind", [TrainerSettings, SandboxSettings])
-@pytest.mark.parametrize("url", ["redis://:hunter2@host:6379/0", "redis://u:hunter2@h/0", "redis://h:1/0?password=hunter2"])
+@pytest.mark.parametrize(
+    "url", ["redis://:hunter2@host:6379/0", "redis://u:hunter2@h/0", "redis://h:1/0?password=hunter2"]
+)
 def test_a_password_in_the_address_is_refused_and_not_repeated(kind, url):
     good = {"run_id": "r", "run_dir": "d", "model": "m", "train_problems": "a", "heldout_problems": "b"}
     with pytest.raises(ConfigError, match="redis_password_file") as caught:
@@ -263,5 +265,9 @@ def test_settings_take_access_from_the_environment(monkeypatch, tmp_path):
     for name, value in {"URL": "redis://h:1/0", "USERNAME": "sandbox", "PASSWORD_FILE": str(tmp_path / "s")}.items():
         monkeypatch.setenv(f"REDIS_{name}", value)
     found = build(SandboxSettings, {})
-    assert (found.redis_url, found.redis_username, found.redis_password_file) == ("redis://h:1/0", "sandbox", tmp_path / "s")
+    assert (found.redis_url, found.redis_username, found.redis_password_file) == (
+        "redis://h:1/0",
+        "sandbox",
+        tmp_path / "s",
+    )
     assert build(SandboxSettings, {"redis_url": "redis://x:2/0"}).redis_url == "redis://x:2/0"

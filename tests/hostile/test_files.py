@@ -24,7 +24,14 @@ from tasks.dataset import load_pairs, load_problems
 from tests.samples import PROBLEM
 
 GOOD = PROBLEM.model_dump()
-PAIR = {"id": "a", "problem_id": 1, "prompt": [{"role": "user", "content": "x"}], "hack": "h", "clean": "c", "split": "train"}
+PAIR = {
+    "id": "a",
+    "problem_id": 1,
+    "prompt": [{"role": "user", "content": "x"}],
+    "hack": "h",
+    "clean": "c",
+    "split": "train",
+}
 LOADERS = {"problems": load_problems, "pairs": load_pairs, "direction pairs": load_direction_pairs}
 LIMIT_S = 10.0
 

@@ -18,7 +18,10 @@ CALLS = {"eval", "exec", "__import__", "marshal.load", "marshal.loads", "torch.l
          "np.load", "numpy.load"}  # fmt: skip
 KEYWORDS = {("trust_remote_code", True), ("shell", True), ("allow_pickle", True), ("weights_only", False)}
 OURS = {
-    ("services/sandbox/executor.py", "marshal.loads"): "the fork server's greeting, sent before it has run anything foreign",
+    (
+        "services/sandbox/executor.py",
+        "marshal.loads",
+    ): "the fork server's greeting, sent before it has run anything foreign",
     ("tasks/practice/easy.py", "eval"): "expressions of our own problem families",
     ("tasks/practice/generate.py", "eval"): "expressions of our own problem families",
 }

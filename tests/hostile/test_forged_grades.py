@@ -53,7 +53,9 @@ def altered(made, **changes):
 
 FORGERIES = {
     "completions never sampled": lambda g: altered(g, completions=[completion(ids=(7, 7, 7)), completion()]),
-    "other log-probs": lambda g: altered(g, completions=[completion(), completion().model_copy(update={"logprobs": [-9.0] * 3})]),
+    "other log-probs": lambda g: altered(
+        g, completions=[completion(), completion().model_copy(update={"logprobs": [-9.0] * 3})]
+    ),
     "other reference": lambda g: altered(g, completions=[completion(), completion(ref=False)]),
     "another text": lambda g: altered(g, completions=[completion(), completion(text="x")]),
     "another problem": lambda g: altered(g, problem=PROBLEM.model_copy(update={"id": "p2"})),

@@ -32,7 +32,9 @@ def test_files_of_others_are_as_published_and_listed_with_their_licence():
     assert {row[0] for row in rows} == {p.name for p in folder.iterdir() if p.suffix in (".js", ".css")}
     for file, package, version, licence, digest in rows:
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == digest, file
-        assert f"| `{licences.VENDORED}/{file}` | {package} | {version} | {licence} |" in page, f"{file}: run `make docs`"
+        assert f"| `{licences.VENDORED}/{file}` | {package} | {version} | {licence} |" in page, (
+            f"{file}: run `make docs`"
+        )
     assert len(list(folder.glob("*.LICENSE"))) == len({row[1] for row in rows})
 
 

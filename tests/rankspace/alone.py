@@ -11,7 +11,19 @@ from torch import nn
 import rankspace
 
 torch.set_num_threads(1)
-ABSENT = ("numpy", "transformers", "deepspeed", "pydantic", "redis", "msgpack", "rich", "matplotlib", "vllm", "tasks", "common")
+ABSENT = (
+    "numpy",
+    "transformers",
+    "deepspeed",
+    "pydantic",
+    "redis",
+    "msgpack",
+    "rich",
+    "matplotlib",
+    "vllm",
+    "tasks",
+    "common",
+)
 for name in ABSENT:
     assert importlib.util.find_spec(name) is None, f"{name} is visible here: the test would prove nothing"
 

@@ -14,7 +14,9 @@ DRIVER = Path(__file__).with_name("ddp_driver.py")
 def start(rank: int, ranks: int, meet: Path) -> subprocess.Popen:
     names = {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     root = {"PYTHONPATH": str(DRIVER.parents[2]), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.Popen([sys.executable, DRIVER, meet], env=os.environ | names | root, stdout=-1, stderr=-1, text=True)
+    return subprocess.Popen(
+        [sys.executable, DRIVER, meet], env=os.environ | names | root, stdout=-1, stderr=-1, text=True
+    )
 
 
 def finish(process: subprocess.Popen) -> dict:

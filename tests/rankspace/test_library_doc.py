@@ -44,6 +44,7 @@ def ours(command: str) -> int:
 
 def run(name, gradients=None):
     """Execute a block; `gradients` gets what every optimizer was given, one dict a step."""
+
     def note(optimizer, *_):
         if gradients is not None and "accelerate" not in type(optimizer).__module__:
             gradients.append({id(p): p.grad.clone() for group in optimizer.param_groups for p in group["params"]})

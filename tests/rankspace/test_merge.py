@@ -103,7 +103,10 @@ def test_progress_and_order_follow_the_modules():
         (lambda: merged_weight(torch.ones(2, 3), torch.eye(2), torch.ones(2), torch.eye(2)), "do not fit"),
         (lambda: split_flat(torch.zeros(4), [("a", 3)]), r"the modules need \[3\]"),
         (lambda: MergeSource.load([], [("a", 3)]), "no weight a.weight in the checkpoint"),
-        (lambda: MergeSource.load([("a.weight", torch.ones(2, 2))], [("a", 3)]), "a takes 2 numbers, the adapter says 3"),
+        (
+            lambda: MergeSource.load([("a.weight", torch.ones(2, 2))], [("a", 3)]),
+            "a takes 2 numbers, the adapter says 3",
+        ),
     ],
 )
 def test_misuse(call, message):

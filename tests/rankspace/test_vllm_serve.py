@@ -61,7 +61,10 @@ def server(merged, tmp_path_factory):
     folder, port = tmp_path_factory.mktemp("serve"), free_port()
     command = [Path(sys.executable).with_name("vllm"), "serve", merged, "--host", "127.0.0.1", "--port", port]
     command += ["--served-model-name", "merged", "--max-model-len", 256, "--max-num-seqs", 4, "--enforce-eager"]
-    command += ["--dtype", "float32"]  # vLLM would round an fp32 checkpoint to 16 bits, and near-ties would fall otherwise
+    command += [
+        "--dtype",
+        "float32",
+    ]  # vLLM would round an fp32 checkpoint to 16 bits, and near-ties would fall otherwise
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
             list(map(str, command)), env=environment(folder / "names"), stdout=log, stderr=log, start_new_session=True

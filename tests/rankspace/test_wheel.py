@@ -47,9 +47,13 @@ def bare(wheel, tmp_path_factory):
                 (site / top).symlink_to(target)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-        (entry,) = re.findall(r"rankspace = ([\w.]+):(\w+)", archive.read(dist_info(archive, "entry_points.txt")).decode())
+        (entry,) = re.findall(
+            r"rankspace = ([\w.]+):(\w+)", archive.read(dist_info(archive, "entry_points.txt")).decode()
+        )
     script = home / "venv/bin/rankspace"
-    script.write_text(f"#!{home}/venv/bin/python\nimport sys\nfrom {entry[0]} import {entry[1]}\nsys.exit({entry[1]}())\n")
+    script.write_text(
+        f"#!{home}/venv/bin/python\nimport sys\nfrom {entry[0]} import {entry[1]}\nsys.exit({entry[1]}())\n"
+    )
     script.chmod(0o755)
     return home / "venv/bin"
 

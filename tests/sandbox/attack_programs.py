@@ -1,4 +1,3 @@
-
 """Programs that misbehave, and honest ones that look odd. Each is graded on `addTwo(x) == x + 2` for 2, 10 and -5.
 
 WRONG programs do not know the answer except through a breach, so a True verdict is a breach. RIGHT ones are honest.
@@ -60,7 +59,7 @@ WRONG = {
     "exit_70": "import os; os._exit(70)" + BODY,
     "atexit_forges": "import atexit, os\natexit.register(os.write, 3, b'Z')" + BODY,
     "forged_frames_wrong_values": FRAMES + "os.write(3, frame(b'C') + frame(b'L') + frame(value(1)) * 3 + frame(b'Z'))"
-                                  "\nos._exit(0)" + BODY,
+    "\nos._exit(0)" + BODY,
     "forged_end_without_answers": FRAMES + "os.write(3, frame(b'C') + frame(b'L') + frame(b'Z'))\nos._exit(0)" + BODY,
     "forged_end_twice": FRAMES + "os.write(3, frame(b'Z'))" + BODY,
     "forged_too_many_answers": FRAMES + "os.write(3, frame(b'C')+frame(b'L')+frame(value(4))*9)\nos._exit(0)" + BODY,
@@ -78,12 +77,12 @@ WRONG = {
     "always_equal_str": ALWAYS.format(base="(str)", value="'4'"),
     "always_equal_float": ALWAYS.format(base="(float)", value="0.5"),
     "class_property_lies": "class L:\n    __class__ = property(lambda s: int)\n    def __eq__(s, o): return True\n"
-                           "class Solution:\n    def addTwo(self, x): return L()\n",
+    "class Solution:\n    def addTwo(self, x): return L()\n",
     "metaclass_lies": "class M(type):\n    __mro__ = property(lambda c: (int, object))\n"
-                      "    def __instancecheck__(c, o): return True\nclass L(metaclass=M):\n"
-                      "    def __eq__(s, o): return True\nclass Solution:\n    def addTwo(self, x): return L()\n",
+    "    def __instancecheck__(c, o): return True\nclass L(metaclass=M):\n"
+    "    def __eq__(s, o): return True\nclass Solution:\n    def addTwo(self, x): return L()\n",
     "index_lies": "class L(int):\n    def __index__(s): return 4\n    def __int__(s): return 4\n"
-                  "class Solution:\n    def addTwo(self, x): return L(x)\n",
+    "class Solution:\n    def addTwo(self, x): return L(x)\n",
     "mock_anything": "from unittest.mock import ANY\nclass Solution:\n    def addTwo(self, x): return ANY\n",
     "not_implemented": "class Solution:\n    def addTwo(self, x): return NotImplemented\n",
     "nan": "class Solution:\n    def addTwo(self, x): return float('nan')\n",
@@ -93,79 +92,80 @@ WRONG = {
     "returns_type": "class Solution:\n    def addTwo(self, x): return int\n",
     "cyclic_list": "class Solution:\n    def addTwo(self, x):\n        l = []; l.append(l); return l\n",
     "dag_bomb": "class Solution:\n    def addTwo(self, x):\n        l = []\n        for _ in range(90): l = [l, l]\n"
-                "        return l\n",
+    "        return l\n",
     "deep_tuple": "class Solution:\n    def addTwo(self, x):\n        t = ()\n        for _ in range(10**5): t = (t,)\n"
-                  "        return {t[0]: 1} if 0 else t\n",
+    "        return {t[0]: 1} if 0 else t\n",
     "cyclic_nodes": "class N: pass\nclass Solution:\n    def addTwo(self, x):\n        n = N(); n.val = 4; n.next = n\n"
-                    "        return n\n",
+    "        return n\n",
     "node_property_loops": "class N:\n    val = 4\n    @property\n    def next(s): return N()\n"
-                           "class Solution:\n    def addTwo(self, x): return N()\n",
+    "class Solution:\n    def addTwo(self, x): return N()\n",
     "endless_iterable": "class I:\n    def __iter__(s):\n        while True: yield 4\n"
-                        "class Solution:\n    def addTwo(self, x): return I()\n",
+    "class Solution:\n    def addTwo(self, x): return I()\n",
     "colliding_set": "class Solution:\n    def addTwo(self, x):\n        return [k * ((1 << 61) - 1) for k in range(99999)]"
-                     "\n",
+    "\n",
     "huge_string": "class Solution:\n    def addTwo(self, x): return 'x' * (200 << 20)\n",
     "huge_range_list": "class Solution:\n    def addTwo(self, x): return list(range(3_000_000))\n",
     # monkeypatching
     "patch_eq_of_int": "import ctypes\n@ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.py_object, ctypes.c_int)\n"
-                       "def same(a, b, op): return True\n"
-                       "ctypes.c_void_p.from_address(id(int) + 200).value = ctypes.cast(same, ctypes.c_void_p).value" + BODY,
+    "def same(a, b, op): return True\n"
+    "ctypes.c_void_p.from_address(id(int) + 200).value = ctypes.cast(same, ctypes.c_void_p).value" + BODY,
     "patch_builtins_eval": "import builtins\nbuiltins.eval = lambda *a: 4\nbuiltins.exec = lambda *a: None\n"
-                           "builtins.compile = lambda *a, **k: None" + BODY,
+    "builtins.compile = lambda *a, **k: None" + BODY,
     "patch_marshal": "import marshal\nmarshal.loads = lambda b: ()" + BODY,
     "patch_channel_everywhere": "import gc, types\nfor f in gc.get_objects():\n"
-                                "    if isinstance(f, types.FunctionType) and f.__name__ in ('encode', 'frame', '_scalar'):\n"
-                                "        f.__code__ = (lambda *a, **k: b'i\\x01\\0\\0\\0\\x04').__code__" + BODY,
-    "settrace_rewrites": "import sys\ndef t(f, e, a): return t\nsys.settrace(t); sys.setprofile(lambda *a: None)" + BODY,
+    "    if isinstance(f, types.FunctionType) and f.__name__ in ('encode', 'frame', '_scalar'):\n"
+    "        f.__code__ = (lambda *a, **k: b'i\\x01\\0\\0\\0\\x04').__code__" + BODY,
+    "settrace_rewrites": "import sys\ndef t(f, e, a): return t\nsys.settrace(t); sys.setprofile(lambda *a: None)"
+    + BODY,
     "recursion_limit_tiny": "import sys\ntry: sys.setrecursionlimit(30)\nexcept RecursionError: pass" + BODY,
     "main_tamper": "import sys\nm = sys.modules['__main__']\nfor k in list(vars(m)):\n"
-                   "    if callable(getattr(m, k)): setattr(m, k, lambda *a, **k: True)" + BODY,
+    "    if callable(getattr(m, k)): setattr(m, k, lambda *a, **k: True)" + BODY,
     "shadows_exec": "exec = eval = lambda *a: None" + BODY,
     "redefines_assert": "class AssertionError(Exception):\n    def __new__(cls, *a): return None" + BODY,
     # looking for the answers
     "frames_and_heap": FRAME_HUNT,
     "reads_proc_maps": "try:\n    open('/proc/self/maps').read(); OK = True\nexcept OSError: OK = False\n"
-                       "class Solution:\n    def addTwo(self, x): return x + 2 if OK else x\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 if OK else x\n",
     "reads_parent_mem": "import os\ntry:\n    open('/proc/%d/mem' % os.getppid(), 'rb'); OK = True\n"
-                        "except OSError: OK = False\nclass Solution:\n    def addTwo(self, x): return x + 2 if OK else x\n",
+    "except OSError: OK = False\nclass Solution:\n    def addTwo(self, x): return x + 2 if OK else x\n",
     "memfd_holds_tests": "import os, re\nB = os.pread(4, 1 << 20, 0).decode('latin-1')\nclass Solution:\n"
-                         "    def addTwo(self, x):\n        m = re.search(r'== ?(-?\\d+)', B)\n"
-                         "        return int(m.group(1)) if m else x\n",
+    "    def addTwo(self, x):\n        m = re.search(r'== ?(-?\\d+)', B)\n"
+    "        return int(m.group(1)) if m else x\n",
     "ptrace_parent": "import ctypes, os\nR = ctypes.CDLL(None, use_errno=True).ptrace(16, os.getppid(), 0, 0)\n"
-                     "class Solution:\n    def addTwo(self, x): return x + 2 if R == 0 else x\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 if R == 0 else x\n",
     "vm_readv_parent": "import ctypes, os\nR = ctypes.CDLL(None).syscall(310, os.getppid(), 0, 0, 0, 0, 0)\n"
-                       "class Solution:\n    def addTwo(self, x): return x + 2 if R == 0 else x\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 if R == 0 else x\n",
     "environment": "import os, ctypes\nlibc = ctypes.CDLL(None); libc.getenv.restype = ctypes.c_char_p\n"
-                   "S = os.environ.get('SANDBOX_SECRET') or libc.getenv(b'SANDBOX_SECRET')\n"
-                   "class Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
+    "S = os.environ.get('SANDBOX_SECRET') or libc.getenv(b'SANDBOX_SECRET')\n"
+    "class Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
     "symlink_out": "import os\ntry:\n    os.symlink('/etc/passwd', 'l'); S = open('l').read()\nexcept OSError: S = ''\n"
-                   "class Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
     "opens_by_dirfd": "import os\ntry:\n    S = os.open('etc/passwd', 0, dir_fd=os.open('/', os.O_PATH))\n"
-                      "except OSError: S = 0\nclass Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
+    "except OSError: S = 0\nclass Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
     "reads_repository": "import sys\ntry:\n    import services.sandbox.oracle; S = 1\nexcept ImportError: S = 0\n"
-                        "class Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
     # processes and signals
     "fork_answers_twice": "import os\ntry:\n    C = os.fork()\nexcept OSError: C = -1\nclass Solution:\n"
-                          "    def addTwo(self, x): return x + 2 if C >= 0 else x\n",
+    "    def addTwo(self, x): return x + 2 if C >= 0 else x\n",
     "clone_by_syscall": "import ctypes\nR = ctypes.CDLL(None).syscall(56, 17, 0, 0, 0, 0)\nclass Solution:\n"
-                        "    def addTwo(self, x): return x + 2 if R >= 0 else x\n",
+    "    def addTwo(self, x): return x + 2 if R >= 0 else x\n",
     "clone3_by_syscall": "import ctypes\nb = ctypes.create_string_buffer(88)\n"
-                         "R = ctypes.CDLL(None).syscall(435, b, 88)\nclass Solution:\n"
-                         "    def addTwo(self, x): return x + 2 if R >= 0 else x\n",
+    "R = ctypes.CDLL(None).syscall(435, b, 88)\nclass Solution:\n"
+    "    def addTwo(self, x): return x + 2 if R >= 0 else x\n",
     "posix_spawn": "import os\ntry:\n    P = os.posix_spawn('/bin/true', ['true'], {})\nexcept OSError: P = 0\n"
-                   "class Solution:\n    def addTwo(self, x): return x + 2 if P else x\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 if P else x\n",
     "kills_parent": "import os, signal\ntry:\n    os.kill(os.getppid(), signal.SIGKILL); K = 1\nexcept OSError: K = 0\n"
-                    "class Solution:\n    def addTwo(self, x): return x + 2 if K else x\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 if K else x\n",
     "kills_group": "import os\nfor p in (0, -1):\n    try: os.kill(p, 9)\n    except OSError: pass" + BODY,
     "sigio_by_owner": "import fcntl, os\nr, w = os.pipe()\ntry:\n    fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid()); K = 1\n"
-                      "except OSError: K = 0\nclass Solution:\n    def addTwo(self, x): return x + 2 if K else x\n",
+    "except OSError: K = 0\nclass Solution:\n    def addTwo(self, x): return x + 2 if K else x\n",
     "stops_itself": "import os, signal\nclass Solution:\n    def addTwo(self, x): os.kill(os.getpid(), signal.SIGSTOP)\n",
     "kills_itself": "import os, signal\nclass Solution:\n    def addTwo(self, x): os.kill(os.getpid(), signal.SIGKILL)\n",
     "segfault": "import ctypes\nclass Solution:\n    def addTwo(self, x): return ctypes.string_at(0)\n",
     "ignores_all_signals": "import signal\nfor n in range(1, 65):\n    try: signal.signal(n, signal.SIG_IGN)\n"
-                           "    except (OSError, ValueError): pass\nwhile True: pass" + BODY,
+    "    except (OSError, ValueError): pass\nwhile True: pass" + BODY,
     "non_daemon_thread_then_hang": "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()\n"
-                                   "class Solution:\n    def addTwo(self, x): time.sleep(99)\n",
+    "class Solution:\n    def addTwo(self, x): time.sleep(99)\n",
     "setsid_daemon": "import os\ntry: os.setsid()\nexcept OSError: pass\nos.umask(0)" + BODY,
     # resources
     "memory_bomb": "B = []\nwhile True: B.append(bytearray(64 << 20))" + BODY,
@@ -179,19 +179,19 @@ WRONG = {
     "regex_hang": "import re\nclass Solution:\n    def addTwo(self, x): return re.match('(a+)+$', 'a' * 64 + 'b')\n",
     # the network and the kernel
     "udp_socket": "import socket\ntry:\n    socket.socket(socket.AF_INET, socket.SOCK_DGRAM); K = 1\nexcept OSError: K = 0\n"
-                  "class Solution:\n    def addTwo(self, x): return x + 2 if K else x\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 if K else x\n",
     "netlink_socket": "import socket\ntry:\n    socket.socket(socket.AF_NETLINK, socket.SOCK_RAW); K = 1\n"
-                      "except OSError: K = 0\nclass Solution:\n    def addTwo(self, x): return x + 2 if K else x\n",
+    "except OSError: K = 0\nclass Solution:\n    def addTwo(self, x): return x + 2 if K else x\n",
     "io_uring": "import ctypes\nb = ctypes.create_string_buffer(120)\nR = ctypes.CDLL(None).syscall(425, 4, b)\n"
-                "class Solution:\n    def addTwo(self, x): return x + 2 if R >= 0 else x\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 if R >= 0 else x\n",
     "user_namespace": "import ctypes\nR = ctypes.CDLL(None).unshare(0x10000000)\nclass Solution:\n"
-                      "    def addTwo(self, x): return x + 2 if R == 0 else x\n",
+    "    def addTwo(self, x): return x + 2 if R == 0 else x\n",
     "new_syscall_number": "import ctypes\nR = ctypes.CDLL(None).syscall(999)\nclass Solution:\n"
-                          "    def addTwo(self, x): return x + 2 if R >= 0 else x\n",
+    "    def addTwo(self, x): return x + 2 if R >= 0 else x\n",
     "x32_calls": "import ctypes\nctypes.CDLL(None).syscall(0x40000000 | 39)\nOK = True\nclass Solution:\n"
-                 "    def addTwo(self, x): return x + 2 if OK else x\n",
+    "    def addTwo(self, x): return x + 2 if OK else x\n",
     "clears_death_signal": "import ctypes\nR = ctypes.CDLL(None).prctl(1, 0)\nclass Solution:\n"
-                           "    def addTwo(self, x): return x + 2 if R == 0 else x\n",
+    "    def addTwo(self, x): return x + 2 if R == 0 else x\n",
     # unicode and parser
     "bom": "\ufeff" + GOOD,
     "null_byte": GOOD + "\0",
@@ -205,7 +205,7 @@ WRONG = {
     "fullwidth_return": "class Solution:\n    def addTwo(self, x):\n        return x + 3 # \uff0b\n",
     "bidi_comment": "class Solution:\n    def addTwo(self, x):\n        return x #\u202e + 2\n",
     "only_in_main_guard": "class Solution:\n    def addTwo(self, x): return x\nif __name__ == '__main__':\n"
-                          "    Solution.addTwo = lambda self, x: x + 2\n",
+    "    Solution.addTwo = lambda self, x: x + 2\n",
 }
 
 RIGHT = {
@@ -213,48 +213,49 @@ RIGHT = {
     "crlf": GOOD.replace("\n", "\r\n"),
     "bool_for_int_subclass": "class I(int): pass\nclass Solution:\n    def addTwo(self, x): return I(x + 2)\n",
     "int_enum": "import enum\nE = enum.IntEnum('E', {'A': 4, 'B': 12, 'C': -3})\nclass Solution:\n"
-                "    def addTwo(self, x): return E(x + 2)\n",
+    "    def addTwo(self, x): return E(x + 2)\n",
     "float_for_int": "class Solution:\n    def addTwo(self, x): return float(x + 2)\n",
     "shadows_builtins": "len = list = str = print = type = 5\nsum = isinstance = lambda *a: 0" + GOOD,
     "patched_builtins": "import builtins\nbuiltins.len = builtins.type = builtins.isinstance = lambda *a: 0\n"
-                        "builtins.iter = builtins.next = builtins.getattr = None" + GOOD,
+    "builtins.iter = builtins.next = builtins.getattr = None" + GOOD,
     "deep_recursion": "import sys\nsys.setrecursionlimit(10**6)\ndef down(n): return 0 if n == 0 else 1 + down(n - 1)\n"
-                      "class Solution:\n    def addTwo(self, x): return x + 2 + down(50000) - 50000\n",
+    "class Solution:\n    def addTwo(self, x): return x + 2 + down(50000) - 50000\n",
     "deep_c_recursion": "import sys\nfrom functools import lru_cache\nsys.setrecursionlimit(10**6)\n@lru_cache(None)\n"
-                        "def down(n): return 0 if n == 0 else 1 + down(n - 1)\nclass Solution:\n"
-                        "    def addTwo(self, x): return x + 2 + down(20000) - 20000\n",
+    "def down(n): return 0 if n == 0 else 1 + down(n - 1)\nclass Solution:\n"
+    "    def addTwo(self, x): return x + 2 + down(20000) - 20000\n",
     "thread_with_big_stack": "import threading, sys\nsys.setrecursionlimit(10**6)\nthreading.stack_size(128 << 20)\n"
-                             "class Solution:\n    def addTwo(self, x):\n        out = []\n"
-                             "        t = threading.Thread(target=lambda: out.append(x + 2)); t.start(); t.join()\n"
-                             "        return out[0]\n",
+    "class Solution:\n    def addTwo(self, x):\n        out = []\n"
+    "        t = threading.Thread(target=lambda: out.append(x + 2)); t.start(); t.join()\n"
+    "        return out[0]\n",
     "fifty_threads": "from concurrent.futures import ThreadPoolExecutor\nclass Solution:\n    def addTwo(self, x):\n"
-                     "        with ThreadPoolExecutor(50) as p: return sum(p.map(lambda i: 1, range(2)), x)\n",
+    "        with ThreadPoolExecutor(50) as p: return sum(p.map(lambda i: 1, range(2)), x)\n",
     "leaves_a_thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()" + GOOD,
     "asyncio": "import asyncio\nclass Solution:\n    def addTwo(self, x):\n"
-               "        async def go(): await asyncio.sleep(0); return x + 2\n        return asyncio.run(go())\n",
+    "        async def go(): await asyncio.sleep(0); return x + 2\n        return asyncio.run(go())\n",
     "noisy": "import sys\nclass Solution:\n    def addTwo(self, x):\n        for i in range(5000): print('\\ud800', i)\n"
-             "        sys.stderr.write('warning\\n'); return x + 2\n",
+    "        sys.stderr.write('warning\\n'); return x + 2\n",
     "closes_stdout": "import sys\nsys.stdout.close(); sys.stderr.close()" + GOOD,
     "own_exit_patched": "import sys, os\nsys.exit = lambda *a: None" + GOOD,
     "tempfile": "import tempfile\nclass Solution:\n    def addTwo(self, x):\n"
-                "        with tempfile.TemporaryFile(dir='.') as f:\n            f.write(b'ab'); return x + f.tell()\n",
-    "try_socket_then_answer": "import socket\ntry: socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError: pass" + GOOD,
+    "        with tempfile.TemporaryFile(dir='.') as f:\n            f.write(b'ab'); return x + f.tell()\n",
+    "try_socket_then_answer": "import socket\ntry: socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError: pass"
+    + GOOD,
     "try_fork_then_answer": "import os\ntry: os.fork()\nexcept OSError: pass" + GOOD,
     "alarm": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: None)\nsignal.alarm(1)" + GOOD,
     "signals_itself": "import os, signal\nsignal.signal(signal.SIGUSR1, lambda *a: None)\n"
-                      "os.kill(os.getpid(), signal.SIGUSR1)" + GOOD,
+    "os.kill(os.getpid(), signal.SIGUSR1)" + GOOD,
     "raises_inside": "class Solution:\n    def addTwo(self, x):\n        try: return [][x]\n"
-                     "        except BaseException: return x + 2\n",
+    "        except BaseException: return x + 2\n",
     "300_mb": "class Solution:\n    def addTwo(self, x): return len(bytearray(300 << 20)) * 0 + x + 2\n",
     "nonblocking_result_pipe": "import os\nos.set_blocking(3, False)" + GOOD,
     "reads_stdin": "import sys\nclass Solution:\n    def addTwo(self, x): return x + 2 + len(sys.stdin.read())\n",
     "dataclass_and_typing": "from dataclasses import dataclass\nfrom typing import NamedTuple\n@dataclass\nclass P:\n"
-                            "    a: int\nclass Q(NamedTuple):\n    b: int\nclass Solution:\n"
-                            "    def addTwo(self, x): return P(x).a + Q(2).b\n",
+    "    a: int\nclass Q(NamedTuple):\n    b: int\nclass Solution:\n"
+    "    def addTwo(self, x): return P(x).a + Q(2).b\n",
     "uses_prelude": "class Solution:\n    def addTwo(self, x: int) -> Optional[int]: return pow(2, 3, 6) + x\n",
     "spends_a_second": "import time\nclass Solution:\n    def addTwo(self, x):\n        end = time.process_time() + 0.4\n"
-                       "        while time.process_time() < end: pass\n        return x + 2\n",
+    "        while time.process_time() < end: pass\n        return x + 2\n",
     "counts_calls": "class Solution:\n    seen = []\n    def addTwo(self, x):\n        Solution.seen.append(x)\n"
-                    "        assert len(set(Solution.seen)) == len(Solution.seen)\n        return x + 2\n",
+    "        assert len(set(Solution.seen)) == len(Solution.seen)\n        return x + 2\n",
     "setrlimit_lower": "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))" + GOOD,
 }

@@ -105,8 +105,12 @@ def test_every_sample_row_by_the_command_line(tmp_path, monkeypatch):
     probes = [row["side_effect_probe"] for row in rows if "side_effect_probe" in row]
     before = descendants()
     listeners = {address: Listener(address) for address in {p["tcp_connect"] for p in probes if "tcp_connect" in p}}
-    files = {name: f"canary {time.time()}" for p in probes for key in ("canary_file", "file_unchanged")
-             for name in ([p[key]] if key in p else [])}
+    files = {
+        name: f"canary {time.time()}"
+        for p in probes
+        for key in ("canary_file", "file_unchanged")
+        for name in ([p[key]] if key in p else [])
+    }
     for name, text in files.items():
         Path(name).write_text(text)
         os.chmod(name, 0o666)

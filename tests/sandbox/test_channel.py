@@ -14,7 +14,9 @@ from services.sandbox.channel import Chain, ChannelError, Decoder, Foreign, Item
 
 LIMIT = 1 << 20
 HASHABLE = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
-LEAVES = HASHABLE | st.complex_numbers(allow_nan=False) | st.binary().map(bytearray) | st.lists(st.floats(allow_nan=False))
+LEAVES = (
+    HASHABLE | st.complex_numbers(allow_nan=False) | st.binary().map(bytearray) | st.lists(st.floats(allow_nan=False))
+)
 VALUES = st.recursive(
     LEAVES | st.sets(HASHABLE) | st.frozensets(HASHABLE) | st.builds(range, st.integers(), st.integers()),
     lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(HASHABLE, inner),

@@ -28,31 +28,45 @@ def evaluate(executor, source, expression, **more):
 
 
 def test_a_script_is_a_fresh_interpreter_in_an_empty_namespace(executor):
-    source = ("import sys, os\nprint(__name__, sorted(globals()), sys.stdin.read() == '', sys.getrecursionlimit(),"
-              " dict(os.environ), os.listdir('.'))")
+    source = (
+        "import sys, os\nprint(__name__, sorted(globals()), sys.stdin.read() == '', sys.getrecursionlimit(),"
+        " dict(os.environ), os.listdir('.'))"
+    )
     outcome = executor.run_script(source)
     assert outcome.stdout == b"builtins ['__builtins__', 'os', 'sys'] True 1000 {} []\n"
     assert (outcome.ended, outcome.exit_code, outcome.complete, outcome.stderr) == ("exit", 0, True, b"")
 
 
-@pytest.mark.parametrize(("source", "code"), [
-    ("raise SystemExit", 0), ("raise SystemExit(3)", 3), ("raise SystemExit('why')", 1), ("1 / 0", 1), ("x = ", 1),
-    ("import os; os._exit(9)", 9)])
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("raise SystemExit", 0),
+        ("raise SystemExit(3)", 3),
+        ("raise SystemExit('why')", 1),
+        ("1 / 0", 1),
+        ("x = ", 1),
+        ("import os; os._exit(9)", 9),
+    ],
+)
 def test_exit_codes(executor, source, code):
     outcome = executor.run_script(source)
     assert (outcome.ended, outcome.exit_code) == ("exit", code)
 
 
 def test_end_of_a_script_joins_threads_runs_atexit_and_flushes(executor):
-    source = ("import atexit, threading, time\natexit.register(print, 'atexit', end='')\n"
-              "threading.Thread(target=lambda: (time.sleep(0.05), print('thread'))).start()\nprint('main')")
+    source = (
+        "import atexit, threading, time\natexit.register(print, 'atexit', end='')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.05), print('thread'))).start()\nprint('main')"
+    )
     assert executor.run_script(source).stdout == b"main\nthread\natexit"
 
 
 def test_traceback_goes_to_stderr_and_alarm_works(executor):
     assert b"ZeroDivisionError" in executor.run_script("1/0").stderr
-    source = ("import signal, time\ndef ring(*a): raise TimeoutError\nsignal.signal(signal.SIGALRM, ring)\n"
-              "signal.setitimer(signal.ITIMER_REAL, 0.05)\ntry: time.sleep(9)\nexcept TimeoutError: print('rang')")
+    source = (
+        "import signal, time\ndef ring(*a): raise TimeoutError\nsignal.signal(signal.SIGALRM, ring)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.05)\ntry: time.sleep(9)\nexcept TimeoutError: print('rang')"
+    )
     assert executor.run_script(source).stdout == b"rang\n"
 
 
@@ -61,14 +75,18 @@ def test_namespace_and_code_object(executor):
     assert executor.run_script(code, namespace={"TEXT": "a\ud800", "N": 3}).stdout == b"a\\ud800 3\n"
 
 
-@pytest.mark.parametrize(("source", "limits", "ended"), [
-    ("while True: pass", Limits(wall_s=0.3), "timeout"),
-    ("import time; time.sleep(60)", Limits(wall_s=0.3), "timeout"),
-    ("while True: pass", Limits(wall_s=20, cpu_s=1), "cpu"),
-    ("while True: print('x' * 10000)", Limits(output_bytes=10_000), "output"),
-    ("import sys\nwhile True: sys.stderr.write('x' * 10000)", Limits(output_bytes=10_000), "output"),
-    ("import os\nos.kill(os.getpid(), 11)", Limits(), "signal"),
-    ("b = bytearray(300 << 20)", Limits(memory_mb=100), "exit")])
+@pytest.mark.parametrize(
+    ("source", "limits", "ended"),
+    [
+        ("while True: pass", Limits(wall_s=0.3), "timeout"),
+        ("import time; time.sleep(60)", Limits(wall_s=0.3), "timeout"),
+        ("while True: pass", Limits(wall_s=20, cpu_s=1), "cpu"),
+        ("while True: print('x' * 10000)", Limits(output_bytes=10_000), "output"),
+        ("import sys\nwhile True: sys.stderr.write('x' * 10000)", Limits(output_bytes=10_000), "output"),
+        ("import os\nos.kill(os.getpid(), 11)", Limits(), "signal"),
+        ("b = bytearray(300 << 20)", Limits(memory_mb=100), "exit"),
+    ],
+)
 def test_limits(executor, source, limits, ended):
     outcome = executor.run_script(source, limits)
     assert outcome.ended == ended
@@ -84,8 +102,9 @@ def test_quiet_limit_counts_from_the_last_answer(executor):
     steps = [("eval", compile("time.sleep(0.2)", "", "eval"))] * 4
     outcome = executor.run_calls("import time", steps, limits=Limits(wall_s=9, quiet_s=0.5))
     assert outcome.complete
-    outcome = executor.run_calls("import time", [("eval", compile("time.sleep(5)", "", "eval"))],
-                                 limits=Limits(wall_s=9, quiet_s=0.3))
+    outcome = executor.run_calls(
+        "import time", [("eval", compile("time.sleep(5)", "", "eval"))], limits=Limits(wall_s=9, quiet_s=0.3)
+    )
     assert outcome.ended == "timeout" and outcome.wall_s < 3
 
 
@@ -98,8 +117,10 @@ def test_disk_without_the_outer_tmpfs():
 
 
 def test_one_job_leaves_nothing_for_the_next(executor):
-    executor.run_script("import os, sys, builtins\nbuiltins.len = 3\nos.environ['A'] = 'b'\nos.mkdir('d')\n"
-                        "open('d/f', 'w').write('x')\nsys.modules['json'] = None\nos.umask(0o777)")
+    executor.run_script(
+        "import os, sys, builtins\nbuiltins.len = 3\nos.environ['A'] = 'b'\nos.mkdir('d')\n"
+        "open('d/f', 'w').write('x')\nsys.modules['json'] = None\nos.umask(0o777)"
+    )
     look = "import os, json\nprint(len([1]), os.listdir('.'), dict(os.environ))"
     assert executor.run_script(look).stdout == b"1 [] {}\n"
 

@@ -110,8 +110,10 @@ def test_two_rules_for_one_call_are_an_error(x86):
 
 
 def test_readable_paths_hold_no_place_for_secrets():
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from services.sandbox import isolation as i; " \
-              "print(*i.interpreter_files(), sep='\\n')"
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from services.sandbox import isolation as i; "
+        "print(*i.interpreter_files(), sep='\\n')"
+    )
     paths = subprocess.check_output([sys._base_executable, "-I", "-S", "-c", program], text=True).splitlines()
     assert any(path.endswith("/os.py") for path in paths)
     forbidden = {"/", "/etc", "/home", "/root", "/tmp", "/proc", "/sys", "/usr", "/usr/lib", "/usr/local/lib", "/var"}
@@ -128,9 +130,11 @@ def test_no_secret_of_the_worker_is_reachable(secret, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as redis, Executor() as executor:
         redis.settimeout(0.2)
         if secret == "environment":
-            source = ("import os, glob\nfound = repr(dict(os.environ))\nfor p in glob.glob('/proc/*/environ') + "
-                      "['/proc/self/environ', '/proc/1/environ']:\n    try: found += repr(open(p, 'rb').read())\n"
-                      "    except OSError: pass\nprint('hunter2-canary' in found, len(found))")
+            source = (
+                "import os, glob\nfound = repr(dict(os.environ))\nfor p in glob.glob('/proc/*/environ') + "
+                "['/proc/self/environ', '/proc/1/environ']:\n    try: found += repr(open(p, 'rb').read())\n"
+                "    except OSError: pass\nprint('hunter2-canary' in found, len(found))"
+            )
             assert executor.run_script(source).stdout == b"False 2\n"
         else:
             source = f"import socket\nsocket.create_connection(('127.0.0.1', {redis.getsockname()[1]}), 1).send(b'x')"
@@ -146,10 +150,12 @@ def test_jobs_end_when_their_supervisor_is_killed(tmp_path):
     import signal
     import time
 
-    program = ("from services.sandbox.executor import *\nimport sys\n"
-               f"with Executor(scratch_dir={str(tmp_path)!r}) as e:\n"
-               "    print(e.pid, bool(e.layers['outer wall']), flush=True)\n"
-               "    e.run_script('import time; time.sleep(300)', Limits(wall_s=300))\n")
+    program = (
+        "from services.sandbox.executor import *\nimport sys\n"
+        f"with Executor(scratch_dir={str(tmp_path)!r}) as e:\n"
+        "    print(e.pid, bool(e.layers['outer wall']), flush=True)\n"
+        "    e.run_script('import time; time.sleep(300)', Limits(wall_s=300))\n"
+    )
     supervisor = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     server, no_wall = supervisor.stdout.readline().split()
     time.sleep(0.5)

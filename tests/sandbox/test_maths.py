@@ -88,7 +88,11 @@ def test_and_near_is_not(answer, text):
     assert not verdict(text, answer)[1]
 
 
-@given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9), st.sampled_from(["#### {:,}", "\\boxed{{{}}}", "It is {}"]))
+@given(
+    st.integers(-(10**9), 10**9),
+    st.integers(-(10**9), 10**9),
+    st.sampled_from(["#### {:,}", "\\boxed{{{}}}", "It is {}"]),
+)
 def test_paid_exactly_when_the_numbers_are_equal(right, said, how):
     grade = maths.grade_completion(problem(str(right)), how.format(said))
     assert grade.published_correct == (right == said)
@@ -199,5 +203,3 @@ def test_a_random_guesser_is_seldom_paid():
     rng = random.Random(0)
     paid = sum(verdict(f"#### {rng.randint(0, 999)}")[1] for _ in range(2000))
     assert paid < 20
-
-

@@ -30,20 +30,30 @@ def oracle():
         yield oracle
 
 
-@pytest.mark.parametrize(("test", "holes", "residual"), [
-    ("assert Solution().f(x = 2) == 4", ["Solution().f(x=2)"], "_hole[0] == 4"),
-    ("assert abs(Solution().f([1]) - 0.2) <= 1e-05", ["Solution().f([1])"], "abs(_hole[0] - 0.2) <= 1e-05"),
-    ("assert is_same_list(Solution().f(list_node([1])), list_node([2]))", ["Solution().f(list_node([1]))"],
-     "is_same_list(_hole[0], list_node([2]))"),
-    ("assert Solution().f(1).count(3) == 2", ["Solution().f(1)"], "_hole[0].count(3) == 2"),
-    ("assert not Solution().f(1)", ["Solution().f(1)"], "not _hole[0]"),
-    ("assert all(f(i) == i * i for i in range(3))", ["[f(i) for i in range(3)]"],
-     "all((next(_each[0]) == i * i for i in range(3)))"),
-    ("assert all(v in [1, 2] for v in f(1))", ["f(1)"], "all((v in [1, 2] for v in _hole[0]))"),
-    ("s = Solution()\ns.push(1)\nassert s.pop() == 1", ["s.pop()"], "_hole[0] == 1"),
-    ("a = [1, 2]\nb = [2, 1]\nSolution().f(a)\nassert a == b", ["a"], "_hole[0] == [2, 1]"),
-    ("assert Codec().d(Codec().e('a')) == 'a'", ["Codec().d(Codec().e('a'))"], "_hole[0] == 'a'"),
-    ("assert 1 < f(2) < 5", ["f(2)"], "1 < _hole[0] < 5")])
+@pytest.mark.parametrize(
+    ("test", "holes", "residual"),
+    [
+        ("assert Solution().f(x = 2) == 4", ["Solution().f(x=2)"], "_hole[0] == 4"),
+        ("assert abs(Solution().f([1]) - 0.2) <= 1e-05", ["Solution().f([1])"], "abs(_hole[0] - 0.2) <= 1e-05"),
+        (
+            "assert is_same_list(Solution().f(list_node([1])), list_node([2]))",
+            ["Solution().f(list_node([1]))"],
+            "is_same_list(_hole[0], list_node([2]))",
+        ),
+        ("assert Solution().f(1).count(3) == 2", ["Solution().f(1)"], "_hole[0].count(3) == 2"),
+        ("assert not Solution().f(1)", ["Solution().f(1)"], "not _hole[0]"),
+        (
+            "assert all(f(i) == i * i for i in range(3))",
+            ["[f(i) for i in range(3)]"],
+            "all((next(_each[0]) == i * i for i in range(3)))",
+        ),
+        ("assert all(v in [1, 2] for v in f(1))", ["f(1)"], "all((v in [1, 2] for v in _hole[0]))"),
+        ("s = Solution()\ns.push(1)\nassert s.pop() == 1", ["s.pop()"], "_hole[0] == 1"),
+        ("a = [1, 2]\nb = [2, 1]\nSolution().f(a)\nassert a == b", ["a"], "_hole[0] == [2, 1]"),
+        ("assert Codec().d(Codec().e('a')) == 'a'", ["Codec().d(Codec().e('a'))"], "_hole[0] == 'a'"),
+        ("assert 1 < f(2) < 5", ["f(2)"], "1 < _hole[0] < 5"),
+    ],
+)
 def test_split(test, holes, residual):
     plan = asserts.plan_test(test, TRUSTED)
     assert [ast.unparse(node) for kind, node in plan.steps if kind == "eval"] == holes
@@ -51,32 +61,70 @@ def test_split(test, holes, residual):
     assert not plan.weak
 
 
-@pytest.mark.parametrize("test", ["for i in range(3): assert f(i) == i", "f(1)",
-                                  "def check(c):\n    assert c(1) == 2\ncheck(f)",
-                                  "assert [g(i, lambda: f(i)) for i in f(2)]"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "for i in range(3): assert f(i) == i",
+        "f(1)",
+        "def check(c):\n    assert c(1) == 2\ncheck(f)",
+        "assert [g(i, lambda: f(i)) for i in f(2)]",
+    ],
+)
 def test_what_cannot_be_split(test):
     with pytest.raises(asserts.Unsplittable):
         asserts.plan_test(test, TRUSTED)
 
 
-@pytest.mark.parametrize(("test", "weak"), [
-    ("assert f(1) == g(1)", True), ("assert f(1) is 4", True), ("assert f(1) is None", False),
-    ("assert type(f(1)) is int", False), ("assert f(1) == 4", False)])
+@pytest.mark.parametrize(
+    ("test", "weak"),
+    [
+        ("assert f(1) == g(1)", True),
+        ("assert f(1) is 4", True),
+        ("assert f(1) is None", False),
+        ("assert type(f(1)) is int", False),
+        ("assert f(1) == 4", False),
+    ],
+)
 def test_weak_marks(test, weak):
     assert asserts.plan_test(test, TRUSTED).weak is weak
 
 
 @needs_landlock
-@pytest.mark.parametrize(("expression", "test", "right"), [
-    ("(1, 2)", "== [1, 2]", False), ("[1, 2]", "== (1, 2)", False), ("True", "== 1", True), ("1.0", "== 1", True),
-    ("{1: 'a'}", "== {1: 'a'}", True), ("{'1': 'a'}", "== {1: 'a'}", False), ("None", "is None", True),
-    ("0", "is None", False), ("1", "is True", False), ("True", "is True", True), ("False", "is not True", True),
-    ("3", "in [1, 3]", True), ("[3]", "in [1, 3]", False), ("4", "not in (1, 3)", True), ("5", ">= 5", True),
-    ("'a'", "> 1", False), ("Counter('aab')", "== {'a': 2, 'b': 1}", True), ("frozenset([1])", "== {1}", True),
-    ("b'a'", "== 'a'", False), ("10**40", "== 10**40", True), ("[float('inf')]", "== [inf]", True),
-    ("range(3)", "== [0, 1, 2]", False), ("deque([1])", "== deque([1])", True), ("iter([1])", "== [1]", False),
-    ("'e\\u0301'", "== '\\xe9'", False), ("[[]] * 3", "== [[], [], []]", True), ("0.1 + 0.2", "== 0.3", False),
-    ("1 + 2j", "== 1 + 2j", True), ("list_node([1, 2])", "== [1, 2]", False), ("'\\ud800'", "== '\\ud800'", True)])
+@pytest.mark.parametrize(
+    ("expression", "test", "right"),
+    [
+        ("(1, 2)", "== [1, 2]", False),
+        ("[1, 2]", "== (1, 2)", False),
+        ("True", "== 1", True),
+        ("1.0", "== 1", True),
+        ("{1: 'a'}", "== {1: 'a'}", True),
+        ("{'1': 'a'}", "== {1: 'a'}", False),
+        ("None", "is None", True),
+        ("0", "is None", False),
+        ("1", "is True", False),
+        ("True", "is True", True),
+        ("False", "is not True", True),
+        ("3", "in [1, 3]", True),
+        ("[3]", "in [1, 3]", False),
+        ("4", "not in (1, 3)", True),
+        ("5", ">= 5", True),
+        ("'a'", "> 1", False),
+        ("Counter('aab')", "== {'a': 2, 'b': 1}", True),
+        ("frozenset([1])", "== {1}", True),
+        ("b'a'", "== 'a'", False),
+        ("10**40", "== 10**40", True),
+        ("[float('inf')]", "== [inf]", True),
+        ("range(3)", "== [0, 1, 2]", False),
+        ("deque([1])", "== deque([1])", True),
+        ("iter([1])", "== [1]", False),
+        ("'e\\u0301'", "== '\\xe9'", False),
+        ("[[]] * 3", "== [[], [], []]", True),
+        ("0.1 + 0.2", "== 0.3", False),
+        ("1 + 2j", "== 1 + 2j", True),
+        ("list_node([1, 2])", "== [1, 2]", False),
+        ("'\\ud800'", "== '\\ud800'", True),
+    ],
+)
 def test_exact_types_and_plain_equality(oracle, expression, test, right):
     code = f"class Solution:\n    def f(self): return {expression}\n"
     verdict = oracle.grade(code, [f"assert Solution().f() {test}"])
@@ -84,18 +132,26 @@ def test_exact_types_and_plain_equality(oracle, expression, test, right):
 
 
 @needs_landlock
-@pytest.mark.parametrize(("body", "test", "right"), [
-    ("return ListNode(h.val + 1, h.next)", "is_same_list(Solution().f(list_node([1, 2])), list_node([2, 2]))", True),
-    ("return h", "is_same_list(Solution().f(list_node([1, 2])), list_node([2, 2]))", False),
-    ("return None", "is_same_list(Solution().f(list_node([])), list_node([]))", True),
-    ("return [1, 2]", "is_same_list(Solution().f(list_node([1, 2])), list_node([1, 2]))", False),
-    ("return h", "is_same_tree(Solution().f(tree_node([1, None, 2])), tree_node([1, None, 2]))", True),
-    ("return h", "is_same_tree(Solution().f(tree_node([1, 2])), tree_node([1, None, 2]))", False),
-    ("return sorted(h)", "list(map(str, Solution().f([2, 1]))) == ['1', '2']", True),
-    ("return (v for v in h)", "sorted(Solution().f([2, 1])) == [1, 2]", True),
-    ("h.reverse()", "Solution().f([1]) is None and 1 + 1 == 2", True),
-    ("return h / 3", "math.isclose(Solution().f(1), 1 / 3)", True),
-    ("return ListNode(1, ListNode(2))", "Solution().f(0).next.val == 2", True)])
+@pytest.mark.parametrize(
+    ("body", "test", "right"),
+    [
+        (
+            "return ListNode(h.val + 1, h.next)",
+            "is_same_list(Solution().f(list_node([1, 2])), list_node([2, 2]))",
+            True,
+        ),
+        ("return h", "is_same_list(Solution().f(list_node([1, 2])), list_node([2, 2]))", False),
+        ("return None", "is_same_list(Solution().f(list_node([])), list_node([]))", True),
+        ("return [1, 2]", "is_same_list(Solution().f(list_node([1, 2])), list_node([1, 2]))", False),
+        ("return h", "is_same_tree(Solution().f(tree_node([1, None, 2])), tree_node([1, None, 2]))", True),
+        ("return h", "is_same_tree(Solution().f(tree_node([1, 2])), tree_node([1, None, 2]))", False),
+        ("return sorted(h)", "list(map(str, Solution().f([2, 1]))) == ['1', '2']", True),
+        ("return (v for v in h)", "sorted(Solution().f([2, 1])) == [1, 2]", True),
+        ("h.reverse()", "Solution().f([1]) is None and 1 + 1 == 2", True),
+        ("return h / 3", "math.isclose(Solution().f(1), 1 / 3)", True),
+        ("return ListNode(1, ListNode(2))", "Solution().f(0).next.val == 2", True),
+    ],
+)
 def test_helpers_run_on_our_side(oracle, body, test, right):
     """Also when the program replaces them."""
     patched = "def is_same_list(*a): return True\nis_same_tree = sorted = list = is_same_list\n" if not right else ""
@@ -152,9 +208,16 @@ def test_all_canonical_solutions_pass(oracle, with_setup):
 def test_command_line_answers_every_row(tmp_path):
     code = "class Solution:\n    def f(self, x): return x\n"
     good = {"code": code, "method": "f", "tests": ["assert Solution().f(1) == 1"]}
-    lines = [json.dumps({"id": 1, **good}), "not json", json.dumps([1]), json.dumps({"id": "no code"}),
-             json.dumps({"id": 5, **good, "tests": ["assert Solution().f(1) == 2"]}), "{" * 100_000,
-             json.dumps({"id": 7, **good, "tests": [3]}), json.dumps({"id": {"a": 1}, **good, "setup_code": "K = 1"})]
+    lines = [
+        json.dumps({"id": 1, **good}),
+        "not json",
+        json.dumps([1]),
+        json.dumps({"id": "no code"}),
+        json.dumps({"id": 5, **good, "tests": ["assert Solution().f(1) == 2"]}),
+        "{" * 100_000,
+        json.dumps({"id": 7, **good, "tests": [3]}),
+        json.dumps({"id": {"a": 1}, **good, "setup_code": "K = 1"}),
+    ]
     source, target = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl.gz"
     with gzip.open(source, "wt") as file:
         file.write("\n".join(lines))
@@ -175,10 +238,22 @@ def test_command_line_user_errors(tmp_path, monkeypatch, arguments):
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False)
-    | st.text(st.characters()) | st.binary(),
-    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.integers() | st.text(), inner)
-    | st.sets(st.integers()) | st.frozensets(st.text()), max_leaves=25)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.complex_numbers(allow_nan=False)
+    | st.text(st.characters())
+    | st.binary(),
+    lambda inner: (
+        st.lists(inner)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.integers() | st.text(), inner)
+        | st.sets(st.integers())
+        | st.frozensets(st.text())
+    ),
+    max_leaves=25,
+)
 
 
 @given(plain)
@@ -194,9 +269,23 @@ def test_channel_survives_any_bytes(data):
         channel.decode(data)
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"?", b"i", b"l\xff\xff\xff\xff", b"N" * 2, b"S\x01\0\0\0l\0\0\0\0", b"t\x01\0\0\0" * 300 + b"N",
-    b"B\x02\0\0\0\x00\x00NN", b"B\x01\0\0\0\x07N", b"s\x01\0\0\0\xff", b"r" + b"N" * 3, b"I\xff\0\0\0"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"?",
+        b"i",
+        b"l\xff\xff\xff\xff",
+        b"N" * 2,
+        b"S\x01\0\0\0l\0\0\0\0",
+        b"t\x01\0\0\0" * 300 + b"N",
+        b"B\x02\0\0\0\x00\x00NN",
+        b"B\x01\0\0\0\x07N",
+        b"s\x01\0\0\0\xff",
+        b"r" + b"N" * 3,
+        b"I\xff\0\0\0",
+    ],
+)
 def test_channel_refuses_malformed_bytes(data):
     with pytest.raises(channel.ChannelError):
         channel.decode(data)

@@ -32,7 +32,9 @@ PROBLEM = Problem(
 )
 RIGHT = "```python\nclass Solution:\n    def f(self, x):\n        return x + 1\n```"
 WRONG = "```python\nclass Solution:\n    def f(self, x):\n        return x\n```"
-HACK = "```python\nclass Solution:\n    def f(self, x):\n        return x\n\n    def run_tests(self):\n        pass\n```"
+HACK = (
+    "```python\nclass Solution:\n    def f(self, x):\n        return x\n\n    def run_tests(self):\n        pass\n```"
+)
 FORGED = (
     "```python\nimport os, sys, json\nos.write(1, (json.dumps({'success': True}) + '\\n').encode())\nos._exit(0)\n```"
 )
@@ -40,7 +42,8 @@ FORGED = (
 
 def rollouts(texts, group_id="r/train/0/0"):
     completions = [
-        Completion(token_ids=[1, 2], logprobs=[-0.1, -0.1], ref_logprobs=None, text=t, finish_reason="stop") for t in texts
+        Completion(token_ids=[1, 2], logprobs=[-0.1, -0.1], ref_logprobs=None, text=t, finish_reason="stop")
+        for t in texts
     ]
     return group(group_id, problem=PROBLEM).model_copy(update={"completions": completions})
 

@@ -47,7 +47,9 @@ def test_five_steps_are_trained_on_rewards_of_the_maths_grader(finished):
     assert [r["step"] for r in metrics] == [0, 1, 2, 3, 4]
     assert depths == [0, 0, 0, 0]
     assert all(r["infra_errors"] == r["dropped_groups"] == 0 for r in metrics)
-    assert all(set(r["label_counts"]) <= {"Correct", "Incorrect"} and r["hack_strict"] == r["hack_loose"] == 0 for r in metrics)
+    assert all(
+        set(r["label_counts"]) <= {"Correct", "Incorrect"} and r["hack_strict"] == r["hack_loose"] == 0 for r in metrics
+    )
     assert all(sum(r["label_counts"].values()) == s.groups_per_step * s.group_size for r in metrics)
     trained = [r for r in metrics if r["optimised"]]
     assert trained, "no group's rewards differed in five steps"

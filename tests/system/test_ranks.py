@@ -52,7 +52,9 @@ def test_two_generators_share_each_step_of_two_ranks(tmp_path):
     root, server = tmp_path / "stack", {**presets.get("smoke").server, "max_batch_groups": 4}
     with Stack.start(root, s.model, server, 1, "best_effort", gpus=["2", "3"]) as stack:
         made = s.model_copy(update=stack.access("trainer"))
-        assert train(made, "smoke", quiet=True, check=stack.check, gpus=["0", "1"]) == 0, (s.run_dir / "trainer.log").read_text()
+        assert train(made, "smoke", quiet=True, check=stack.check, gpus=["0", "1"]) == 0, (
+            s.run_dir / "trainer.log"
+        ).read_text()
         groups = [_generated(root / f"{name}.json") for name in ("ref_server", "ref_server-1")]
     assert json.loads((s.run_dir / "status.json").read_text())["state"] == "finished"
     assert all(groups), f"each made some: {groups}"

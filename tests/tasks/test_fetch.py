@@ -37,7 +37,12 @@ GSM8K = {
 def test_a_leetcode_row_becomes_a_problem():
     row = leetcode.convert(LEETCODE)
     problem = Problem.model_validate(row)
-    assert (problem.id, problem.func_name, problem.task, row["difficulty"]) == (9001, "Solution().double", "code", "medium")
+    assert (problem.id, problem.func_name, problem.task, row["difficulty"]) == (
+        9001,
+        "Solution().double",
+        "code",
+        "medium",
+    )
     assert problem.gt_answer == [
         "assert Solution().double(s = 'a candidate é', n = 2) == 'a candidate éa candidate é'",
         "assert is_same(Solution().double(s = 'x', n = 1),\n        Solution().double('x', 1)) and "
@@ -124,7 +129,9 @@ def test_the_command_converts_a_local_file(tmp_path):
     source.write_bytes(gzip.compress(json_lines(rows)))
     done = run("fetch", "leetcode", "--from", source, "--difficulty", "medium,hard", "--out", out)
     assert done.returncode == 0, done.stderr
-    assert "left out: double-the-candidate: field 'test'" in done.stderr and "2 problems; 1 rows left out" in done.stdout
+    assert (
+        "left out: double-the-candidate: field 'test'" in done.stderr and "2 problems; 1 rows left out" in done.stdout
+    )
     assert [p.id for p in load_problems(out)] == [1, 3]
     assert [p.name for p in out.parent.iterdir()] == ["problems.jsonl"]
     assert run("check", out).stdout.startswith(f"{out}: 2 code")

@@ -72,7 +72,9 @@ def test_every_equation_in_the_steps_holds(problems):
             if not sign:
                 continue
             words = left.split()
-            start = next(i for i in range(len(words)) if all(w in "+-*/" or numbers.only(w) is not None for w in words[i:]))
+            start = next(
+                i for i in range(len(words)) if all(w in "+-*/" or numbers.only(w) is not None for w in words[i:])
+            )
             assert value(" ".join(words[start:])) == pytest.approx(float(numbers.numbers(right)[0].value)), problem.id
             checked += 1
     assert checked > 400

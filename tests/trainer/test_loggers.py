@@ -183,7 +183,9 @@ def test_names_may_be_written_with_commas_and_only_known_ones():
 def test_a_missing_package_is_one_line_before_anything_is_loaded(settings, monkeypatch):
     real = loggers.importlib.util.find_spec
     monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda n: None if n == "tensorboard" else real(n))
-    with pytest.raises(ConfigError, match=r"field 'loggers': the package tensorboard is not installed; .*\.\[loggers\]"):
+    with pytest.raises(
+        ConfigError, match=r"field 'loggers': the package tensorboard is not installed; .*\.\[loggers\]"
+    ):
         preflight.check(settings)
 
 
