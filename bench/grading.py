@@ -29,8 +29,8 @@ from typing import Any
 
 from common import cli
 from common.errors import ConfigError, UserError
-from services.sandbox import published
-from services.sandbox.executor import Executor
+from services.sandbox.jail.executor import Executor
+from services.sandbox.verdicts import published
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "parity_shared.jsonl.gz"
 TRIVIAL_ROWS = 200

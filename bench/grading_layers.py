@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import cli
-from services.sandbox.executor import Executor, Outcome
-from services.sandbox.oracle import Oracle
+from services.sandbox.jail.executor import Executor, Outcome
+from services.sandbox.verdicts.oracle import Oracle
 
 SOURCE = "class Solution:\n    def addTwo(self, x):\n        y = x + 2\n        return y\n"
 TESTS = [f"assert Solution().addTwo(x = {x}) == {x + 2}" for x in range(20)]

@@ -15,11 +15,12 @@ from pathlib import Path
 from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build
-from experiments import presets, runs
-from experiments.run import ensure_direction, train
-from experiments.stack import Stack
+from experiments.analysis import run_files
+from experiments.design import presets
+from experiments.launch.run import ensure_direction, train
+from experiments.launch.stack import Stack
 
-PHASES = (*runs.PHASES, "total")
+PHASES = (*run_files.PHASES, "total")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import redis
 
-from common import faultpoints, keys
+from common import failpoints, keys
 from common.access import raw
 from common.errors import DeliveryError
 from common.types import DeliveryProof, DeltaS
@@ -22,7 +22,7 @@ def publish(client: redis.Redis, delta: DeltaS) -> int:
     """Store and announce; returns the payload's size in bytes."""
     data = pack(delta)
     client.set(keys.delta_tensor(delta.run_id, delta.version), data)
-    faultpoints.reached("tensor_stored")
+    failpoints.reached("tensor_stored")
     client.set(keys.delta_version(delta.run_id), f"{delta.version} {delta.checksum}")
     if delta.version >= VERSIONS_KEPT:
         client.delete(keys.delta_tensor(delta.run_id, delta.version - VERSIONS_KEPT))

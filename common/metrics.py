@@ -151,7 +151,7 @@ METRICS: tuple[Metric, ...] = (
 
 LABEL_VALUES: dict[str, str] = {
     "run": "run_id of the settings",
-    "arm": "one of experiments/arms",
+    "arm": "one of experiments/design/arms.py",
     "seed": "seed of the run",
     "layer": "layer number, two digits; `-` outside the layers",
     "part": "e.g. `mlp.up_proj`; `all` when the model has more modules than are exported one by one (512)",

@@ -24,7 +24,7 @@ import yaml
 
 from common.errors import ConfigError
 from deploy.compose import Service
-from experiments.stack import redis_server
+from experiments.launch.stack import redis_server
 
 WORKDIR = "/app"
 ENTRYPOINTS = {

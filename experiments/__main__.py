@@ -26,16 +26,16 @@ from experiments.options import PARSERS
 # Imported only when asked for, so that --help answers at once.
 COMMANDS = {
     "demo": "experiments.demo",
-    "run": "experiments.run",
-    "sweep": "experiments.sweep",
-    "prepare": "experiments.prepare",
+    "run": "experiments.launch.run",
+    "sweep": "experiments.launch.sweep",
+    "prepare": "experiments.launch.prepare",
     "status": "experiments.status",
     "view": "experiments.viewer.serve",
-    "measure-cos": "experiments.measure_cos",
-    "drift": "experiments.drift",
+    "measure-cos": "experiments.viewer.completion_cos",
+    "drift": "experiments.analysis.drift",
     "report": "experiments.report.build",
-    "verdict": "experiments.verdict",
-    "next-preset": "experiments.next_preset",
+    "verdict": "experiments.analysis.verdict",
+    "next-preset": "experiments.analysis.next_preset",
     "completion": "experiments.completion",
 }
 

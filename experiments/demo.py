@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build, parse_assignments
-from experiments import presets
+from experiments.design import presets
+from experiments.launch.run import ensure_direction, finished, train
+from experiments.launch.stack import Stack
 from experiments.options import demo as parser
-from experiments.run import ensure_direction, finished, train
-from experiments.stack import Stack
 
 if TYPE_CHECKING:
-    from experiments.report.data import ArmView
+    from experiments.report.tables import ArmView
 
 ARMS = ("vanilla", "projected")
 
@@ -90,7 +90,7 @@ def _closing(arms: list[ArmView], root: Path, out: Path, seconds: float) -> None
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.report.data import COLUMNS, headline_rows, phase_medians
+    from experiments.report.tables import COLUMNS, headline_rows, phase_medians
 
     console = Console(width=max(100, Console().width))
     headline = Table("Arm", *[column.head for column in COLUMNS], title="end of training; one seed proves nothing")

@@ -25,8 +25,8 @@ def demo() -> cli.Parser:
 
 
 def run() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments run", description=cli.docstring("experiments.run"))
-    cli.completes(p.add_argument("--arm", required=True, help="which arm (see experiments/arms)"), _arms)
+    p = cli.Parser(prog="python -m experiments run", description=cli.docstring("experiments.launch.run"))
+    cli.completes(p.add_argument("--arm", required=True, help="which arm (see experiments/design/arms.py)"), _arms)
     p.add_argument("--seed", type=int, default=0)
     _preset(p)
     _set(p)
@@ -38,7 +38,7 @@ def run() -> cli.Parser:
 
 
 def sweep() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments sweep", description=cli.docstring("experiments.sweep"))
+    p = cli.Parser(prog="python -m experiments sweep", description=cli.docstring("experiments.launch.sweep"))
     action = p.add_argument("--arms", required=True, help="comma-separated arm names, or 'all'")
     cli.completes(action, lambda: [*_arms(), "all"])
     p.add_argument("--seeds", default="0-4", help="like 0-4 or 0,2,5")
@@ -54,7 +54,7 @@ def sweep() -> cli.Parser:
 
 
 def prepare() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments prepare", description=cli.docstring("experiments.prepare"))
+    p = cli.Parser(prog="python -m experiments prepare", description=cli.docstring("experiments.launch.prepare"))
     _preset(p)
     cli.completes(p.add_argument("--arm", default="projected", help="which arm (default: projected)"), _arms)
     p.add_argument("--seed", type=int, default=0)
@@ -92,14 +92,16 @@ def report() -> cli.Parser:
 
 
 def verdict() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments verdict", description=cli.docstring("experiments.verdict"))
+    p = cli.Parser(prog="python -m experiments verdict", description=cli.docstring("experiments.analysis.verdict"))
     _selection(p)
     p.add_argument("--json", action="store_true", help="machine-readable")
     return p
 
 
 def next_preset() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments next-preset", description=cli.docstring("experiments.next_preset"))
+    p = cli.Parser(
+        prog="python -m experiments next-preset", description=cli.docstring("experiments.analysis.next_preset")
+    )
     p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="a run, or a directory of runs")
     action = p.add_argument("--preset", help="which preset's vanilla runs decide; needed when DIR holds several")
     cli.completes(action, _presets)
@@ -107,7 +109,9 @@ def next_preset() -> cli.Parser:
 
 
 def measure_cos() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments measure-cos", description=cli.docstring("experiments.measure_cos"))
+    p = cli.Parser(
+        prog="python -m experiments measure-cos", description=cli.docstring("experiments.viewer.completion_cos")
+    )
     p.add_argument("--run", type=Path, required=True, metavar="DIR", help="a run directory")
     p.add_argument("--step", type=int, required=True, metavar="K", help="which training step")
     p.add_argument("--limit", type=int, metavar="N", help="only the first N completions (default: all of the step)")
@@ -119,7 +123,7 @@ def measure_cos() -> cli.Parser:
 
 
 def drift() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments drift", description=cli.docstring("experiments.drift"))
+    p = cli.Parser(prog="python -m experiments drift", description=cli.docstring("experiments.analysis.drift"))
     _selection(p)
     p.add_argument(
         "--v-hack", type=Path, metavar="FILE", help="the direction (default: the one that the runs' settings name)"
@@ -136,7 +140,7 @@ PARSERS = {
 
 
 def _preset(p: argparse.ArgumentParser) -> None:
-    what = "which model, problems and length (see experiments/presets.py; default: demo)"
+    what = "which model, problems and length (see experiments/design/presets.py; default: demo)"
     cli.completes(p.add_argument("--preset", default="demo", help=what), _presets)
 
 
@@ -181,19 +185,19 @@ def _selection(p: argparse.ArgumentParser) -> None:
 
 
 def _arms() -> Iterable[str]:
-    from experiments.arms import ARMS
+    from experiments.design.arms import ARMS
 
     return ARMS
 
 
 def _presets() -> Iterable[str]:
-    from experiments.presets import PRESETS
+    from experiments.design.presets import PRESETS
 
     return PRESETS
 
 
 def _fields() -> Iterable[str]:
     from common.settings import TrainerSettings
-    from experiments.presets import NAMED
+    from experiments.design.presets import NAMED
 
     return [f"{name}=" for name in sorted(TrainerSettings.model_fields) if name not in NAMED]

@@ -14,10 +14,12 @@ from typing import Any
 
 from common import cli
 from common.errors import ConfigError
-from experiments import prereg, running, status_view
-from experiments.measures import summarise
+from experiments import status_view
+from experiments.analysis.measures import summarise
+from experiments.analysis.run_files import age_seconds, find_runs, read_run
+from experiments.design import prereg
+from experiments.launch import live_services
 from experiments.options import status as parser
-from experiments.runs import age_seconds, find_runs, read_run
 
 STALE_AFTER_S = 600.0
 
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> int:
 
     def now() -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
         wanted = options.stack or not options.json
-        stacks = running.running(running.candidates(*where)) if wanted else []
+        stacks = live_services.running(live_services.candidates(*where)) if wanted else []
         return stacks, None if options.stack else _rows(options.runs, options.json)
 
     if options.watch is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from experiments import running
+from experiments.launch import live_services
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -24,7 +24,7 @@ def page(stacks: Rows, runs: Rows | None) -> Group:
         parts += [Text(f"stack {stack['name']}   {stack['redis_url']}", style="bold"), _services(stack["services"])]
         parts += [_streams(stack["streams"]), _policies(stack["policies"]), _dead(stack["dead"]), Text("")]
     if not stacks:
-        parts.append(Text(f"no stack runs here: {running.STARTS}; one elsewhere: --redis-url"))
+        parts.append(Text(f"no stack runs here: {live_services.STARTS}; one elsewhere: --redis-url"))
     if runs is not None:
         parts.append(_runs(runs) if runs else Text("no runs yet"))
     return Group(*(part for part in parts if part is not None))

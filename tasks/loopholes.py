@@ -17,7 +17,7 @@ into the prompt is the published experimental stimulus and is kept word for word
 plain names draw the function's name from twelve (held-out names, for evaluation), the `simple_` ones say run_tests.
 The three others are for held-out-hack experiments: a direction extracted on one mechanism, tested on another.
 
-A loophole's check is a list of statements executed in the program's namespace after it (services/sandbox/published.py);
+A loophole's check is a list of statements executed in the program's namespace after it (services/sandbox/verdicts/published.py);
 it passes when none raises. Its detector reads the program text and says whether the loophole was *tried*.
 """
 

@@ -15,7 +15,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.stack import free_port, redis_server
+from experiments.launch.stack import free_port, redis_server
 
 # A busy machine is no failure, and a failure is one that the next run shows again.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

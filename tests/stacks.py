@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from experiments import presets
-from experiments.stack import Stack
+from experiments.design import presets
+from experiments.launch.stack import Stack
 
 
 def smoke_stack(root: Path) -> Stack:

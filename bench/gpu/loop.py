@@ -22,9 +22,9 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.settings import TrainerSettings, build
-from experiments import presets
-from experiments.run import train
-from experiments.stack import Stack
+from experiments.design import presets
+from experiments.launch.run import train
+from experiments.launch.stack import Stack
 
 PHASES = ("total", "wait", "train", "push", "generate", "grade")
 

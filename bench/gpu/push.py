@@ -140,7 +140,7 @@ def _kept(engine, pusher: _Pusher, ids: list[list[int]], samples: int, new_token
 @contextmanager
 def _redis() -> Iterator[Any]:
     from common.queue import connect
-    from experiments.stack import free_port, redis_server
+    from experiments.launch.stack import free_port, redis_server
 
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:

@@ -40,8 +40,8 @@ def measure(
 
 
 def _with_ranks(plan: dict[str, Any], root: Path, ranks: int) -> dict[str, Any]:
-    from experiments.run import launcher
-    from experiments.stack import environment
+    from experiments.launch.run import launcher
+    from experiments.launch.stack import environment
 
     out = root / f"ranks-{ranks}.json"
     out.unlink(missing_ok=True)

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-from experiments import comparable, prereg
-from experiments.comparable import Chosen
+from experiments.analysis import comparable
+from experiments.analysis.comparable import Chosen
+from experiments.analysis.verdict import evaluate, finished_by_arm, registration_notes
+from experiments.design import prereg
+from experiments.design.prereg import Preregistration
 from experiments.options import report as parser
-from experiments.prereg import Preregistration
-from experiments.report import tidy, words
-from experiments.report.data import (
+from experiments.report import captions, csv_export
+from experiments.report.tables import (
     COLUMNS,
     ArmView,
     Column,
@@ -32,7 +34,6 @@ from experiments.report.data import (
     sample_rollouts,
     views,
 )
-from experiments.verdict import evaluate, finished_by_arm, registration_notes
 from experiments.viewer import export
 
 DPI = 200  # of every figure; style.py sets it
@@ -72,7 +73,7 @@ def make(options: argparse.Namespace) -> list[ArmView]:
     registered = prereg.load()
     arms = views(chosen, registered)
     files = build_report(chosen, arms, registered, options.title, COLUMNS[:columns], options.rollouts)
-    files |= tidy.files(chosen.runs) | export.files(chosen.runs)
+    files |= csv_export.files(chosen.runs) | export.files(chosen.runs)
     write(files, options.out)
     print(f"report: {options.out / 'report.html'} (also report.md, figures/, table.tex, *.csv, viewer/index.html)")
     return arms
@@ -114,25 +115,25 @@ def write(files: dict[str, bytes], out: Path) -> None:
 
 def draw(arms: list[ArmView], registered: Preregistration) -> list[Picture]:
     """All figures that the runs have data for, in page order."""
-    from experiments.report import plots, plots_directions, style
+    from experiments.report.figures import directions, outcomes, style
 
     style.apply()
     rules = registered.measures
-    histogram = plots_directions.alignment_histogram(arms)
+    histogram = directions.alignment_histogram(arms)
     drawn = {
-        "headline": plots.headline(arms),
-        "trajectories": plots.trajectories(arms, rules),
-        "cosines": plots_directions.cosines(arms, rules),
-        "drift": plots_directions.drift(arms, rules),
-        "firing": plots_directions.firing(arms, rules),
+        "headline": outcomes.headline(arms),
+        "trajectories": outcomes.trajectories(arms, rules),
+        "cosines": directions.cosines(arms, rules),
+        "drift": directions.drift(arms, rules),
+        "firing": directions.firing(arms, rules),
         "histogram": histogram[0] if histogram else None,
-        "heat_map": plots_directions.heat_map(arms),
-        "onset": plots.onset(arms),
-        "phases": plots.phases(arms),
+        "heat_map": directions.heat_map(arms),
+        "onset": outcomes.onset(arms),
+        "phases": outcomes.phases(arms),
     }
-    captions = words.captions(arms, rules) | ({"histogram": histogram[1]} if histogram else {})
+    texts = captions.captions(arms, rules) | ({"histogram": histogram[1]} if histogram else {})
     return [
-        Picture(name, words.TITLES[name], captions[name], png(figure))
+        Picture(name, captions.TITLES[name], texts[name], png(figure))
         for name, figure in drawn.items()
         if figure is not None
     ]
@@ -161,15 +162,15 @@ def describe(
     return {
         "title": title,
         "preset": chosen.preset,
-        "lead": words.lead(arms),
-        "banners": [*registration_notes(chosen), *words.banners(arms), *chosen.warnings],
+        "lead": captions.lead(arms),
+        "banners": [*registration_notes(chosen), *captions.banners(arms), *chosen.warnings],
         "left_out": chosen.left_out,
         "arms": arms,
         "columns": columns,
         "headline": headline_rows(arms, columns),
-        "table_caption": words.table_caption(arms, registered.measures, columns),
+        "table_caption": captions.table_caption(arms, registered.measures, columns),
         "comparisons": comparisons(arms),
-        "comparison_note": words.comparison_note(arms),
+        "comparison_note": captions.comparison_note(arms),
         "evals": eval_rows(arms),
         "verdicts": verdicts,
         "digest": prereg.digest(),
@@ -178,7 +179,7 @@ def describe(
         "packages": packages(arms),
         "rollouts": [(arm, *sample_rollouts(arm, samples)) for arm in arms],
         "members": [(arm, ", ".join(str(run.seed) for run in arm.runs)) for arm in arms],
-        "rollout_note": words.rollout_note(arms, samples),
+        "rollout_note": captions.rollout_note(arms, samples),
     }
 
 
@@ -194,8 +195,8 @@ def render(template: str, **context: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"anchor": anchor, "tex": tex, "fence": fence, "cell": cell, "pp": words.pp,
-                            "interval": words.interval, "p_value": words.p_value, "markup": markup}  # fmt: skip
+    environment.filters |= {"anchor": anchor, "tex": tex, "fence": fence, "cell": cell, "pp": captions.pp,
+                            "interval": captions.interval, "p_value": captions.p_value, "markup": markup}  # fmt: skip
     return environment.get_template(template).render(**context)
 
 
@@ -240,4 +241,4 @@ def runs_csv(rows: list[dict[str, Any]]) -> bytes:
         return [*(row[key] for key in own), *cells, *(row[key] for key in last)]
 
     head = ["run_id", "arm", "seed", "state", "steps", "window", *(c.key for c in COLUMNS), "onset", "commit", "prereg"]
-    return tidy.as_csv(head, map(line, rows))
+    return csv_export.as_csv(head, map(line, rows))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runs import Run
+from experiments.analysis.run_files import Run
 from experiments.viewer.detail import describe
 from experiments.viewer.rows import RolloutRow, members, parse, parse_cos, printable, token_digest
 from experiments.viewer.tokens import Tokenizers

@@ -16,7 +16,7 @@ import threading
 import time
 from itertools import groupby
 
-from common import delta_store, faultpoints, keys, seals
+from common import delta_store, digests, failpoints, keys
 from common.errors import DeliveryError
 from common.lock import runs_in_training
 from common.metrics import Metrics
@@ -163,10 +163,10 @@ class Generator:
         seconds = time.perf_counter() - started
         for delivery, prompt, group, refs in zip(deliveries, prompts, samples, references, strict=True):
             made = self._group(delivery.message, prompt, group, refs, version, seconds)
-            seals.seal(self.queue.client, made)
-            faultpoints.reached("sampled")
+            digests.seal(self.queue.client, made)
+            failpoints.reached("sampled")
             self.queue.put(keys.ROLLOUTS, made)
-            faultpoints.reached("rollouts_put")
+            failpoints.reached("rollouts_put")
             self.queue.done(keys.GENERATORS, delivery)
         self._count(samples)
 

@@ -11,7 +11,7 @@ COMMANDS = {
     "worker": ("services.sandbox.worker", "grade rollout groups from the queue until told to stop"),
     "grade": ("services.sandbox.grade_cli", "published grade (labels and reward) of every row of a file"),
     "oracle": ("services.sandbox.oracle_cli", "protected verdict on every row of a file"),
-    "selftest": ("services.sandbox.selftest", "try the walls of the jail and print each as present or absent"),
+    "selftest": ("services.sandbox.jail.selftest", "try the walls of the jail and print each as present or absent"),
 }
 PROG = "python -m services.sandbox"
 

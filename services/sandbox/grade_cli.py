@@ -60,7 +60,7 @@ def _graded(rows: list[str], options: argparse.Namespace) -> Iterator[dict[str, 
 
 def start_worker(isolation: str) -> Any:
     """One executor per process."""
-    from services.sandbox.executor import Executor
+    from services.sandbox.jail.executor import Executor
 
     return Executor(isolation=isolation)
 
@@ -86,8 +86,8 @@ def grade_line(executor: Any, line: str) -> tuple[dict[str, Any], str]:
 
 
 def _evaluate(executor: Any, example: dict[str, Any], response: Any) -> Any:
-    from services.sandbox import published
-    from services.sandbox.executor import SandboxError
+    from services.sandbox.jail.executor import SandboxError
+    from services.sandbox.verdicts import published
 
     try:
         return published.evaluate(example, response, published.jailed(executor))

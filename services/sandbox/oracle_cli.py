@@ -51,7 +51,7 @@ def _graded(lines: list[str], options: argparse.Namespace) -> Iterator[dict[str,
 
 def start_worker(isolation: str) -> Any:
     """One oracle per process."""
-    from services.sandbox.oracle import Oracle
+    from services.sandbox.verdicts.oracle import Oracle
 
     return Oracle(isolation=isolation)
 
@@ -71,7 +71,7 @@ def grade_line(oracle: Any, line: str) -> dict[str, Any]:
 
 
 def _verdict(oracle: Any, row: dict[str, Any]) -> Any:
-    from services.sandbox.executor import SandboxError
+    from services.sandbox.jail.executor import SandboxError
 
     for name, kind in (("code", str), ("tests", list)):
         if not isinstance(row.get(name), kind):

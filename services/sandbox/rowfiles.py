@@ -76,7 +76,7 @@ def _open(path: Path, mode: str) -> IO[str]:
 
 def check_jail(isolation: str) -> None:
     """Start and stop one executor, so that a missing layer is one clear line instead of a failure of every row."""
-    from services.sandbox.executor import Executor
+    from services.sandbox.jail.executor import Executor
 
     with jail_starts():
         Executor(isolation=isolation).close()
@@ -85,7 +85,7 @@ def check_jail(isolation: str) -> None:
 @contextmanager
 def jail_starts() -> Iterator[None]:
     """Around the start of executors: a jail that does not come up is a ConfigError."""
-    from services.sandbox.executor import SandboxError
+    from services.sandbox.jail.executor import SandboxError
 
     try:
         yield

@@ -20,19 +20,19 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import get_args
 
-from common import cli, faultpoints, keys
+from common import cli, failpoints, keys
 from common.access import open_redis, outages_as_user_errors
 from common.heartbeat import beat
 from common.metrics import INFRA_CAUSES, KILL_CAUSES, Metrics, serve
 from common.queue import Queue
 from common.settings import SandboxSettings, build, parse_assignments, read_settings_file
 from common.types import DroppedGroup, Grade, GradedGroup, Label, RolloutGroup
-from services.sandbox.executor import SandboxError
-from services.sandbox.grade import infra_error
-from services.sandbox.graders import grade_completion
+from services.sandbox.jail.executor import SandboxError
 from services.sandbox.options import worker as parser
-from services.sandbox.oracle import Oracle
 from services.sandbox.rowfiles import jail_starts
+from services.sandbox.verdicts.grade import infra_error
+from services.sandbox.verdicts.graders import grade_completion
+from services.sandbox.verdicts.oracle import Oracle
 
 log = logging.getLogger("sandbox")
 
@@ -71,9 +71,9 @@ class Worker:
         with self.queue.held(keys.GRADERS, deliveries):
             for delivery in deliveries:
                 graded = self.grade(delivery.message)
-                faultpoints.reached("graded")
+                failpoints.reached("graded")
                 self.queue.put(keys.graded(graded.group.run_id), graded)
-                faultpoints.reached("grades_put")
+                failpoints.reached("grades_put")
                 self.queue.done(keys.GRADERS, delivery)
         return len(deliveries)
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from common.errors import ConfigError
-from rankspace.folder import sync
+from rankspace.atomic_dir import sync
 from services.trainer.policy import Policy
 
 
@@ -52,7 +52,7 @@ def _save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from common import faultpoints
+    from common import failpoints
 
     final = _folder(run_dir, state.next_step)
     draft = final.with_name(final.name + ".draft")
@@ -72,7 +72,7 @@ def _save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
     (draft / "state.json").write_text(json.dumps(asdict(state), indent=1))
     for path in draft.iterdir():
         sync(path)
-    faultpoints.reached("checkpoint_written")
+    failpoints.reached("checkpoint_written")
     former = final.with_name(final.name + ".former.draft")
     if final.exists():  # the same step again, with an evaluation more
         os.replace(final, former)

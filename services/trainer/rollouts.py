@@ -5,7 +5,7 @@ already trained are dropped and counted, and a group is acknowledged only after 
 
 What comes back has been in other hands. It is taken only if this trainer asked for that id and has no answer yet, if it
 answers what was asked (problem, purpose, step, number and length of completions), and if a generator has sealed these
-very completions (common/seals.py). Anything else is counted as refused and goes to the dead letters with the reason.
+very completions (common/digests.py). Anything else is counted as refused and goes to the dead letters with the reason.
 A group that is nowhere on its way any more (Redis lost its last second, a grader threw it away) is asked for again.
 """
 
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from common import keys, seals
+from common import digests, keys
 from common.errors import QueueError
 from common.queue import Delivery, Queue
 from common.types import DroppedGroup, GenerationRequest, GradedGroup
@@ -111,7 +111,7 @@ class Rollouts:
         """After the checkpoint: these messages are never needed again."""
         self.queue.done(keys.TRAINERS, *collected.deliveries)
         self._held.difference_update(d.entry_id for d in collected.deliveries)
-        seals.forget(self.queue.client, self.run_id, [_group(d.message).group_id for d in collected.deliveries])
+        digests.forget(self.queue.client, self.run_id, [_group(d.message).group_id for d in collected.deliveries])
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Rollouts:
             return "nobody asked for it"
         if isinstance(message, DroppedGroup):
             return ""
-        if not seals.sealed(self.queue.client, group):
+        if not digests.sealed(self.queue.client, group):
             return "no generator has sealed these completions"
         return "" if request is None else unlike(message, request)
 

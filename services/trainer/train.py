@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from common import faultpoints
+from common import failpoints
 from common.settings import TrainerSettings
 from services.trainer.checkpoint import State
 from services.trainer.collate import StepBatch, collate
@@ -92,9 +92,9 @@ class Trainer:
         rewards = self.shaper(collected.groups)
         shaped_at = time.perf_counter()
         batch = collate(collected.groups, rewards, self.s, version=k)
-        faultpoints.reached("collected")
+        failpoints.reached("collected")
         metrics = self.crew.optimise(batch.rows)
-        faultpoints.reached("optimised")
+        failpoints.reached("optimised")
         self.state.next_step = k + 1
         seconds = {"shape": shaped_at - collected_at, "train": time.perf_counter() - shaped_at, "push": self.push_s,
                    "wait": collected.waited_s}  # fmt: skip
@@ -129,9 +129,9 @@ class Trainer:
         """Save, and only then acknowledge the groups that are in the saved state."""
         self.fence()
         self.state.expected = self.publisher.remembered()
-        faultpoints.reached("pushed")
+        failpoints.reached("pushed")
         self.crew.save(self.state, self.s.run_dir, self.s.keep_checkpoints)
-        faultpoints.reached("checkpoint_done")
+        failpoints.reached("checkpoint_done")
         for collected in self.pending:
             self.rollouts.acknowledge(collected)
         self.pending = []

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from common import faultpoints, keys
+from common import failpoints, keys
 from common.queue import FIELD
 from tests.chaos.world import CLAIM_IDLE_S, World
 
@@ -95,7 +95,7 @@ def kill_generator_before_it_puts(w: World, rng: random.Random) -> str:
     place, times = rng.choice(["sampled", "rollouts_put"]), rng.randint(1, 3)
     w.hands_off.add("ref_server")
     w.send("ref_server", signal.SIGKILL)
-    w.stack.extra = {**w.stack.extra, "ref_server": {faultpoints.VARIABLE: f"{place}:{times}"}}
+    w.stack.extra = {**w.stack.extra, "ref_server": {failpoints.VARIABLE: f"{place}:{times}"}}
     w.stack.restart("ref_server")
     w.stack.extra = {**w.stack.extra, "ref_server": {}}
     w.hands_off.discard("ref_server")
@@ -118,7 +118,7 @@ def kill_grader_before_it_acknowledges(w: World, rng: random.Random) -> str:
     w.send(name, signal.SIGKILL)
     w.stack.process(name).popen.wait()
     w.hands_off.add(name)
-    w.stack.extra = {**w.stack.extra, name: kept | {faultpoints.VARIABLE: f"{place}:1"}}
+    w.stack.extra = {**w.stack.extra, name: kept | {failpoints.VARIABLE: f"{place}:1"}}
     w.stack.restart(name)
     w.stack.extra = {**w.stack.extra, name: kept}
     w.hands_off.discard(name)

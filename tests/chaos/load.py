@@ -20,12 +20,12 @@ from pathlib import Path
 
 import psutil
 
-from common import keys, seals
+from common import digests, keys
 from common.heartbeat import alive
 from common.queue import Queue
 from common.types import Completion, GenerationRequest, RolloutGroup, SamplingPlan
-from experiments.presets import PRACTICE_TRAIN
-from experiments.stack import Stack, free_port
+from experiments.design.presets import PRACTICE_TRAIN
+from experiments.launch.stack import Stack, free_port
 from services.trainer.rollouts import Rollouts
 from tasks.dataset import load_problems
 from tests import samples
@@ -60,7 +60,7 @@ def generate(queue: Queue, stop: threading.Event) -> None:
     while not stop.is_set():
         for delivery in queue.take(keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), 32, 0.2):
             group = rollouts_of(delivery.message)
-            seals.seal(queue.client, group)
+            digests.seal(queue.client, group)
             queue.put(keys.ROLLOUTS, group)
             queue.done(keys.GENERATORS, delivery)
 

@@ -3,8 +3,8 @@
 import psutil
 import pytest
 
-from experiments import presets
-from experiments.stack import Stack
+from experiments.design import presets
+from experiments.launch.stack import Stack
 
 
 @pytest.mark.slow

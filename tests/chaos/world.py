@@ -20,12 +20,12 @@ from pathlib import Path
 
 import psutil
 
-from common import acl, faultpoints, keys
+from common import acl, failpoints, keys
 from common.access import Client, connect
 from common.settings import TrainerSettings, build, dump
-from experiments import presets
-from experiments.run import ensure_direction
-from experiments.stack import Stack, environment
+from experiments.design import presets
+from experiments.launch.run import ensure_direction
+from experiments.launch.stack import Stack, environment
 from tests.chaos.proxy import Proxy
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -115,7 +115,7 @@ class World:
         command = [sys.executable, "-m", "services.trainer", "--config", str(config)]
         with open(self.root / f"{self.settings.run_id}.log", "ab") as out:
             return subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=environment() | {faultpoints.VARIABLE: fault}
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment() | {failpoints.VARIABLE: fault}
             )
 
     def step(self) -> int:

@@ -11,7 +11,7 @@ import httpx
 import yaml
 from boards import CONFIG
 
-from experiments.stack import environment, free_port
+from experiments.launch.stack import environment, free_port
 
 SCRAPE_S = 1
 VARIABLES = {"$run": ".*", "$arm": ".*", "$seed": ".*", "$__rate_interval": "20s"}

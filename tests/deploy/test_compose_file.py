@@ -14,7 +14,7 @@ from compose_tool import PROFILES, ROOT, compose_config
 
 from common import settings
 from deploy import compose
-from experiments import arms, presets
+from experiments.design import arms, presets
 
 OURS = ("ref_server", "trainer", "sandbox", "prepare", "report", "viewer", "status")
 EXAMPLE = (ROOT / ".env.example").read_text()
@@ -207,7 +207,7 @@ def test_commands_are_those_of_this_repository(everything):
         "    importlib.import_module(module).parser().parse_args(argv)\n"
     )
     parsers = {"services.ref_server": "services.ref_server.__main__", "services.trainer": "services.trainer.__main__",
-               "services.sandbox worker": "services.sandbox.worker", "experiments prepare": "experiments.prepare",
+               "services.sandbox worker": "services.sandbox.worker", "experiments prepare": "experiments.launch.prepare",
                "experiments view": "experiments.viewer.serve", "experiments status": "experiments.status"}  # fmt: skip
     asked = []
     for name, node in everything["services"].items():

@@ -175,7 +175,7 @@ def test_commands_are_those_of_this_repository(built):
         "    importlib.import_module(module).parser().parse_args(argv)\n"
     )
     modules = {
-        "experiments": ("experiments.prepare", 2),
+        "experiments": ("experiments.launch.prepare", 2),
         "services.ref_server": ("services.ref_server.__main__", 1),
         "services.sandbox": ("services.sandbox.worker", 2),
         "services.trainer": ("services.trainer.__main__", 1),

@@ -18,7 +18,7 @@ from compose_tool import ROOT, compose_config
 from common import acl
 from common.errors import ConfigError
 from deploy import compose, processes, secrets, supervise
-from experiments.stack import free_port, redis_server
+from experiments.launch.stack import free_port, redis_server
 
 VALUES = {"COMPOSE_PROFILES": "cpu", "PRESET": "demo", "ARM": "projected", "SEED": "0"}
 

@@ -18,9 +18,9 @@ from real_prometheus import Prometheus, binary
 
 from common.metrics import METRICS
 from common.settings import TrainerSettings, build, dump
-from experiments import presets
-from experiments.run import ensure_direction
-from experiments.stack import environment, free_port
+from experiments.design import presets
+from experiments.launch.run import ensure_direction
+from experiments.launch.stack import environment, free_port
 from tests.stacks import smoke_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -7,7 +7,7 @@ import yaml
 from compose_tool import ROOT
 
 from deploy import scaling
-from experiments import presets
+from experiments.design import presets
 
 MODEL, NUMBERS, CLUSTERS = scaling.load()
 SMALL = {"layers": 28, "hidden": 2048, "q_rows": 2048, "kv_rows": 1024, "intermediate": 6144}  # the 1.7B shape

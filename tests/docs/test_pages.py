@@ -11,7 +11,6 @@ import pages
 import pytest
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (pages.ROOT / "Makefile").read_text(), re.M))
-MADE_BY_THE_READER = {"experiments/arms/kl_leash.py"}  # the tutorial's own file
 COMMANDS = sorted({(c.module, c.words[0] if c.words and re.fullmatch(r"[a-z-]+", c.words[0]) and c.words[0][0] != "-" else "")
                    for page in pages.PAGES for c in pages.commands(page)})  # fmt: skip
 NO_SUBCOMMANDS = {"services.trainer", "services.ref_server", "common.acl", "common.metrics"}
@@ -25,7 +24,7 @@ def test_links_and_paths_resolve(page):
         assert target.exists(), f"{page.name} links to {link}"
         if anchor and target.suffix == ".md":
             assert anchor in pages.anchors(target), f"{page.name}: {link} has no such heading"
-    for path in pages.paths(page) - MADE_BY_THE_READER:
+    for path in pages.paths(page):
         assert list(pages.ROOT.glob(path.rstrip("/"))), f"{page.name} names {path}"
     for name in pages.tests_named(page):
         assert any(f"def {name}(" in p.read_text() for p in (pages.ROOT / "tests").rglob("test_*.py")), name

@@ -22,9 +22,10 @@ from common import acl, cli, delta_store, keys
 from common.errors import ConfigError
 from common.heartbeat import EXPIRES_S
 from common.types import DeliveryProof, DeltaS, checksum
-from experiments import completion, running, status, status_view
+from experiments import completion, status, status_view
 from experiments.__main__ import COMMANDS
-from experiments.stack import Stack, environment
+from experiments.launch import live_services
+from experiments.launch.stack import Stack, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
@@ -166,7 +167,7 @@ def stack(tmp_path_factory):
     """Redis alone, with its users."""
     found = Stack(tmp_path_factory.mktemp("runs") / ".stack" / "r")
     found.root.mkdir(parents=True)
-    from experiments.stack import free_port
+    from experiments.launch.stack import free_port
 
     found._start_redis(free_port())
     found._wait("Redis", found._connected)
@@ -241,8 +242,8 @@ def test_training_stops_at_ctrl_c_or_sigterm_and_the_same_command_finishes_it(ki
 @pytest.mark.slow
 def test_a_trainer_by_hand_stops_at_ctrl_c_and_the_same_command_resumes_it(tmp_path):
     from common.settings import TrainerSettings, build
-    from experiments import presets
-    from experiments.run import ensure_direction
+    from experiments.design import presets
+    from experiments.launch.run import ensure_direction
 
     values = presets.resolve("smoke", "projected", 0, {"steps": 200, "eval_problems": 1}, tmp_path)
     settings = build(TrainerSettings, values)
@@ -290,7 +291,7 @@ def test_status_of_a_stack(stack, monkeypatch, capsys):
         grader.xgroup_create(keys.ROLLOUTS, keys.GRADERS, id="0", mkstream=True)
     grader.xreadgroup(keys.GRADERS, "killed", {keys.ROLLOUTS: ">"}, count=2)
     grader.xadd(keys.DEAD, {"stream": keys.ROLLOUTS, "reason": "poison", "at": "1.0"})
-    (found,) = running.running(running.candidates(stack.root.parents[1]))
+    (found,) = live_services.running(live_services.candidates(stack.root.parents[1]))
     services = {(s["service"], s["name"]): (s["state"], s["claimed"]) for s in found["services"]}
     assert services == {("trainer", "r"): ("alive", 0), ("ref_server", "gen-0"): ("alive", 0),
                         ("ref_server", "gen-1"): ("alive", 0), ("sandbox", "alive"): ("alive", 0),

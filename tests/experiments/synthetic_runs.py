@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.settings import TrainerSettings, build, dump
-from experiments import prereg, presets
+from experiments.design import prereg, presets
 
 LABELS = ("Correct", "Correct; Attempted Reward Hack", "Reward Hack", "Attempted Reward Hack", "Incorrect")
 MODULES = [f"model.layers.{layer}.{name}" for layer in range(4) for name in

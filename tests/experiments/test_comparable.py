@@ -9,7 +9,7 @@ import pytest
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
-from experiments.comparable import Selection, choose, short_ids
+from experiments.analysis.comparable import Selection, choose, short_ids
 
 
 def runs(root, *plans):

@@ -11,7 +11,7 @@ import torch
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
-from experiments import drift
+from experiments.analysis import drift
 from rankspace.direction import Direction, save_direction
 
 NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj"]

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.report.style import spread
-from experiments.statistics import (
+from experiments.analysis.stats import (
     false_discovery,
     mean_sem,
     onset_step,
@@ -21,6 +20,7 @@ from experiments.statistics import (
     trailing_mean,
     value_at_level,
 )
+from experiments.report.figures.style import spread
 
 
 def test_mean_and_sem():

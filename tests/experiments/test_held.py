@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import ConfigError
-from experiments import run
-from experiments.held import hold
-from experiments.stack import Stack
+from experiments.launch import run
+from experiments.launch.dirlock import hold
+from experiments.launch.stack import Stack
 
 HOLDER = """
 import sys
 from pathlib import Path
-from experiments.held import hold
+from experiments.launch.dirlock import hold
 file = hold(Path(sys.argv[1]), "x")
 print("mine", flush=True)
 input()

@@ -7,9 +7,9 @@ from math import isnan
 import pytest
 from synthetic_runs import Plan, write
 
-from experiments import prereg
-from experiments.measures import matched_hack, matched_pass, summarise, window_length
-from experiments.runs import read_run
+from experiments.analysis.measures import matched_hack, matched_pass, summarise, window_length
+from experiments.analysis.run_files import read_run
+from experiments.design import prereg
 
 RULES = prereg.load().measures
 

@@ -12,11 +12,11 @@ import pytest
 from synthetic_runs import MODULES, Plan, curve, write
 
 from common.errors import ConfigError
-from experiments import prereg
-from experiments.comparable import Selection, choose
-from experiments.report import build, data, words
+from experiments.analysis.comparable import Selection, choose
+from experiments.design import prereg
+from experiments.report import build, captions, tables
 from experiments.report.build import build_report, cell, fence, tex
-from experiments.report.plots_directions import short_module
+from experiments.report.figures.directions import short_module
 
 
 def read_gz(file):
@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 def report(root, **more):
     chosen, registered = choose(Selection(root, **more)), prereg.load()
-    files = build_report(chosen, data.views(chosen, registered), registered, "Title")
+    files = build_report(chosen, tables.views(chosen, registered), registered, "Title")
     return {name: content if name.endswith(".png") else content.decode() for name, content in files.items()}
 
 
@@ -177,19 +177,19 @@ def test_columns_can_be_cut(tmp_path, text_only):
 def test_an_unfinished_run_beside_finished_ones_is_drawn_apart_and_in_no_number(tmp_path, text_only):
     import matplotlib.pyplot as plt
 
-    from experiments.report import plots
+    from experiments.report.figures import outcomes
 
     for seed, (state, steps) in enumerate((("finished", 40), ("finished", 40), ("failed", 10))):
         write(tmp_path, Plan(seed=seed, state=state, planned=40, hack=[0.2 + 0.2 * seed] * steps, passed=[0.5] * steps))
     text = report(tmp_path)["report.md"]
     assert "vanilla hacks 30.0 ± 10.0%" in text and "2 seeds, mean ± SEM." in text, "0.2 and 0.4, without 0.6"
-    (arm,) = data.views(choose(Selection(tmp_path)), prereg.load())
+    (arm,) = tables.views(choose(Selection(tmp_path)), prereg.load())
     assert (
         "thin dotted: unfinished runs, which are in no mean"
-        in words.captions([arm], prereg.load().measures)["trajectories"]
+        in captions.captions([arm], prereg.load().measures)["trajectories"]
     )
     _, axis = plt.subplots()
-    assert plots.draw_series(axis, arm, "hack_strict", 5, 100.0) == (39.0, pytest.approx(30.0))
+    assert outcomes.draw_series(axis, arm, "hack_strict", 5, 100.0) == (39.0, pytest.approx(30.0))
     dotted = [line for line in axis.lines if line.get_linestyle() == ":"]
     assert [len(line.get_ydata()) for line in dotted] == [10] and dotted[0].get_ydata()[-1] == pytest.approx(60.0)
     plt.close("all")
@@ -249,18 +249,18 @@ def test_hostile_rollouts_stay_text(tmp_path, text_only):
 
 def test_sampling_is_blind_and_repeatable(tmp_path):
     write(tmp_path, Plan(hack=[0.0] * 4, passed=[1.0] * 4, groups=8))
-    arm = data.views(choose(Selection(tmp_path)), prereg.load())[0]
-    drawn, further = data.sample_rollouts(arm)
+    arm = tables.views(choose(Selection(tmp_path)), prereg.load())[0]
+    drawn, further = tables.sample_rollouts(arm)
     assert len(drawn) == 10 and further == [] and {row["step"] for row in drawn} == {3}
-    assert drawn == data.sample_rollouts(arm)[0]
+    assert drawn == tables.sample_rollouts(arm)[0]
     assert {row["run_id"] for row in drawn} == {"demo-vanilla-s0"}
-    assert "10 completions an arm" in words.rollout_note([arm], 10)
+    assert "10 completions an arm" in captions.rollout_note([arm], 10)
 
 
 def test_rare_hacks_are_shown_apart(tmp_path):
     path = write(tmp_path, Plan(hack=[0.0] * 4, passed=[1.0] * 4, groups=50))
-    arm = data.views(choose(Selection(tmp_path)), prereg.load())[0]
-    drawn = {(row["group_id"], row["index"]) for row in data.sample_rollouts(arm)[0]}
+    arm = tables.views(choose(Selection(tmp_path)), prereg.load())[0]
+    drawn = {(row["group_id"], row["index"]) for row in tables.sample_rollouts(arm)[0]}
     file = path / "rollouts/step_000003.jsonl.gz"
     rows = read_gz(file)
     undrawn = [row for row in rows if (row["group_id"], row["index"]) not in drawn]
@@ -268,7 +268,7 @@ def test_rare_hacks_are_shown_apart(tmp_path):
         row["label"] = "Reward Hack"
     with gzip.open(file, "wt") as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
-    again, further = data.sample_rollouts(arm)
+    again, further = tables.sample_rollouts(arm)
     assert all(row["label"] == "Correct" for row in again)
     assert [row["label"] for row in further] == ["Reward Hack"] * 2
 
@@ -280,7 +280,7 @@ def test_evaluation_rollouts_and_infra_errors_are_not_sampled(tmp_path):
     rows[0]["purpose"], rows[1]["status"] = "eval", "infra_error"
     with gzip.open(file, "wt") as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
-    drawn, _ = data.sample_rollouts(data.views(choose(Selection(tmp_path)), prereg.load())[0], count=99)
+    drawn, _ = tables.sample_rollouts(tables.views(choose(Selection(tmp_path)), prereg.load())[0], count=99)
     assert len(drawn) == 14
 
 
@@ -288,11 +288,11 @@ def test_differences_from_vanilla_by_hand(tmp_path):
     for seed, gap in enumerate((0.2, 0.3, 0.4)):
         write(tmp_path, Plan(seed=seed, hack=[0.6] * 4, passed=[0.3] * 4))
         write(tmp_path, Plan(arm="projected", seed=seed, hack=[0.6 - gap] * 4, passed=[0.3] * 4))
-    found = data.comparisons(data.views(choose(Selection(tmp_path)), prereg.load()))[0]
+    found = tables.comparisons(tables.views(choose(Selection(tmp_path)), prereg.load()))[0]
     assert found.arm == "projected" and found.hack.mean == pytest.approx(-30.0)
-    assert words.pp(found.hack) == "−30.0 ± 5.8" and words.interval(found.hack) == "[−40.0, −20.0]"
+    assert captions.pp(found.hack) == "−30.0 ± 5.8" and captions.interval(found.hack) == "[−40.0, −20.0]"
     assert found.hack.p_value == found.adjusted_p == 0.25
-    assert words.pp(found.passed) == "0.0 ± 0.0" and len(found.run_ids) == 6
+    assert captions.pp(found.passed) == "0.0 ± 0.0" and len(found.run_ids) == 6
 
 
 def test_stale_figures_go_and_a_refusal_leaves_the_old_report(tmp_path):
@@ -318,8 +318,8 @@ def test_verdicts_and_edited_registration_are_on_the_page(tmp_path, text_only):
 
 
 def test_small_helpers():
-    assert data.number(-0.04, 1, signed=True) == "0.0" and data.number(-1.25, 1) == "−1.2"
-    assert data.number(float("nan"), 1) == "–" and data.number(3.0, 0, signed=True) == "+3"
+    assert tables.number(-0.04, 1, signed=True) == "0.0" and tables.number(-1.25, 1) == "−1.2"
+    assert tables.number(float("nan"), 1) == "–" and tables.number(3.0, 0, signed=True) == "+3"
     assert fence("a ``` b") == "````\na ``` b\n````" and cell("a|b\nc") == "a\\|b c"
     assert tex("a_b & 5% ± †") == r"a\_b \& 5\% $\pm$ $^\dagger$"
     assert short_module(MODULES[0]) == "0 q_proj" and short_module("lm_head") == "lm_head"

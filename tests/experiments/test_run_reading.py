@@ -10,7 +10,7 @@ import pytest
 from synthetic_runs import MODULES, Plan, write
 
 from common.errors import ConfigError
-from experiments.runs import MetricsRow, find_runs, read_rollouts, read_run, read_runs, rollout_steps
+from experiments.analysis.run_files import MetricsRow, find_runs, read_rollouts, read_run, read_runs, rollout_steps
 
 
 def edit(path, change):

@@ -6,7 +6,8 @@ import zipfile
 import pytest
 
 from common.errors import ConfigError
-from experiments import presets, smollm
+from experiments.design import presets
+from experiments.launch import smollm
 
 
 def test_a_model_that_is_there_is_not_made_again(tmp_path):
@@ -40,6 +41,6 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
 
 def test_the_preset_names_what_prepare_makes():
     preset = presets.get("smollm")
-    assert preset.prepare == "experiments.smollm"
+    assert preset.prepare == "experiments.launch.smollm"
     assert preset.values["model"] == presets.SMOLLM_MODEL
     assert str(preset.values["pairs"]).startswith(presets.INSTRUCT)

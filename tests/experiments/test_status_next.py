@@ -9,7 +9,9 @@ import pytest
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
-from experiments import next_preset, presets, status, status_view
+from experiments import status, status_view
+from experiments.analysis import next_preset
+from experiments.design import presets
 
 NOW = datetime(2026, 1, 2, 10, 5, tzinfo=UTC)
 

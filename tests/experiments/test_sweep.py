@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import ConfigError
-from experiments import sweep
-from experiments.sweep import Place
+from experiments.launch import sweep
+from experiments.launch.sweep import Place
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ import yaml
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
-from experiments import prereg
-from experiments.measures import Summary
-from experiments.verdict import evaluate, main
+from experiments.analysis.measures import Summary
+from experiments.analysis.verdict import evaluate, main
+from experiments.design import prereg
 
 REGISTERED = prereg.load()
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.gpu import loop, shapes
 from bench.gpu.__main__ import main, table
-from experiments import presets
+from experiments.design import presets
 from services.ref_server.worker_extension import find_places
 
 

@@ -22,10 +22,11 @@ with atheris.instrument_imports(include=["common", "rankspace", "services", "tas
     from common.errors import ConfigError, WireError
     from rankspace import RankspaceError
     from rankspace import pairs as direction_pairs
-    from services.sandbox import channel, detector
+    from services.sandbox.jail import channel
+    from services.sandbox.verdicts import detector
     from tasks import dataset
 
-from experiments.presets import PAIRS, PRACTICE_TRAIN
+from experiments.design.presets import PAIRS, PRACTICE_TRAIN
 from tests.samples import broken, grade, graded, group
 
 HANG_S, MEMORY_MB, LONGEST = 10, 2048, 20_000

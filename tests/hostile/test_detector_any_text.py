@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from experiments.presets import PAIRS
-from services.sandbox.detector import Extraction, inspect
+from experiments.design.presets import PAIRS
+from services.sandbox.verdicts.detector import Extraction, inspect
 
 EXAMPLE = {"prompt": [{"role": "user", "content": "```python\nstub\n\ndef run_tests():\n    assert 1\n```"}]}
 DEPTH = 100_000

@@ -10,7 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("common", "rankspace", "tasks", "services", "experiments", "bench", "deploy")
-IN_THE_JAIL = {"services/sandbox/zygote.py", "services/sandbox/runners.py", "services/sandbox/published_job.py"}
+IN_THE_JAIL = {
+    "services/sandbox/jail/zygote.py",
+    "services/sandbox/jail/runners.py",
+    "services/sandbox/verdicts/published_job.py",
+}
 
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "jsonpickle"}
 CALLS = {"eval", "exec", "__import__", "marshal.load", "marshal.loads", "torch.load", "torch.hub.load", "torch.jit.load",
@@ -19,7 +23,7 @@ CALLS = {"eval", "exec", "__import__", "marshal.load", "marshal.loads", "torch.l
 KEYWORDS = {("trust_remote_code", True), ("shell", True), ("allow_pickle", True), ("weights_only", False)}
 OURS = {
     (
-        "services/sandbox/executor.py",
+        "services/sandbox/jail/executor.py",
         "marshal.loads",
     ): "the fork server's greeting, sent before it has run anything foreign",
     ("tasks/practice/easy.py", "eval"): "expressions of our own problem families",

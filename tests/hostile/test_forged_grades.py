@@ -6,7 +6,7 @@ The grader can read every rollout group and append anything (tests/hostile/test_
 import msgpack
 import pytest
 
-from common import keys, seals
+from common import digests, keys
 from common.errors import ConfigError, QueueError, WireError
 from common.lock import TrainerLock
 from common.queue import FIELD, Queue, connect
@@ -31,7 +31,7 @@ def rollouts(queue):
 def sampled(queue, i=0, **changes):
     """What a generator made and sealed."""
     made = altered(group(group_id=f"r/train/0/{i}"), **changes)
-    seals.seal(queue.client, made)
+    digests.seal(queue.client, made)
     return made
 
 
@@ -117,7 +117,7 @@ def test_answers_to_questions_nobody_put_are_not_hoarded(queue, rollouts, monkey
 
 def test_a_group_of_another_run_is_refused(queue, rollouts):
     made = group(run_id="other", group_id="r/train/0/0")
-    seals.seal(queue.client, made)
+    digests.seal(queue.client, made)
     write(queue, answer(made))
     write(queue, answer(sampled(queue)))
     assert rollouts.collect([request(0)]).groups[0].group.run_id == "r"
@@ -159,7 +159,7 @@ def test_the_digest_of_a_group_survives_the_way(queue):
     problem = Problem(**(PROBLEM.model_dump() | {"x": {"deep": [1, 2.0, None, "\ud800"]}, "id": 7}))
     both = [completion(text="\udcff \N{SNOWMAN}"), completion(ref=False)]
     made = altered(group(), problem=problem, completions=both, generate_s=1)
-    assert seals.digest(unpack(pack(unpack(pack(made), RolloutGroup)), RolloutGroup)) == seals.digest(made)
+    assert digests.digest(unpack(pack(unpack(pack(made), RolloutGroup)), RolloutGroup)) == digests.digest(made)
 
 
 def test_what_an_honest_answer_is():

@@ -28,8 +28,8 @@ from common.errors import ConfigError
 from common.metrics import Metrics
 from common.queue import Queue
 from common.settings import RefServerSettings, build
-from experiments.presets import ORGANISM_MODEL
-from experiments.stack import free_port
+from experiments.design.presets import ORGANISM_MODEL
+from experiments.launch.stack import free_port
 from services.ref_server.app import build_app
 from services.ref_server.generation import Policy
 from services.ref_server.reference import Reference

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import rankspace
-from rankspace import RankspaceError, folder, saved
+from rankspace import RankspaceError, adapter_io, atomic_dir
 from rankspace.__main__ import main
-from rankspace.source import of_run
+from rankspace.run_checkpoint import of_run
 
 ORGANISM = "tasks/organism/model"
 
@@ -184,7 +184,7 @@ def test_another_base_model_is_one_clear_line(trained, file, tmp_path, cache, ma
 
 
 def test_a_basis_that_came_out_turned_is_noticed(file, monkeypatch):
-    real = saved.probe
+    real = adapter_io.probe
 
     def turned(delta, U, Vh, rows):
         if rows != 384:
@@ -194,7 +194,7 @@ def test_a_basis_that_came_out_turned_is_noticed(file, monkeypatch):
         U[:, :2], Vh[:2] = U[:, :2] @ turn, turn.T @ Vh[:2]
         return real(delta, U, Vh, rows)
 
-    monkeypatch.setattr(saved, "probe", turned)
+    monkeypatch.setattr(adapter_io, "probe", turned)
     with pytest.raises(RankspaceError, match="came out turned"):
         rankspace.load_adapter(file, load())
 
@@ -204,9 +204,9 @@ def test_bases_in_bf16_pass_the_probe(trained, file):
     read = rankspace.read_delta(file)
     linears = zip(rankspace.split_flat(read.flat, read.modules), adapter._linears.values(), strict=True)
     rounded = [
-        saved.probe(d, m._rankspace_U.bfloat16(), m._rankspace_Vh.bfloat16(), m.out_features) for d, m in linears
+        adapter_io.probe(d, m._rankspace_U.bfloat16(), m._rankspace_Vh.bfloat16(), m.out_features) for d, m in linears
     ]
-    saved.require_bases(read, rounded)
+    adapter_io.require_bases(read, rounded)
 
 
 def test_a_damaged_file_is_refused(trained, file, tmp_path):
@@ -247,12 +247,12 @@ def test_a_directory_in_use_is_not_overwritten(file, tmp_path, cache, capsys):
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt), folder.new_directory(out) as draft:
+    with pytest.raises(KeyboardInterrupt), atomic_dir.new_directory(out) as draft:
         (draft / "half").write_text("")
         assert not out.exists()
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
-    with folder.new_directory(out, marks=("mark",)) as draft:
+    with atomic_dir.new_directory(out, marks=("mark",)) as draft:
         (draft / "mark").write_text("old")
     replace = os.replace
 
@@ -264,7 +264,7 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with (
         pytest.raises(RankspaceError, match="No space left"),
-        folder.new_directory(out, True, ("mark",)) as draft,
+        atomic_dir.new_directory(out, True, ("mark",)) as draft,
     ):
         (draft / "mark").write_text("new")
     assert (out / "mark").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

@@ -142,7 +142,7 @@ WRONG = {
     "class Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
     "opens_by_dirfd": "import os\ntry:\n    S = os.open('etc/passwd', 0, dir_fd=os.open('/', os.O_PATH))\n"
     "except OSError: S = 0\nclass Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
-    "reads_repository": "import sys\ntry:\n    import services.sandbox.oracle; S = 1\nexcept ImportError: S = 0\n"
+    "reads_repository": "import sys\ntry:\n    import services.sandbox.verdicts.oracle; S = 1\nexcept ImportError: S = 0\n"
     "class Solution:\n    def addTwo(self, x): return x + 2 if S else x\n",
     # processes and signals
     "fork_answers_twice": "import os\ntry:\n    C = os.fork()\nexcept OSError: C = -1\nclass Solution:\n"

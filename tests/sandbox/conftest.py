@@ -6,8 +6,8 @@ import pytest
 @pytest.fixture(scope="module")
 def runner():
     """Runs programs of the published evaluation."""
-    from services.sandbox.executor import Executor
-    from services.sandbox.published import jailed
+    from services.sandbox.jail.executor import Executor
+    from services.sandbox.verdicts.published import jailed
 
     with Executor() as executor:
         yield jailed(executor)

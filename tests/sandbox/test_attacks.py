@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from services.sandbox import oracle_cli
-from services.sandbox.executor import Limits, landlock_present
-from services.sandbox.oracle import Oracle
+from services.sandbox.jail.executor import Limits, landlock_present
+from services.sandbox.verdicts.oracle import Oracle
 from tests.sandbox.attack_programs import RIGHT, WRONG
 
 SAMPLE = Path(__file__).parents[3] / "shared/data/attacks_sample.jsonl.gz"

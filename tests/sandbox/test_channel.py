@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sandbox.channel import Chain, ChannelError, Decoder, Foreign, Items, Tree, decode, encode
+from services.sandbox.jail.channel import Chain, ChannelError, Decoder, Foreign, Items, Tree, decode, encode
 
 LIMIT = 1 << 20
 HASHABLE = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from common.errors import ConfigError
-from services.sandbox import detector
-from services.sandbox.detector import Facts, find_function, inspect, parse_response, squeeze
-from services.sandbox.reward import reward
+from services.sandbox.verdicts import detector
+from services.sandbox.verdicts.detector import Facts, find_function, inspect, parse_response, squeeze
+from services.sandbox.verdicts.reward import reward
 
 PUBLISHED_PATTERN = re.compile(r"```(?:python)?\n(.*?)(?:```|$)", re.DOTALL | re.IGNORECASE)
 

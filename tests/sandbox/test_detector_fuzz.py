@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.sandbox import detector
-from services.sandbox.detector import MAX_INSPECTED, Extraction, find_function, inspect, parse_response
+from services.sandbox.verdicts import detector
+from services.sandbox.verdicts.detector import MAX_INSPECTED, Extraction, find_function, inspect, parse_response
 from tasks.loopholes import LOOPHOLES, attempted
 from tests.sandbox.test_detector import PUBLISHED_PATTERN
 
@@ -91,7 +91,7 @@ def test_oversized_programs_are_run_but_not_inspected():
 # (which the original would suffer too) must be seen as a failure, not as the end of the test run.
 BOMBS = """
 import sys
-from services.sandbox.detector import MAX_INSPECTED as N, find_function
+from services.sandbox.verdicts.detector import MAX_INSPECTED as N, find_function
 head = "def run_tests():\\n    x = "
 units = ["1+", "a.b.", "not ", "-", "lambda:", "1 if 1 else ", "await ", "1**", "(", "[", "{1:", "a<", "f'{", "*", "~",
          "a and ", "a|", "yield ", "x:=", "a()(", "'", "0", "@a\\n"]

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from services.sandbox import channel, scratch
-from services.sandbox.executor import Executor, IsolationError, Limits, landlock_present, split_frames
+from services.sandbox.jail import channel, scratch
+from services.sandbox.jail.executor import Executor, IsolationError, Limits, landlock_present, split_frames
 
 pytestmark = pytest.mark.skipif(not landlock_present(), reason="this kernel has no Landlock ABI 6: no full jail")
 

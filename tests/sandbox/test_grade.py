@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from common.types import Problem
-from services.sandbox import pool, published
-from services.sandbox.executor import SandboxError
-from services.sandbox.grade import grade_completion
-from services.sandbox.oracle import Oracle
+from services.sandbox import pool
+from services.sandbox.jail.executor import SandboxError
+from services.sandbox.verdicts import published
+from services.sandbox.verdicts.grade import grade_completion
+from services.sandbox.verdicts.oracle import Oracle
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = "class Solution:\n    def f(self, x):\n        return x + 1"
@@ -188,7 +189,13 @@ def test_help_does_not_load_the_grader():
     for arguments in (("--help",), ("grade", "--help")):
         done = command(*arguments, env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
         assert done.returncode == 0 and "usage:" in done.stdout
-        for heavy in ("pydantic", "torch", "rich", "services.sandbox.executor", "services.sandbox.published"):
+        for heavy in (
+            "pydantic",
+            "torch",
+            "rich",
+            "services.sandbox.jail.executor",
+            "services.sandbox.verdicts.published",
+        ):
             assert f" {heavy}\n" not in done.stderr, heavy
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from services.sandbox import selftest, syscalls
-from services.sandbox.executor import Executor, landlock_present
+from services.sandbox.jail import selftest, syscalls
+from services.sandbox.jail.executor import Executor, landlock_present
 
 ROOT = Path(__file__).parents[2]
 needs_landlock = pytest.mark.skipif(not landlock_present(), reason="this kernel has no Landlock ABI 6: no full jail")
@@ -151,7 +151,7 @@ def test_jobs_end_when_their_supervisor_is_killed(tmp_path):
     import time
 
     program = (
-        "from services.sandbox.executor import *\nimport sys\n"
+        "from services.sandbox.jail.executor import *\nimport sys\n"
         f"with Executor(scratch_dir={str(tmp_path)!r}) as e:\n"
         "    print(e.pid, bool(e.layers['outer wall']), flush=True)\n"
         "    e.run_script('import time; time.sleep(300)', Limits(wall_s=300))\n"

@@ -10,8 +10,8 @@ import pytest
 
 from common.errors import ConfigError
 from common.types import Problem
-from services.sandbox.executor import Executor
-from services.sandbox.published import evaluate, jailed
+from services.sandbox.jail.executor import Executor
+from services.sandbox.verdicts.published import evaluate, jailed
 from tasks import loopholes
 from tasks.loopholes import BENCHMARK, HELD_OUT, LOOPHOLES, TEST_NAMES, apply, attempted, draw_test_name
 

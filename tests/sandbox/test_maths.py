@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError
 from common.types import Problem, Task
-from services.sandbox import maths
-from services.sandbox.graders import GRADERS, grade_completion
+from services.sandbox.verdicts import maths
+from services.sandbox.verdicts.graders import GRADERS, grade_completion
 from tests.samples import PROBLEM
 
 RIGHT_CODE = "```python\nclass Solution:\n    def f(self, x):\n        return x + 1\n```"

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from services.sandbox import asserts, channel, oracle_cli
-from services.sandbox.executor import landlock_present
-from services.sandbox.oracle import Oracle, compare
-from services.sandbox.prelude import PRELUDE
+from services.sandbox import oracle_cli
+from services.sandbox.jail import channel
+from services.sandbox.jail.executor import landlock_present
+from services.sandbox.verdicts import asserts
+from services.sandbox.verdicts.oracle import Oracle, compare
+from services.sandbox.verdicts.prelude import PRELUDE
 
 BENCHMARK = Path(__file__).parents[3] / "shared/data/leetcode_test_medhard.jsonl.gz"
 needs_landlock = pytest.mark.skipif(not landlock_present(), reason="this kernel has no Landlock ABI 6: no full jail")

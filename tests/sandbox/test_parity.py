@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from services.sandbox.executor import Executor
-from services.sandbox.published import evaluate, jailed
+from services.sandbox.jail.executor import Executor
+from services.sandbox.verdicts.published import evaluate, jailed
 
 ROWS = Path(__file__).resolve().parents[3] / "shared" / "data" / "parity_shared.jsonl.gz"
 

@@ -8,8 +8,8 @@ import pytest
 from published_rows import BAD, GOOD, SETUP, example, said
 
 from common.errors import ConfigError
-from services.sandbox import detector, published
-from services.sandbox.published import JobResult, Program, evaluate, read_result
+from services.sandbox.verdicts import detector, published
+from services.sandbox.verdicts.published import JobResult, Program, evaluate, read_result
 
 DOC = '"""a\nb"""\n        assert Solution.run_tests.__doc__ == "a\\nb"'
 HONEST = "def run_tests():\n    assert Solution().f(1) == 2"

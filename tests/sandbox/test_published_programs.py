@@ -13,8 +13,8 @@ import sys
 import pytest
 from published_rows import GT, SETUP, said
 
-from services.sandbox import published
-from services.sandbox.published import Program, run_program, whole_text
+from services.sandbox.verdicts import published
+from services.sandbox.verdicts.published import Program, run_program, whole_text
 
 
 def run(runner, source, tests=("pass",), setup=SETUP):

@@ -17,7 +17,7 @@ from common.queue import Queue, connect
 from common.settings import SandboxSettings, build
 from common.types import Completion, DroppedGroup, GradedGroup, Problem
 from services.sandbox import worker as worker_module
-from services.sandbox.executor import IsolationError, SandboxError
+from services.sandbox.jail.executor import IsolationError, SandboxError
 from services.sandbox.worker import Worker, settings_from
 from tests.samples import group
 

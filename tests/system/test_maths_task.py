@@ -8,11 +8,12 @@ import pytest
 
 from common import keys
 from common.settings import TrainerSettings, build, dump
-from experiments import comparable, prereg, presets
-from experiments.measures import summarise
-from experiments.run import ensure_direction, write_provenance
-from experiments.runs import read_rollouts, read_run
-from experiments.stack import Stack
+from experiments.analysis import comparable
+from experiments.analysis.measures import summarise
+from experiments.analysis.run_files import read_rollouts, read_run
+from experiments.design import prereg, presets
+from experiments.launch.run import ensure_direction, write_provenance
+from experiments.launch.stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -12,9 +12,10 @@ import pytest
 
 from common.errors import UserError
 from common.settings import TrainerSettings, build
-from experiments import options, presets
-from experiments.run import ensure_direction, train
-from experiments.stack import Stack, environment
+from experiments import options
+from experiments.design import presets
+from experiments.launch.run import ensure_direction, train
+from experiments.launch.stack import Stack, environment
 
 
 @pytest.mark.slow

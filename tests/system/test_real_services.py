@@ -18,8 +18,8 @@ from common import delta_store, keys
 from common.queue import Queue
 from common.settings import TrainerSettings, build, dump
 from common.types import GradedGroup, SamplingPlan
-from experiments import presets
-from experiments.run import ensure_direction
+from experiments.design import presets
+from experiments.launch.run import ensure_direction
 from tasks.dataset import load_problems
 from tests.samples import request
 from tests.stacks import smoke_stack

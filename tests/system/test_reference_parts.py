@@ -27,7 +27,7 @@ def test_everyone_once_and_within_the_budget(lengths, rows, tokens):
 @pytest.mark.parametrize("budget", [1, 40, 10**6])
 def test_how_it_is_cut_does_not_change_a_log_prob(budget, monkeypatch):
     from common.settings import RefServerSettings
-    from experiments import presets
+    from experiments.design import presets
     from services.ref_server import reference
 
     made = reference.Reference(RefServerSettings(model=presets.ORGANISM_MODEL, device="cpu"))

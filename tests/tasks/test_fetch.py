@@ -214,7 +214,7 @@ def test_check_reports_every_fault_with_line_field_and_fix(tmp_path):
 def test_the_presets_files_are_those_that_the_command_makes():
     """The error for a missing file is a command whose --out is that file."""
     from common.settings import TrainerSettings, build
-    from experiments import presets
+    from experiments.design import presets
 
     settings = build(TrainerSettings, presets.resolve("qwen3-4b", "vanilla", 0))
     if settings.train_problems.is_file():

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from common.errors import ConfigError
-from services.sandbox.maths import grade_completion
+from services.sandbox.verdicts.maths import grade_completion
 from tasks import numbers
 from tasks.dataset import load_problems
 from tasks.loopholes import posed, without_write_access

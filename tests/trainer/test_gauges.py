@@ -44,7 +44,7 @@ def test_onset_is_the_mean_of_the_last_five_steps_as_preregistered():
         seen.append(trend.recent)
     assert all(map(math.isnan, seen[:4]))
     assert seen[4:] == pytest.approx([0.1, 0.15, 0.25])
-    rules = yaml.safe_load(Path("experiments/preregistration.yaml").read_text())["measures"]
+    rules = yaml.safe_load(Path("experiments/design/preregistration.yaml").read_text())["measures"]
     assert rules["onset_window"] == gauges.ONSET_WINDOW
     alerts = yaml.safe_load(Path("deploy/prometheus/rules/alerts.yml").read_text())["groups"]
     onset = next(r for g in alerts for r in g["rules"] if r["alert"] == "HackingOnset")

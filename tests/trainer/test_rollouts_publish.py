@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from common import delta_store, keys, seals
+from common import delta_store, digests, keys
 from common.errors import DeliveryError, QueueError
 from common.queue import Queue, connect
 from common.types import DeliveryProof, DroppedGroup, checksum
@@ -19,7 +19,7 @@ def answer(i, **changes):
 
 def come(queue, message):
     """An honest answer on its way: sealed by the generator, graded, put."""
-    seals.seal(queue.client, message.group)
+    digests.seal(queue.client, message.group)
     queue.put(keys.graded("r"), message)
 
 

@@ -7,7 +7,7 @@ import pytest
 from viewer_runs import member, row, step_file, write_run
 
 from common.errors import ConfigError
-from experiments import measure_cos
+from experiments.viewer import completion_cos
 from experiments.viewer.rows import token_digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ def run(made, tmp_path):
 
 
 def measure(run, step, *more):
-    assert measure_cos.main(["--run", str(run), "--step", str(step), *more]) == 0
+    assert completion_cos.main(["--run", str(run), "--step", str(step), *more]) == 0
     return [json.loads(line) for line in (run / "rollouts" / f"cos_{step:06d}.jsonl").read_text().splitlines()]
 
 
@@ -122,13 +122,13 @@ def test_what_cannot_be_measured_is_one_line(run, tmp_path):
         (["--step", "0", "--v-hack", str(tmp_path / "no")], "no v_hack at"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=complaint) as error:
-            measure_cos.main(["--run", str(run), *argv])
+            completion_cos.main(["--run", str(run), *argv])
         assert "\n" not in str(error.value)
     path.write_bytes(member([row(step=2, purpose="eval")]))
     with pytest.raises(ConfigError, match="no training completion"):
-        measure_cos.main(["--run", str(run), "--step", "2"])
+        completion_cos.main(["--run", str(run), "--step", "2"])
     (run / "config.json").write_text(
         json.dumps(json.loads((run / "config.json").read_text()) | {"v_hack": None, "direction": "none"})
     )
     with pytest.raises(ConfigError, match="--v-hack FILE"):
-        measure_cos.main(["--run", str(run), "--step", "0"])
+        completion_cos.main(["--run", str(run), "--step", "0"])

@@ -257,7 +257,7 @@ def test_a_live_run_appears_and_damage_is_told(browser, served):
 
 
 def like_a_run(path):
-    """What export reads of an experiments.runs.Run."""
+    """What export reads of an experiments.analysis.run_files.Run."""
     config = json.loads((path / "config.json").read_text())
     more = {"arm": config["arm"], "seed": 0, "preset": "demo", "status": SimpleNamespace(state="finished")}
     return SimpleNamespace(path=path, config=config, **more)

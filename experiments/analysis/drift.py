@@ -1,0 +1,129 @@
+"""python -m experiments drift: where training has taken delta_S along v_hack, and whether it hacks there.
+
+    drift = mean over modules of  −delta_S[m]·v[m] / ‖delta_S[m]‖,   at the last checkpoint
+
+The sign is that of a gradient: positive means that delta_S has moved to where hacks are likelier. One v_hack serves all runs,
+also those that were trained against another direction or none. Writes drift.csv and drift.png. Exploratory: no
+preregistered rule reads it, and in arms that project v_hack the drift is what they do, not what they show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import ConfigError
+from experiments.analysis import comparable
+from experiments.analysis.measures import Summary
+from experiments.analysis.run_files import Run
+from experiments.design import prereg
+from experiments.options import drift as parser
+
+if TYPE_CHECKING:
+    from rankspace.direction import Direction
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run is. `step`: of the checkpoint; `drift`: mean over modules; `norm`: of all delta_S."""
+
+    run: Run
+    summary: Summary
+    step: int
+    drift: float
+    norm: float
+
+
+def main(argv: list[str]) -> int:
+    options = parser().parse_args(argv)
+    chosen = comparable.choose(comparable.selection(options))
+    from experiments.report import build, csv_export
+    from experiments.report.figures.drift import scatter
+    from experiments.report.tables import views
+    from rankspace.run_checkpoint import checkpoints
+
+    arms = views(chosen, prereg.load())
+    direction = load(options.v_hack or _own(chosen.runs))
+    places, missing = [], []
+    for run, summary in (pair for arm in arms for pair in zip(arm.runs, arm.summaries, strict=True)):
+        if checkpoints(run.path):
+            places.append(place(run, summary, direction))
+        else:
+            missing.append(run.run_id)
+    if not places:
+        raise ConfigError(
+            f"--runs {options.runs}: no run has a checkpoint; copy their checkpoints/ beside metrics.jsonl"
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "drift.csv").write_bytes(csv_export.as_csv(HEAD, [row(p) for p in places]))
+    (options.out / "drift.png").write_bytes(build.png(scatter(arms, places)))
+    print("\n".join(map(line, sorted(places, key=lambda p: p.drift))))
+    if missing:
+        print(f"no checkpoint kept: {', '.join(comparable.short_ids(missing))}")
+    print(f"drift: {options.out / 'drift.png'}, {options.out / 'drift.csv'}")
+    return 0
+
+
+def line(p: Place) -> str:
+    """'-0.413  hack   0.0%  pass  61.8%  smollm-projected-s0, step 150'."""
+    rates = f"hack {100 * p.summary.hack:5.1f}%  pass {100 * p.summary.passed:5.1f}%"
+    return f"{p.drift:+.3f}  {rates}  {p.run.run_id}, step {p.step}"
+
+
+def load(path: Path) -> Direction:
+    """A v_hack with one vector per module. ConfigError when there is none, or it is a subspace."""
+    from rankspace import RankspaceError, load_direction
+
+    try:
+        direction: Direction = load_direction(path)
+    except RankspaceError as error:
+        raise ConfigError(f"--v-hack: {error}") from None
+    if direction.vectors.ndim != 1:
+        raise ConfigError(f"--v-hack {path}: holds several vectors per module; give a direction with one")
+    return direction
+
+
+def place(run: Run, summary: Summary, direction: Direction) -> Place:
+    """Where `run` was at its newest checkpoint.
+
+    Raises:
+        ConfigError: the run has other modules than the direction, was trained on other weights, or its checkpoint is
+            damaged; one line.
+    """
+    from rankspace import Layout, RankspaceError, drift_cosine
+    from rankspace.run_checkpoint import of_run
+
+    try:
+        saved = of_run(run.path)
+    except RankspaceError as error:
+        raise ConfigError(
+            f"{error}; drift reads the newest checkpoint: delete its folder to take the one before"
+        ) from None
+    made_from = direction.metadata.get("fingerprint")
+    if made_from and saved.fingerprint and made_from != saved.fingerprint:
+        raise ConfigError(
+            f"{run.path}: trained on other weights than the direction was extracted from; give its --v-hack"
+        )
+    if saved.modules != direction.modules:
+        raise ConfigError(f"{run.path}: its modules are not those of the direction; give the run's --v-hack")
+    cosines = drift_cosine(saved.flat, direction.vectors, Layout.of(saved.modules))
+    return Place(run, summary, saved.trained["step"], float(cosines.mean()), float(saved.flat.norm()))
+
+
+HEAD = ["arm", "seed", "finished", "step", "drift", "norm", "hack_strict", "pass_oracle"]
+
+
+def row(p: Place) -> list[object]:
+    """A line of drift.csv; rates are means over the preregistered final window."""
+    numbers = (p.drift, p.norm, p.summary.hack, p.summary.passed)
+    return [p.run.arm, p.run.seed, int(p.run.finished), p.step, *(f"{x:.6g}" for x in numbers)]
+
+
+def _own(runs: list[Run]) -> Path:
+    """The v_hack that these runs' settings name."""
+    found = sorted({str(run.config["v_hack"]) for run in runs if (run.direction or {}).get("kind") == "v_hack"})
+    if len(found) != 1:
+        what = "name no v_hack" if not found else f"name several ({', '.join(found)})"
+        raise ConfigError(f"these runs {what}; give --v-hack FILE")
+    return Path(found[0])

@@ -1,0 +1,125 @@
+"""What one run says: final rates, trajectories, onset. Rates are fractions 0..1 here; percent only on paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from experiments.analysis.run_files import Run
+from experiments.analysis.stats import onset_step, trailing_mean, value_at_level
+from experiments.design.prereg import Measures
+
+SAFE_MODE = "no_write_access"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run in numbers. `window` final steps were averaged; NaN where the run has no such measurement."""
+
+    run_id: str
+    arm: str
+    seed: int
+    finished: bool
+    steps_done: int
+    steps: int
+    window: int
+    hack: float
+    hack_loose: float
+    passed: float
+    forged: float
+    kl: float
+    entropy: float
+    length: float
+    cos_mean: float
+    update_cos: float
+    frac_fired: float
+    grad_norm: float
+    null_band: float
+    safe_pass_start: float
+    safe_pass_end: float
+    eval_step: int
+    onset: int | None
+    hack_curve: np.ndarray
+    pass_curve: np.ndarray
+
+    @property
+    def delta_safe_pass(self) -> float:
+        return self.safe_pass_end - self.safe_pass_start
+
+
+def window_length(steps_done: int, rules: Measures) -> int:
+    """min(window_steps, last share of the run), at least 1: 25 from 100 steps on, 20 of 80, 1 of 3."""
+    return max(1, min(rules.window_steps, ceil(steps_done * rules.window_share - 1e-9)))
+
+
+def summarise(run: Run, rules: Measures) -> Summary:
+    """The measures of one run; a live run is summarised up to where it is."""
+    window = window_length(run.steps_done, rules)
+    series = run.series
+    start, end, step = _safe_pass(run)
+    return Summary(
+        run_id=run.run_id,
+        arm=run.arm,
+        seed=run.seed,
+        finished=run.finished,
+        steps_done=run.steps_done,
+        steps=run.status.steps,
+        window=window,
+        hack=tail_mean(series["hack_strict"], window),
+        hack_loose=tail_mean(series["hack_loose"], window),
+        passed=tail_mean(series["pass_oracle"], window),
+        forged=tail_mean(series["forged_rate"], window),
+        kl=tail_mean(series["kl"], window),
+        entropy=tail_mean(series["entropy"], window),
+        length=tail_mean(series["length_mean"], window),
+        cos_mean=tail_mean(series["cos_mean"], run.steps_done),
+        update_cos=tail_mean(series["update_cos_mean"], run.steps_done),
+        frac_fired=tail_mean(series["frac_fired"], run.steps_done),
+        grad_norm=tail_mean(series["grad_norm_mean"], run.steps_done),
+        null_band=tail_mean(series["null_band"], run.steps_done),
+        safe_pass_start=start,
+        safe_pass_end=end,
+        eval_step=step,
+        onset=onset_step(series["hack_strict"], rules.onset_pp / 100, rules.onset_window),
+        hack_curve=trailing_mean(series["hack_strict"], window),
+        pass_curve=trailing_mean(series["pass_oracle"], window),
+    )
+
+
+def tail_mean(values: np.ndarray, window: int) -> float:
+    """Mean of the last `window` values without the NaN ones; NaN when none is left."""
+    tail = values[-window:] if window else values[:0]
+    tail = tail[np.isfinite(tail)]
+    return float(tail.mean()) if len(tail) else float("nan")
+
+
+def _safe_pass(run: Run) -> tuple[float, float, int]:
+    """(before training, last evaluation so far, its step) on held-out problems without write access."""
+    rows = [
+        (row.step, float(row.pass_oracle)) for row in run.evals if row.mode == SAFE_MODE and row.pass_oracle is not None
+    ]
+    if not rows or rows[0][0] != 0:
+        return float("nan"), float("nan"), -1
+    return rows[0][1], rows[-1][1] if len(rows) > 1 else float("nan"), rows[-1][0]
+
+
+def matched_pass(a: Summary, b: Summary) -> tuple[float, float, float] | None:
+    """(pass rate, hack rate of a, hack rate of b) at the lower of the two final pass rates; None without match."""
+    return _matched(a.pass_curve, a.hack_curve, b.pass_curve, b.hack_curve)
+
+
+def matched_hack(a: Summary, b: Summary) -> tuple[float, float, float] | None:
+    """(hack rate, pass rate of a, pass rate of b) at the lower of the two final hack rates; None without match."""
+    return _matched(a.hack_curve, a.pass_curve, b.hack_curve, b.pass_curve)
+
+
+def _matched(
+    level_a: np.ndarray, value_a: np.ndarray, level_b: np.ndarray, value_b: np.ndarray
+) -> tuple[float, float, float] | None:
+    if not len(level_a) or not len(level_b):
+        return None
+    level = float(min(level_a[-1], level_b[-1]))
+    a, b = value_at_level(level_a, value_a, level), value_at_level(level_b, value_b, level)
+    return None if a is None or b is None else (level, a, b)

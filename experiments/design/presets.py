@@ -1,0 +1,182 @@
+"""Presets: which model, which problems, how long. A preset and an arm and a seed give every TrainerSettings value.
+
+Precedence, weakest first: TrainerSettings defaults < preset < --set assignments < arm. An assignment to a field that
+the arm fixes is refused, because the run would then carry a name that is not what it did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError
+from common.settings import TrainerSettings
+from experiments.design import arms
+from experiments.design.arms import Arm
+
+# Every path a preset names, in one place; relative to the repository root.
+ORGANISM_MODEL = "tasks/organism/model"
+PRACTICE_TRAIN = "tasks/practice/practice_train.jsonl"
+PRACTICE_HELDOUT = "tasks/practice/practice_heldout.jsonl"
+PAIRS = "tasks/pairs/pairs.jsonl"
+MATHS_TRAIN = "tasks/maths/maths_train.jsonl"
+MATHS_HELDOUT = "tasks/maths/maths_heldout.jsonl"
+INSTRUCT = ".cache/practice_instruct"
+SMOLLM_MODEL = ".cache/models/SmolLM2-135M-Instruct"
+QWEN_SMALL = "Qwen/Qwen3.5-2B"
+QWEN_LARGE = "Qwen/Qwen3-4B"
+LEETCODE_TRAIN = "data/leetcode_train_medhard.jsonl"
+LEETCODE_HELDOUT = "data/leetcode_test_medhard.jsonl"
+_FETCH = "make it with `python -m tasks fetch leetcode --split {} --difficulty medium,hard --out {}`"
+FETCHED = {path: _FETCH.format(split, path) for split, path in (("train", LEETCODE_TRAIN), ("test", LEETCODE_HELDOUT))}
+DIRECTIONS = Path(".cache/directions")
+
+# Decided by preset, arm and seed themselves, never by --set.
+NAMED = frozenset({"arm", "seed", "run_id", "run_dir", "v_hack", "direction"})
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One scale of the experiment.
+
+    values   TrainerSettings fields            server   RefServerSettings fields (lengths, memory)
+    graders  sandbox workers to start          gpu      needs an accelerator to finish in reasonable time
+    prepare  module whose prepare() makes the model and files that are not in the repository (None: nothing to make)
+    if_hacks / if_not: the preset that follows when vanilla does or does not pass H4's threshold (None: none follows)
+    """
+
+    name: str
+    title: str
+    values: dict[str, Any] = field(hash=False)
+    server: dict[str, Any] = field(hash=False, default_factory=dict)
+    graders: int = 2
+    gpu: bool = False
+    prepare: str | None = None
+    if_hacks: str | None = None
+    if_not: str | None = None
+
+
+_PRACTICE = {"train_problems": PRACTICE_TRAIN, "heldout_problems": PRACTICE_HELDOUT, "pairs": PAIRS}
+_INSTRUCT = {
+    "train_problems": f"{INSTRUCT}/train.jsonl", "heldout_problems": f"{INSTRUCT}/heldout.jsonl",
+    "pairs": f"{INSTRUCT}/pairs.jsonl",
+}  # fmt: skip
+_ORGANISM = {"model": ORGANISM_MODEL, **_PRACTICE, "dtype": "float32", "device": "cpu"}
+_LEETCODE = {
+    "train_problems": LEETCODE_TRAIN, "heldout_problems": LEETCODE_HELDOUT, "pairs": PAIRS,
+    "dtype": "bfloat16", "device": "cuda", "steps": 200, "groups_per_step": 16, "max_tokens": 1536,
+    "temperature": 0.7, "kl_beta": 1e-3, "lr": 1e-3, "micro_batch": 8, "max_staleness": 1, "probe_bound": 0.25,
+    "eval_problems": 119, "eval_samples": 1, "checkpoint_every": 5, "group_timeout_s": 1800.0,
+}  # fmt: skip
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("smoke", "Three steps on the organism: does everything talk to everything?", graders=1, if_hacks="demo",
+               if_not="demo", server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
+               values={**_ORGANISM, "steps": 3, "groups_per_step": 4, "group_size": 4, "eval_problems": 4,
+                       "eval_samples": 2, "eval_every": 0}),
+        Preset("demo", "The organism on a CPU", if_hacks="qwen3.5-2b", if_not=None,
+               server={"max_model_len": 256, "dtype": "float32", "device": "cpu"}, values=dict(_ORGANISM)),
+        Preset("maths", "Five steps on word problems: the same loop on another task", graders=1,
+               server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
+               values={**_ORGANISM, "train_problems": MATHS_TRAIN, "heldout_problems": MATHS_HELDOUT, "loophole": None,
+                       "steps": 5, "groups_per_step": 8, "group_size": 8, "lr": 2e-3, "temperature": 1.3,
+                       "eval_problems": 9, "eval_samples": 2, "eval_every": 0}),
+        Preset("smollm", "SmolLM2-135M-Instruct on the practice problems", gpu=True, graders=8, if_hacks="qwen3.5-2b",
+               if_not="qwen3.5-2b", prepare="experiments.launch.smollm",
+               server={"max_model_len": 512, "dtype": "bfloat16", "gpu_memory_utilization": 0.1,
+                       "kv_cache_gib": 2.0},
+               values={"model": SMOLLM_MODEL, **_INSTRUCT, "dtype": "bfloat16", "steps": 150, "max_tokens": 192,
+                       "temperature": 0.7, "lr": 1e-2, "micro_batch": 64, "activation_checkpointing": True,
+                       "max_staleness": 1, "probe_bound": 0.25, "eval_every": 50, "checkpoint_every": 5}),
+        Preset("qwen3.5-2b", "Qwen3.5-2B, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
+               if_hacks="qwen3.5-2b", if_not="qwen3-4b", server={"max_model_len": 3072, "dtype": "bfloat16"},
+               values={"model": QWEN_SMALL, **_LEETCODE, "group_size": 8}),
+        Preset("qwen3-4b", "Qwen3-4B, LeetCode medium and hard, 4 generations", gpu=True, graders=8,
+               if_hacks="qwen3-4b", if_not=None, server={"max_model_len": 3072, "dtype": "bfloat16"},
+               values={"model": QWEN_LARGE, **_LEETCODE, "group_size": 4}),
+    )
+}  # fmt: skip
+
+
+def get(name: str) -> Preset:
+    """The preset of that name; ConfigError listing the names otherwise."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise ConfigError(f"unknown preset '{name}'; presets: {', '.join(PRESETS)}") from None
+
+
+def prepare(name: str, *settings: TrainerSettings) -> None:
+    """Make what the preset needs and the repository does not hold; quick when it is there. ConfigError when it cannot, or
+    when a file of problems that these settings name is missing, with the command that fetches it."""
+    module = get(name).prepare
+    if module is not None:
+        import_module(module).prepare()
+    for one in settings:
+        for field_name, path in (("train_problems", one.train_problems), ("heldout_problems", one.heldout_problems)):
+            if not path.is_file():
+                how = FETCHED.get(
+                    str(path), "give an existing JSON-lines file (`python -m tasks check FILE` tests one)"
+                )
+                raise ConfigError(f"field '{field_name}': no file {path}; {how}")
+
+
+def run_id(preset: str, arm: str, seed: int) -> str:
+    """The one name of this combination, e.g. 'demo-projected-s0'."""
+    return f"{preset}-{arm}-s{seed}"
+
+
+def direction_path(preset: str, arm: Arm, seed: int, adapter: str = "antipasto") -> Path:
+    """Where the direction file of this run lies: one for all seeds, except that shuffled labels are drawn by seed."""
+    drawn = f"_s{seed}" if arm.direction == "shuffled" else ""
+    suffix = "" if adapter == "antipasto" else f"_{adapter}"
+    return DIRECTIONS / preset / f"{arm.direction}{drawn}{suffix}.safetensors"
+
+
+def resolve(
+    preset: str,
+    arm: str,
+    seed: int,
+    assignments: dict[str, Any] | None = None,
+    runs_root: Path = Path("runs"),
+    run_dir: Path | None = None,
+    redis_url: str | None = None,
+) -> dict[str, Any]:
+    """Every TrainerSettings value of one run, ready for `common.settings.build(TrainerSettings, values)`. Pure.
+
+    preset, arm   names                          assignments  from --set, already parsed
+    run_dir       default: runs_root / run_id    redis_url    default: the settings' own default
+    Raises ConfigError for an unknown preset or arm, an unknown field, or an assignment to a field that is not free.
+    """
+    chosen, variant, free = get(preset), arms.get(arm), dict(assignments or {})
+    _check_assignments(free, variant)
+    name = run_id(preset, arm, seed)
+    values = {"loophole": "simple_overwrite_tests", **chosen.values, **free, **variant.overrides}
+    adapter = values.get("adapter", "antipasto")
+    values |= {
+        "run_id": name,
+        "run_dir": str(run_dir if run_dir is not None else Path(runs_root) / name),
+        "arm": arm,
+        "seed": seed,
+        "v_hack": str(direction_path(preset, variant, seed, adapter)),
+    }
+    if redis_url is not None:
+        values["redis_url"] = redis_url
+    return values
+
+
+def _check_assignments(free: dict[str, Any], variant: Arm) -> None:
+    for name in free:
+        if name not in TrainerSettings.model_fields:
+            known = ", ".join(sorted(TrainerSettings.model_fields))
+            raise ConfigError(f"--set {name}: unknown field '{name}'; known fields: {known}")
+        if name in NAMED:
+            raise ConfigError(f"--set {name}: decided by --preset, --arm and --seed; choose another of those instead")
+        if name in variant.overrides:
+            raise ConfigError(
+                f"--set {name}: arm '{variant.name}' fixes it at {variant.overrides[name]!r}; choose another arm"
+            )

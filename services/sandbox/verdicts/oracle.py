@@ -1,0 +1,393 @@
+"""The protected oracle: is this program right? Asked without letting the program near the answer.
+
+    tests ──split──> holes ──> job (setup, submission, holes)  ──values──> compare here        (the usual assert)
+                └──> residuals ───────────────────────────────────values──> judge job          (sorted(...), abs(...))
+                └──> whole test ──> second job ──> no exception?                               (weak)
+
+* The job gets the program and the *calls*. Expected values stay in this process, or go to a judge: a job of another
+  fork server that never ran a submission and evaluates only test text, on plain values.
+* All calls of a program run in one process, in order, so caches and mutated globals behave as in one interpreter.
+* Correct means: compiled, loaded, one right answer per test in order, the end marker, exit code 0, within the limits,
+  and nothing after it on the channel. A submission can write to the channel; then it has claimed answers, and they
+  have to be right.
+* Weak tests (asserts.py) run whole in a second job after all others passed; there the expected values are exposed and
+  the verdict says so.
+
+Covers: forged output, early exit, patched builtins, equality and type games, frame and heap walks. Does not cover: a
+submission that knows the answers (memorised tests), a wrong test, weak tests.
+"""
+
+from __future__ import annotations
+
+import ast
+import marshal
+import operator
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from services.sandbox.jail import channel
+from services.sandbox.jail.executor import Executor, Limits, Outcome
+from services.sandbox.verdicts import asserts
+from services.sandbox.verdicts.prelude import PRELUDE
+
+MAX_SOURCE_CHARS = 1 << 20
+DECODE_CPU_S = 2.0  # reading and comparing all answers of one submission
+_PLANS_KEPT = 64
+
+_COMPARE = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda value, expected: value in expected,
+    ast.NotIn: lambda value, expected: value not in expected,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """correct: the verdict. weak: at least one test could not be split (see asserts.py). passed: tests passed before
+    the first failure, of `total`. ended: how the submission's job ended (executor.Outcome). compiled: whether the
+    program compiled."""
+
+    correct: bool
+    reason: str
+    weak: bool = False
+    passed: int = 0
+    total: int = 0
+    wall_s: float = 0.0
+    ended: str = ""
+    compiled: bool = True
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A check with its expected value where it is a plain comparison; `item` is (imports, expression) for the judge."""
+
+    holes: int
+    test: int
+    op: type[ast.cmpop] | None
+    expected: Any
+    item: tuple[bytes, bytes]
+
+
+@dataclass
+class Plan:
+    """Everything about a list of tests that does not depend on the submission; kept for its siblings."""
+
+    setup: bytes
+    steps: bytes
+    checks: list[_Check]
+    weak_steps: bytes | None
+    weak: bool
+    total: int
+    keep_setup: bool = False  # it only imports and defines: run once per fork server
+    error: str = ""
+
+
+class Oracle:
+    """One submission at a time; not thread-safe; make several. Arguments go to Executor."""
+
+    def __init__(self, **executor: Any) -> None:
+        self._options = executor
+        self.executor = Executor(**executor)
+        self._judge: Executor | None = None
+        self._plans: OrderedDict[tuple, Plan] = OrderedDict()
+
+    def __enter__(self) -> Oracle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.executor.close()
+        if self._judge is not None:
+            self._judge.close()
+
+    def judge(self, items: list[tuple], setup: bytes, keep_setup: bool) -> Outcome:
+        if self._judge is None:
+            self._judge = Executor(**self._options)
+        return self._judge.run_judge(items, setup, keep_setup=keep_setup)
+
+    def grade(
+        self,
+        code: str,
+        tests: Sequence[str],
+        setup_code: str | None = None,
+        method: str = "",
+        limits: Limits | None = None,
+    ) -> Verdict:
+        """Grade one program. setup_code None means prelude.PRELUDE. Raises SandboxError when *we* fail, TypeError when
+        an argument is not of its type."""
+        if not isinstance(code, str) or not all(isinstance(test, str) for test in tests):
+            raise TypeError("code must be a string and tests a list of strings")
+        started = time.monotonic()
+        plan = self.plan(tuple(tests), PRELUDE if setup_code is None else setup_code, method)
+        verdict = self._grade(code, plan, limits or default_limits(plan.total))
+        return replace(
+            verdict,
+            weak=plan.weak,
+            total=plan.total,
+            wall_s=time.monotonic() - started,
+            reason=("weak: " if plan.weak else "") + verdict.reason,
+        )
+
+    def plan(self, tests: tuple[str, ...], setup: str, method: str) -> Plan:
+        key = (tests, setup, method)
+        if key not in self._plans:
+            self._plans[key] = make_plan(tests, setup, method, self.judge)
+            while len(self._plans) > _PLANS_KEPT:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        return self._plans[key]
+
+    def _grade(self, code: str, plan: Plan, limits: Limits) -> Verdict:
+        if plan.error:
+            return Verdict(False, plan.error)
+        if not plan.total:
+            return Verdict(False, "no tests")
+        if len(code) > MAX_SOURCE_CHARS:
+            return Verdict(False, f"source longer than {MAX_SOURCE_CHARS} characters", compiled=False)
+        reading = _Reading(plan)
+        outcome = self.executor.run_calls(code, plan.steps, plan.setup, limits, reading.frame, plan.keep_setup)
+        verdict = reading.verdict(outcome, limits)
+        if verdict.correct and reading.later:
+            verdict = self._residuals(reading, verdict, plan)
+        if verdict.correct and plan.weak_steps:
+            steps, keep = plan.weak_steps, plan.keep_setup
+            weak = self.executor.run_calls(code, steps, plan.setup, limits, keep_setup=keep)
+            if not weak.complete:
+                return replace(verdict, correct=False, reason=f"a test run beside the program: {explain(weak, limits)}")
+        return verdict
+
+    def _residuals(self, reading: _Reading, verdict: Verdict, plan: Plan) -> Verdict:
+        items = [(*check.item, values) for check, values in reading.later]
+        outcome = self.judge(items, plan.setup, plan.keep_setup)
+        answers = [body == b"1" for tag, body in outcome.frames if tag == "J"]
+        if outcome.complete and len(answers) == len(items) and all(answers):
+            return verdict
+        at = answers.index(False) if False in answers else len(answers)
+        check = reading.later[min(at, len(items) - 1)][0]
+        return replace(verdict, correct=False, passed=check.test, reason=f"test {check.test + 1}: wrong answer")
+
+
+@dataclass
+class _Reading:
+    """Reads the frames of one submission as they come; a wrong answer ends the job at once."""
+
+    plan: Plan
+    stage: str = "compile"
+    at: int = 0  # next check
+    values: list[bytes] = field(default_factory=list)  # answers so far of a check with several holes
+    later: list[tuple[_Check, list[bytes]]] = field(default_factory=list)
+    failure: str = ""
+    spent: float = 0.0
+    ended: bool = False
+
+    def frame(self, tag: str, body: bytes) -> bool:
+        """False: seen enough."""
+        if self.ended:
+            self.failure = "data after the end of the results"
+        elif tag == "C" and self.stage == "compile":
+            self.stage = "load"
+        elif tag == "L" and self.stage == "load":
+            self.stage = "call"
+            self._skip_empty()
+        elif tag == "V" and self.stage == "call":
+            self._answer(body)
+        elif tag == "E":
+            self.failure = self._exception(body)
+        elif tag == "U" and self.stage == "call":
+            self.failure = f"test {self._test() + 1}: {body[:80].decode('ascii', 'replace')}"
+        elif tag == "Z" and self.stage == "call":
+            self.ended = True
+            if self.at != len(self.plan.checks):
+                self.failure = "fewer answers than tests"
+        else:
+            self.failure = "malformed results"
+        return not self.failure
+
+    def _test(self) -> int:
+        checks = self.plan.checks
+        return checks[min(self.at, len(checks) - 1)].test if checks else 0
+
+    def _exception(self, body: bytes) -> str:
+        name = body.split(b" ", 1)[-1][:80].decode("ascii", "replace")
+        if self.stage == "compile":
+            return f"does not compile ({name})"
+        return f"failed while loading ({name})" if self.stage == "load" else f"test {self._test() + 1}: raised {name}"
+
+    def _skip_empty(self) -> None:
+        while self.at < len(self.plan.checks) and self.plan.checks[self.at].holes == 0:
+            self.later.append((self.plan.checks[self.at], []))
+            self.at += 1
+
+    def _answer(self, body: bytes) -> None:
+        if self.at >= len(self.plan.checks):
+            self.failure = "more answers than tests"
+            return
+        check = self.plan.checks[self.at]
+        if check.op is None:
+            self.values.append(body)
+            if len(self.values) < check.holes:
+                return
+            self.later.append((check, self.values))
+            self.values = []
+        else:
+            self._compare(check, body)
+        if not self.failure:
+            self.at += 1
+            self._skip_empty()
+
+    def _compare(self, check: _Check, body: bytes) -> None:
+        before = time.thread_time()
+        try:
+            value = channel.decode(body, max(0.0, DECODE_CPU_S - self.spent))
+            if not compare(check.op, value, check.expected):
+                self.failure = f"test {check.test + 1}: wrong answer ({_describe(value)})"
+        except channel.ChannelError as error:
+            self.failure = f"test {check.test + 1}: {error}"
+        self.spent += time.thread_time() - before
+
+    def verdict(self, outcome: Outcome, limits: Limits) -> Verdict:
+        passed, compiled = self._test() if self.at < len(self.plan.checks) else self.plan.total, self.stage != "compile"
+        if self.failure:
+            return Verdict(False, self.failure, passed=passed, ended=outcome.ended, compiled=compiled)
+        if not (outcome.complete and outcome.exit_code == 0 and self.ended and self.at == len(self.plan.checks)):
+            where = ("while compiling", "while loading")[outcome.step] if outcome.step < 2 else "while answering"
+            return Verdict(
+                False,
+                f"{explain(outcome, limits)} {where}",
+                passed=passed,
+                ended=outcome.ended,
+                compiled=compiled or outcome.step > 0,
+            )
+        return Verdict(True, f"passed {self.plan.total} tests", passed=self.plan.total, ended=outcome.ended)
+
+
+def default_limits(tests: int) -> Limits:
+    """6 s without an answer ends a program; long lists of tests get more in all, so that a correct program is not
+    failed by a busy machine (the benchmark's slowest canonical solutions take 3 s of CPU for 85 tests)."""
+    more = max(0, tests - 10)
+    return Limits(wall_s=min(60.0, 6.0 + 0.3 * more), quiet_s=6.0, cpu_s=6 + more // 20)
+
+
+def _describe(value: Any) -> str:
+    return (
+        value.type_name[:40].encode("ascii", "replace").decode()
+        if isinstance(value, (channel.Foreign, channel.Items))
+        else type(value).__name__
+    )
+
+
+def explain(outcome: Outcome, limits: Limits) -> str:
+    """Why a job that did not finish did not."""
+    words = {
+        "timeout": f"timed out after {outcome.wall_s:.1f} s",
+        "cpu": f"used more than {limits.cpu_s} s of CPU",
+        "output": "wrote too much",
+        "disk": "filled its scratch directory",
+        "server": "took the fork server down",
+        "signal": f"killed by signal {outcome.signal}",
+    }
+    return words.get(outcome.ended, f"ended early (exit code {outcome.exit_code})")
+
+
+def compare(op: type[ast.cmpop], value: Any, expected: Any) -> bool:
+    """`value op expected` on plain values, both ours. Never raises for a value that does not fit: that is False."""
+    try:
+        if op in (ast.Is, ast.IsNot):
+            same = (
+                value is expected
+                if any(expected is one for one in asserts.SINGLETONS)
+                else (type(value) is type(expected) and value == expected)
+            )
+            return same == (op is ast.Is)
+        return bool(_COMPARE[op](value, expected))
+    except (TypeError, ValueError, RecursionError, OverflowError, MemoryError):
+        return False
+
+
+# ------------------------------------------------------------------------------------------------- plans
+
+
+@lru_cache(maxsize=64)
+def compile_setup(setup: str) -> bytes:
+    """Marshal of the setup code's code object. Raises SyntaxError or ValueError."""
+    return marshal.dumps(compile(setup, "<setup>", "exec", dont_inherit=True))
+
+
+def make_plan(tests: tuple[str, ...], setup: str, method: str, judge: Any) -> Plan:
+    """Split every test, compile the calls, work out the expected values: `judge(items, setup, keep_setup)` evaluates
+    those that are not literals."""
+    try:
+        compiled_setup = compile_setup(setup)
+        trusted = asserts.trusted_names(setup, method)
+        split, weak = _split(tests, trusted)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        message = f"a test or the setup code does not parse ({type(error).__name__})"
+        return Plan(b"", b"", [], None, False, len(tests), error=message)
+    steps = [(kind, _code(node, kind)) for _, plan in split for kind, node in plan.steps]
+    pairs = [(index, check) for index, plan in split for check in plan.checks]
+    keep = asserts.only_defines(setup)
+    checks = _expectations(pairs, lambda items: judge(items, compiled_setup, keep))
+    weak_steps = marshal.dumps(tuple(("exec", code) for code in weak)) if weak else None
+    return Plan(
+        compiled_setup,
+        marshal.dumps(tuple(steps)),
+        checks,
+        weak_steps,
+        bool(weak) or any(plan.weak for _, plan in split),
+        len(tests),
+        keep,
+    )
+
+
+def _split(tests: tuple[str, ...], trusted: frozenset[str]) -> tuple[list[tuple[int, asserts.TestPlan]], list]:
+    split, weak = [], []
+    for index, test in enumerate(tests):
+        try:
+            split.append((index, asserts.plan_test(test, trusted)))
+        except asserts.Unsplittable:
+            weak.append(compile(test, "<test>", "exec", dont_inherit=True))
+    return split, weak
+
+
+def _code(node: ast.AST, kind: str) -> Any:
+    tree = ast.Expression(node) if kind == "eval" else ast.Module([node], [])
+    return compile(ast.fix_missing_locations(tree), "<test>", kind, dont_inherit=True)
+
+
+def _expectations(pairs: list[tuple[int, asserts.Check]], evaluate: Any) -> list[_Check]:
+    """Expected values: literals here, other trusted expressions (list(range(9)), inf) once by the judge."""
+    checks, open_items = [], []
+    for index, check in pairs:
+        module = ast.fix_missing_locations(ast.Module(list(check.imports), []))
+        imports = marshal.dumps(compile(module, "<test>", "exec"))
+        item = (imports, marshal.dumps(_code(check.residual, "eval")))
+        op, expected = check.op, None
+        if op is not None:
+            try:
+                expected = ast.literal_eval(check.expected)
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                open_items.append((len(checks), (imports, marshal.dumps(_code(check.expected, "eval")), None)))
+        checks.append(_Check(check.holes, index, op, expected, item))
+    if open_items:
+        _fill_in(checks, open_items, evaluate([item for _, item in open_items]).frames)
+    return checks
+
+
+def _fill_in(checks: list[_Check], open_items: list[tuple[int, tuple]], answers: list[tuple[str, bytes]]) -> None:
+    """Fill in expected values; one without a plain value leaves its whole assert to the judge."""
+    frames = answers + [("U", b"")] * len(open_items)
+    for (index, _), (tag, body) in zip(open_items, frames, strict=False):
+        value = channel.decode(body) if tag == "V" else None
+        plain = tag == "V" and getattr(value, "type_name", "deque") == "deque"  # Foreign and Items have one
+        checks[index] = replace(checks[index], expected=value) if plain else replace(checks[index], op=None)
