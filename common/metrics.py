@@ -76,7 +76,7 @@ METRICS: tuple[Metric, ...] = (
     _trainer("push_bytes", "bytes", "Payload of the last delta_S push"),
     _trainer("phase_seconds", "seconds", "Time of one phase of the last step", ("phase",)),
     _trainer("trainer_gpu_bytes", "bytes", "Memory of the trainer's GPU", ("kind",)),
-    _trainer("groups_total", "groups", "Groups by fate", ("fate",), "counter"),
+    _trainer("groups_total", "groups", "Groups by outcome", ("outcome",), "counter"),
     _trainer("tokens_total", "tokens", "Completion tokens trained on", (), "counter"),
     Metric("rs_generated_tokens_total", "counter", ("replica",), "tokens", "Completion tokens sampled", "ref_server"),
     Metric("rs_generated_groups_total", "counter", ("replica",), "groups", "Rollout groups produced", "ref_server"),
@@ -158,7 +158,7 @@ LABEL_VALUES: dict[str, str] = {
     "kind": "`rs_hack_rate`: strict, loose; GPU memory: used, total (both of the whole device), reserved (this process)",
     "mode": "one of the evaluation modes",
     "phase": "in the trainer: wait, shape (rewards), train, push, total; elsewhere, overlapping wait: generate, grade",
-    "fate": "trained, zero_variance, dropped, stale, duplicate, refused, asked_again",
+    "outcome": "trained, zero_variance, dropped, stale, duplicate, refused, asked_again",
     "replica": "name of a ref_server",
     "service": "ref_server, sandbox",
     "stream": "requests, rollouts, graded (of all runs together)",
@@ -168,7 +168,7 @@ LABEL_VALUES: dict[str, str] = {
 }
 """What each label's values are: all of them bounded."""
 
-FATES = ("trained", "zero_variance", "dropped", "stale", "duplicate", "refused", "asked_again")
+GROUP_OUTCOMES = ("trained", "zero_variance", "dropped", "stale", "duplicate", "refused", "asked_again")
 INFRA_CAUSES = ("SandboxError", "ConfigError", "other")
 KILL_CAUSES = ("timeout", "cpu", "disk", "alarm")
 

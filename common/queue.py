@@ -1,11 +1,12 @@
-"""Redis Streams behind five verbs: put, take, done, bury, held.
+"""Redis Streams behind five verbs: publish, consume, ack, dead_letter, renew_lease.
 
-    maker ── put ──> stream ── take ──> consumer ── done ──> gone (acknowledged and deleted)
-      waits while the stream is full        │
-      (back-pressure)                       ├─ dies: after `claim_idle_s` another `take` takes its work over (XAUTOCLAIM)
-                                            └─ bury: to the dead-letter stream with the reason; also after N deliveries
+    producer ── publish ──> stream ── consume ──> consumer ── ack ──> gone (acknowledged and deleted)
+      waits while the stream is full       │
+      (back-pressure)                      ├─ dies: after `claim_idle_s` another `consume` claims its work (XAUTOCLAIM)
+                                           └─ dead_letter: to the dead-letter stream with the reason; also after N
+                                              deliveries
 
-Work may be done twice (a slow consumer is taken for dead); every consumer is idempotent by group id. `done` deletes,
+Work may be done twice (a slow consumer is taken for dead); every consumer is idempotent by group id. `ack` deletes,
 so a stream's length is its backlog. A Redis that died while it wrote its append-only file may bring back a message that
 it had taken back before: it is nobody's work any more and would count as backlog for ever, so it is swept away.
 """
@@ -33,7 +34,7 @@ SWEPT_AT_ONCE = 64
 
 Fields = dict[bytes, bytes]
 Entry = tuple[bytes, Fields, int]  # (entry id, fields, how often delivered)
-OnBuried = Callable[[Message, str], None]
+OnDeadLetter = Callable[[Message, str], None]
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ class Queue:
         self._recovery: dict[tuple[str, str], bytes | None] = {}
         self._outages_seen = self.outages
 
-    def put(self, stream: str, message: Message, timeout_s: float = 600.0) -> None:
+    def publish(self, stream: str, message: Message, timeout_s: float = 600.0) -> None:
         """Append; wait while the stream is full. QueueError after `timeout_s`."""
         self._wait_for_room(stream, timeout_s)
         self.client.xadd(stream, {FIELD: pack(message)})
 
-    def put_many(self, stream: str, messages: list[Message], timeout_s: float = 600.0) -> None:
+    def publish_many(self, stream: str, messages: list[Message], timeout_s: float = 600.0) -> None:
         """Append several at once (one transaction), so that a consumer sees them together and can batch them."""
         self._wait_for_room(stream, timeout_s)
         pipe = self.client.pipeline(transaction=True)
@@ -83,25 +84,25 @@ class Queue:
             pipe.xadd(stream, {FIELD: pack(message)})
         pipe.execute()
 
-    def take(
+    def consume(
         self,
         stream: str,
         group: str,
         kinds: tuple[type[Message], ...],
         count: int = 1,
         wait_s: float = 1.0,
-        on_buried: OnBuried | None = None,
+        on_dead_letter: OnDeadLetter | None = None,
     ) -> list[Delivery]:
         """Up to `count` messages: our own unfinished ones first, then those of dead consumers, then new ones.
 
         A message that cannot be decoded, or that was delivered more than `max_deliveries` times, goes to the
-        dead-letter stream; `on_buried(message, reason)` is told about the latter.
+        dead-letter stream; `on_dead_letter(message, reason)` is told about the latter.
         """
         if self.outages != self._outages_seen:
             self._outages_seen = self.outages
             self.forget()
         try:
-            return self._take(stream, group, kinds, count, wait_s, on_buried)
+            return self._consume(stream, group, kinds, count, wait_s, on_dead_letter)
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
@@ -113,23 +114,23 @@ class Queue:
         """How often the connection has met an absent Redis; replies, and the last second of data, may be lost then."""
         return int(getattr(self.client, "outages", 0))
 
-    def _take(
+    def _consume(
         self,
         stream: str,
         group: str,
         kinds: tuple[type[Message], ...],
         count: int,
         wait_s: float,
-        on_buried: OnBuried | None,
+        on_dead_letter: OnDeadLetter | None,
     ) -> list[Delivery]:
         self._ensure_group(stream, group)
         entries = self._own_pending(stream, group, count) or self._abandoned(stream, group, count)
         if not entries:
             new = self._read(stream, group, ">", count, block_ms=max(1, int(wait_s * 1000)))
             entries = [(entry_id, fields, 1) for entry_id, fields in new]
-        return [d for d in (self._decode(stream, group, e, kinds, on_buried) for e in entries) if d is not None]
+        return [d for d in (self._decode(stream, group, e, kinds, on_dead_letter) for e in entries) if d is not None]
 
-    def done(self, group: str, *deliveries: Delivery) -> None:
+    def ack(self, group: str, *deliveries: Delivery) -> None:
         """Acknowledge and delete, in one transaction."""
         if not deliveries:
             return
@@ -139,12 +140,12 @@ class Queue:
             pipe.xdel(d.stream, d.entry_id)
         pipe.execute()
 
-    def bury(self, group: str, delivery: Delivery, reason: str) -> None:
+    def dead_letter(self, group: str, delivery: Delivery, reason: str) -> None:
         """Move to the dead-letter stream with the reason."""
-        self._bury_raw(delivery.stream, group, delivery.entry_id, pack(delivery.message), reason)
+        self._dead_letter(delivery.stream, group, delivery.entry_id, pack(delivery.message), reason)
 
     @contextmanager
-    def held(self, group: str, deliveries: list[Delivery]) -> Iterator[None]:
+    def renew_lease(self, group: str, deliveries: list[Delivery]) -> Iterator[None]:
         """While the block runs, tell Redis that we are alive, so that long work is not taken for abandoned."""
         stop = threading.Event()
 
@@ -239,24 +240,29 @@ class Queue:
         return out
 
     def _decode(
-        self, stream: str, group: str, entry: Entry, kinds: tuple[type[Message], ...], on_buried: OnBuried | None
+        self,
+        stream: str,
+        group: str,
+        entry: Entry,
+        kinds: tuple[type[Message], ...],
+        on_dead_letter: OnDeadLetter | None,
     ) -> Delivery | None:
         entry_id, fields, attempt = entry
         data = fields.get(FIELD, b"")
         try:
             message = unpack(data, *kinds)
         except WireError as error:
-            self._bury_raw(stream, group, entry_id, data, str(error))
+            self._dead_letter(stream, group, entry_id, data, str(error))
             return None
         if attempt > self.max_deliveries:
             reason = f"delivered {attempt - 1} times without being finished"
-            if on_buried is not None:
-                on_buried(message, reason)
-            self._bury_raw(stream, group, entry_id, data, reason)
+            if on_dead_letter is not None:
+                on_dead_letter(message, reason)
+            self._dead_letter(stream, group, entry_id, data, reason)
             return None
         return Delivery(stream, entry_id, attempt, message)
 
-    def _bury_raw(self, stream: str, group: str, entry_id: bytes, data: bytes, reason: str) -> None:
+    def _dead_letter(self, stream: str, group: str, entry_id: bytes, data: bytes, reason: str) -> None:
         pipe = self.client.pipeline(transaction=True)
         entry: dict[Any, Any] = {b"stream": stream, b"reason": reason[:1000], b"at": repr(time.time()), FIELD: data}
         pipe.xadd(keys.DEAD, entry, maxlen=DEAD_LETTERS_KEPT, approximate=True)

@@ -50,16 +50,17 @@ _HOME = {
     "project_update": "projection",
     "update_cosine": "projection",
     "drift_cosine": "projection",
-    "SavedDelta": "saved",
-    "load_adapter": "saved",
-    "read_delta": "saved",
-    "save_adapter": "saved",
+    "SavedDelta": "adapter_io",
+    "load_adapter": "adapter_io",
+    "read_delta": "adapter_io",
+    "save_adapter": "adapter_io",
     "concept_vector": "rebound",
     "penalised_reward": "rebound",
     "rebound_score": "rebound",
 }
 _MODULES = (
     "adapter",
+    "adapter_io",
     "advantage",
     "batch",
     "compile",
@@ -72,11 +73,13 @@ _MODULES = (
     "pairs",
     "projection",
     "rebound",
-    "saved",
     "svd_cache",
     "targets",
     "trl",
 )
+
+# Modules that moved: the former name works until 0.3.
+_FORMER = {"saved": "adapter_io", "source": "run_checkpoint", "steps": "hook_base", "folder": "atomic_dir"}
 
 __all__ = ["RankspaceError", *sorted(_HOME), *_MODULES]
 
@@ -86,6 +89,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
+    if name in _FORMER:
+        return importlib.import_module(f".{_FORMER[name]}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -26,10 +26,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .adapter import Adapter, Form, attach
+from .atomic_dir import new_directory
 from .card import adapter_card
 from .direction import Direction
 from .errors import RankspaceError
-from .folder import new_directory
 from .merge import split_flat
 from .pissa import left
 from .svd_cache import Progress, atomic_save, tensor_sha256

@@ -33,9 +33,9 @@ from torch import Tensor
 from .adapter import PARAMETER, Adapter
 from .direction import Direction
 from .errors import RankspaceError
+from .hook_base import StepHook, whole_gradient
 from .merge import split_flat
 from .projection import Variant
-from .steps import StepHook, whole_gradient
 
 
 class ProjectionHook(StepHook):

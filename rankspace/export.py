@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from .adapter_io import CARD, FILE, SavedDelta, probe, require_base, require_bases, require_modules, write_delta
+from .atomic_dir import new_directory, require_free
 from .card import merged_card
 from .errors import RankspaceError
 from .fingerprint import Fingerprint
-from .folder import new_directory, require_free
 from .merge import merged_weight, split_flat
 from .models import load_model, load_tokenizer, require_model
 from .pissa import factors
-from .saved import CARD, FILE, SavedDelta, probe, require_base, require_bases, require_modules, write_delta
 from .svd_cache import Progress, svd
 
 NOTE = "rankspace.json"

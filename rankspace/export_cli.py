@@ -38,8 +38,8 @@ def export(args: argparse.Namespace) -> None:
     """Do it; every refusal comes before anything is written."""
     if args.step is not None and args.run is None:
         raise RankspaceError("--step belongs to --run: a --delta file holds one step only")
-    from .saved import read_delta
-    from .source import of_run
+    from .adapter_io import read_delta
+    from .run_checkpoint import of_run
 
     saved = of_run(args.run, args.step) if args.run is not None else read_delta(args.delta)
     model = args.model or saved.base_model

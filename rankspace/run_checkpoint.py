@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adapter_io import SavedDelta, describe
 from .direction import load_direction
 from .errors import RankspaceError
-from .saved import SavedDelta, describe
 
 TOLD = ("arm", "run_id", "seed", "projection", "advantage", "steps", "lr", "dtype")
 

@@ -27,8 +27,8 @@ import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
 
+from .atomic_dir import sync
 from .errors import RankspaceError
-from .folder import sync
 
 CODE_VERSION = 1
 FLOAT64_MAX_RANK = 512  # up to here float64 costs little and makes the fp32 result good to the last bits

@@ -66,10 +66,10 @@ class _Pusher:
     def __init__(self, client, engine, settings, modules):
         from common.metrics import Metrics
         from common.queue import Queue
-        from services.ref_server.generation import Policy
+        from services.ref_server.generation import ServedPolicy
 
         self.client, self.engine, self.modules, self.payload = client, engine, modules, 0
-        self.policy = Policy(engine, Queue(client, "bench"), settings, Metrics("ref_server"))
+        self.policy = ServedPolicy(engine, Queue(client, "bench"), settings, Metrics("ref_server"))
 
     def publish(self, version: int, delta) -> None:
         from common import delta_store

@@ -68,7 +68,7 @@ def main(plan: dict[str, Any]) -> None:
     for step in range(plan["steps"]):
         rows = synthetic_rows(plan["rows"], plan["tokens"], policy.model.config.vocab_size, step)
         began = time.perf_counter()
-        metrics = policy.optimise(rows)
+        metrics = policy.train_step(rows)
         policy.vector()  # waits for the device
         found["seconds"].append(time.perf_counter() - began)
         found["cos"].append(metrics["cos"].tolist())
@@ -82,14 +82,14 @@ def synthetic_rows(count: int, tokens: int, vocabulary: int, seed: int) -> list:
     """Rows of random tokens, of unlike length, with advantages of both signs; the same for every rank."""
     import random
 
-    from services.trainer.collate import Row
+    from services.trainer.collate import TrainingSample
 
     rng = random.Random(seed)
 
-    def row() -> Row:
+    def row() -> TrainingSample:
         length = rng.randint(max(1, tokens // 2), tokens)
         ids = [rng.randrange(2, vocabulary) for _ in range(PROMPT + length)]
-        return Row(ids[:PROMPT], ids[PROMPT:], [-8.0] * length, None, rng.uniform(-1, 1), masked=False)
+        return TrainingSample(ids[:PROMPT], ids[PROMPT:], [-8.0] * length, None, rng.uniform(-1, 1), masked=False)
 
     return [row() for _ in range(count)]
 

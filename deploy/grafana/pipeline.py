@@ -8,7 +8,7 @@ RATE = "[$__rate_interval]"
 
 
 def _throughput(made):
-    taken_in = of("rs_groups_total", 'fate=~"trained|zero_variance"')
+    taken_in = of("rs_groups_total", 'outcome=~"trained|zero_variance"')
     made.with_row(row("Throughput"))
     made.with_panel(
         number("Generators", "suffix: alive", "ref_servers whose heartbeat is in Redis.",
@@ -38,7 +38,7 @@ def _throughput(made):
     ).with_panel(
         lines("Fate of groups", "suffix: groups/s", "zero_variance: all rewards equal, nothing to learn. dropped, stale: not "
               "trained on. duplicate: arrived twice. refused: not what was asked for. asked_again: lost on the way.",
-              (f"sum by (fate) (rate({of('rs_groups_total')}{RATE}))", "{{fate}}"))
+              (f"sum by (outcome) (rate({of('rs_groups_total')}{RATE}))", "{{outcome}}"))
     )  # fmt: skip
     return made
 

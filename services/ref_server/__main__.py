@@ -51,7 +51,7 @@ def serve(settings: RefServerSettings) -> int:
     from common.metrics import Metrics
     from rankspace import gpu
     from services.ref_server.app import build_app
-    from services.ref_server.generation import Generator, Policy, Renderer
+    from services.ref_server.generation import Generator, Renderer, ServedPolicy
     from services.ref_server.reference import Reference
 
     metrics = Metrics("ref_server")
@@ -60,7 +60,7 @@ def serve(settings: RefServerSettings) -> int:
     reference = Reference(settings)
     for kind, read in gpu.memory(reference.device).items():
         metrics["rs_generator_gpu_bytes"].labels(settings.replica, kind).set_function(read)
-    policy = Policy(engine, queue, settings, metrics)
+    policy = ServedPolicy(engine, queue, settings, metrics)
     server = _http(settings, build_app(settings, policy, reference, metrics, reference.model.config.vocab_size))
     heart = _heartbeat(queue, settings, stop)
     print(f"ref_server {settings.replica} ready on http://{settings.host}:{settings.port}", flush=True)

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from common.access import read_secret
 from common.settings import RefServerSettings
-from services.ref_server.generation import Policy
+from services.ref_server.generation import ServedPolicy
 
 MAX_BODY = 4 << 20
 
@@ -27,7 +27,7 @@ class PauseAnswer(BaseModel):
     paused: bool
 
 
-def admin_routes(settings: RefServerSettings, policy: Policy) -> APIRouter:
+def admin_routes(settings: RefServerSettings, policy: ServedPolicy) -> APIRouter:
     """The routes. ConfigError when admin_token_file names a file that holds no secret."""
     token = None if settings.admin_token_file is None else read_secret(settings.admin_token_file, "admin_token_file")
 

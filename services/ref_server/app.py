@@ -22,7 +22,7 @@ from common.heartbeat import alive
 from common.metrics import Metrics
 from common.settings import RefServerSettings
 from services.ref_server.admin import BodyLimit, admin_routes
-from services.ref_server.generation import Policy
+from services.ref_server.generation import ServedPolicy
 from services.ref_server.reference import Reference
 
 STUCK_S = 1800.0  # longer than the longest batch
@@ -55,7 +55,7 @@ class PolicyAnswer(BaseModel):
 
 
 def build_app(
-    settings: RefServerSettings, policy: Policy, reference: Reference, metrics: Metrics, vocab: int
+    settings: RefServerSettings, policy: ServedPolicy, reference: Reference, metrics: Metrics, vocab: int
 ) -> FastAPI:
     """All routes; the objects are those of the running service."""
     app = FastAPI(title="ref_server", description="Rollout generation and reference log-probs")
@@ -102,7 +102,7 @@ def _complaint(request: Request, error: RequestValidationError) -> Response:
     return Response(json.dumps({"detail": told}), 422, media_type="application/json")
 
 
-def _observe_streams(policy: Policy, metrics: Metrics) -> None:
+def _observe_streams(policy: ServedPolicy, metrics: Metrics) -> None:
     client = policy.queue.client
     try:
         work = {

@@ -29,7 +29,7 @@ from services.ref_server.reference import Reference
 log = logging.getLogger("ref_server")
 
 
-class Policy:
+class ServedPolicy:
     """The engine together with which run's which version it holds."""
 
     def __init__(self, engine: Engine, queue: Queue, settings: RefServerSettings, metrics: Metrics):
@@ -106,7 +106,13 @@ class Generator:
     """Takes requests, puts rollout groups."""
 
     def __init__(
-        self, policy: Policy, reference: Reference, render, queue: Queue, settings: RefServerSettings, metrics: Metrics
+        self,
+        policy: ServedPolicy,
+        reference: Reference,
+        render,
+        queue: Queue,
+        settings: RefServerSettings,
+        metrics: Metrics,
     ):
         self.policy, self.reference, self.render = policy, reference, render
         self.queue, self.settings, self.metrics = queue, settings, metrics
@@ -124,12 +130,12 @@ class Generator:
 
     def turn(self, wait_s: float = 0.5) -> int:
         """One batch of requests; returns how many groups were made."""
-        deliveries = self.queue.take(
+        deliveries = self.queue.consume(
             keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), self.settings.max_batch_groups, wait_s, self._drop
         )
         if not deliveries:
             self._follow()
-        with self.queue.held(keys.GENERATORS, deliveries):
+        with self.queue.renew_lease(keys.GENERATORS, deliveries):
             for run_id, part in groupby(
                 sorted(deliveries, key=lambda d: d.message.run_id), key=lambda d: d.message.run_id
             ):
@@ -153,7 +159,7 @@ class Generator:
                 log.error("%s", error)
                 for delivery in deliveries:
                     self._drop(delivery.message, str(error))
-                    self.queue.bury(keys.GENERATORS, delivery, str(error))
+                    self.queue.dead_letter(keys.GENERATORS, delivery, str(error))
                 return
             version = self.policy.version
             prompts = [self.render(r.problem.prompt) for r in requests]
@@ -165,9 +171,9 @@ class Generator:
             made = self._group(delivery.message, prompt, group, refs, version, seconds)
             digests.seal(self.queue.client, made)
             failpoints.reached("sampled")
-            self.queue.put(keys.ROLLOUTS, made)
+            self.queue.publish(keys.ROLLOUTS, made)
             failpoints.reached("rollouts_put")
-            self.queue.done(keys.GENERATORS, delivery)
+            self.queue.ack(keys.GENERATORS, delivery)
         self._count(samples)
 
     def _references(self, requests, prompts, samples) -> list[list[list[float] | None]]:
@@ -223,7 +229,7 @@ class Generator:
     def _drop(self, request: GenerationRequest, reason: str) -> None:
         """Tell the trainer not to wait for a group that will not come."""
         notice = DroppedGroup(run_id=request.run_id, group_id=request.group_id, stage="generate", reason=reason)
-        self.queue.put(keys.graded(request.run_id), notice)
+        self.queue.publish(keys.graded(request.run_id), notice)
 
 
 class Renderer:

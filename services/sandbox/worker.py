@@ -67,14 +67,14 @@ class Worker:
 
     def turn(self, wait_s: float = 0.5) -> int:
         """Grade one group if there is one; returns how many."""
-        deliveries = self.queue.take(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), 1, wait_s, self._drop)
-        with self.queue.held(keys.GRADERS, deliveries):
+        deliveries = self.queue.consume(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), 1, wait_s, self._drop)
+        with self.queue.renew_lease(keys.GRADERS, deliveries):
             for delivery in deliveries:
                 graded = self.grade(delivery.message)
                 failpoints.reached("graded")
-                self.queue.put(keys.graded(graded.group.run_id), graded)
+                self.queue.publish(keys.graded(graded.group.run_id), graded)
                 failpoints.reached("grades_put")
-                self.queue.done(keys.GRADERS, delivery)
+                self.queue.ack(keys.GRADERS, delivery)
         return len(deliveries)
 
     def grade(self, group: RolloutGroup) -> GradedGroup:
@@ -130,7 +130,7 @@ class Worker:
     def _drop(self, group: RolloutGroup, reason: str) -> None:
         """Tell the trainer not to wait for a group that kills its graders."""
         notice = DroppedGroup(run_id=group.run_id, group_id=group.group_id, stage="grade", reason=reason)
-        self.queue.put(keys.graded(group.run_id), notice)
+        self.queue.publish(keys.graded(group.run_id), notice)
 
     def close(self) -> None:
         self.threads.shutdown()

@@ -42,12 +42,12 @@ def train(s: TrainerSettings) -> int:
     rank = int(os.environ.get("RANK", "0"))
     preflight.check(s)
     if rank != 0:
-        for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 stops at a step's end and dismisses the others
+        for number in (signal.SIGTERM, signal.SIGINT):  # rank 0 stops at a step's end and shuts down the others
             signal.signal(number, signal.SIG_IGN)
-        from services.trainer.crew import follow
         from services.trainer.policy import Policy
+        from services.trainer.rank_group import worker_loop
 
-        follow(Policy(s))
+        worker_loop(Policy(s))
         return 0
     client = open_redis(s)
     from common.lock import TrainerLock
@@ -65,10 +65,10 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     from common.metrics import Metrics, serve
     from common.queue import Queue
     from rankspace import RankspaceError, gpu
-    from services.trainer.crew import Crew
     from services.trainer.policy import Policy
     from services.trainer.progress import Progress
     from services.trainer.publish import Publisher
+    from services.trainer.rank_group import RankGroup
     from services.trainer.record import Record, open_run
     from services.trainer.rollouts import Rollouts
     from services.trainer.shaping import Shaper
@@ -86,7 +86,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     except RankspaceError as error:
         raise ConfigError(str(error)) from None
     open_run(s)
-    crew, text = Crew(policy), Text(s.model)
+    ranks, text = RankGroup(policy), Text(s.model)
     # However often a trainer is restarted, its groups are no poison.
     queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600, max_deliveries=2**31)
     publisher = Publisher(queue, s.run_id, policy.modules, text.probe(problems[1]), s.probe_bound, s.adapter)
@@ -100,7 +100,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
         pairs = text.pairs(s.pairs) if s.refresh_every else []
         shaper = Shaper(s, policy, text.pairs)
         trainer = Trainer(
-            s, crew, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show, lock.require
+            s, ranks, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show, lock.require
         )
         try:
             finished = trainer.run()
@@ -112,7 +112,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
                 record.status("failed", trainer.state.next_step, str(error))
             raise error if isinstance(error, UserError) else ConfigError(str(error)) from None
         finally:
-            crew.dismiss()
+            ranks.shutdown()
             record.close()
     if not finished:
         print(f"stopped after step {trainer.state.next_step} of {s.steps}{_resume()}", flush=True)

@@ -26,7 +26,7 @@ class State:
     next_step: int = 0
     ranks: int = 1
     expected: dict[str, list] = field(default_factory=dict)
-    fates: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     evaluated: list[int] = field(default_factory=list)
 
@@ -127,6 +127,11 @@ class _Damaged(Exception):
     """This checkpoint cannot be used; an older one may."""
 
 
+def _renamed(fields: dict) -> dict:
+    """State as today's fields: checkpoints before 0.2 said `fates` for `outcomes`."""
+    return {"outcomes" if name == "fates" else name: value for name, value in fields.items()}
+
+
 def _load_one(policy: Policy, folder: Path) -> State:
     import numpy as np
     import torch
@@ -137,7 +142,7 @@ def _load_one(policy: Policy, folder: Path) -> State:
     from rankspace.ds_hook import scatter_delta
 
     try:
-        state = State(**json.loads((folder / "state.json").read_text()))
+        state = State(**_renamed(json.loads((folder / "state.json").read_text())))
         tensors = load_file(folder / f"rank{policy.rank}.safetensors")
         flat = torch.from_numpy(np.frombuffer((folder / "delta_S.f32").read_bytes(), dtype="<f4").copy())
     except (OSError, ValueError, TypeError, SafetensorError) as error:

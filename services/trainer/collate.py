@@ -18,7 +18,7 @@ from common.types import Grade, GradedGroup
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingSample:
     """One completion as the loss sees it. `old_logprobs` are those it was sampled with."""
 
     prompt_ids: list[int]
@@ -30,24 +30,24 @@ class Row:
 
 
 @dataclass(frozen=True)
-class StepBatch:
+class TrainBatch:
     """Rows to train on, and the numbers of the step that come from grading alone. `advantages[g][c]`: NaN where the
     completion was not gradable."""
 
-    rows: list[Row]
+    rows: list[TrainingSample]
     advantages: list[list[float]]
     stats: dict[str, Any]
 
 
 def collate(
     groups: Sequence[GradedGroup], rewards: Sequence[Sequence[float | None]], s: TrainerSettings, version: int
-) -> StepBatch:
+) -> TrainBatch:
     """`rewards[g][c]` is what RL pays (after any shaping), None for an infra error. `version`: the trainer's own."""
     import torch
 
     from rankspace import group_advantages
 
-    rows: list[Row] = []
+    rows: list[TrainingSample] = []
     zero_variance = 0
     flat: list[list[float]] = []
     for graded, group_rewards in zip(groups, rewards, strict=True):
@@ -60,12 +60,12 @@ def collate(
             continue
         rows.extend(_rows(graded, flat[-1], s))
     stats = grading_stats(groups) | _reward_stats(rewards) | _staleness(groups, version)
-    return StepBatch(rows, flat, stats | {"zero_variance_groups": zero_variance})
+    return TrainBatch(rows, flat, stats | {"zero_variance_groups": zero_variance})
 
 
-def _rows(graded: GradedGroup, advantages: list[float], s: TrainerSettings) -> list[Row]:
+def _rows(graded: GradedGroup, advantages: list[float], s: TrainerSettings) -> list[TrainingSample]:
     return [
-        Row(
+        TrainingSample(
             graded.group.prompt_ids,
             c.token_ids,
             c.logprobs,
@@ -117,7 +117,9 @@ def _staleness(groups: Sequence[GradedGroup], version: int) -> dict[str, Any]:
     return {"staleness_mean": sum(ages) / len(ages) if ages else None, "staleness_max": max(ages, default=None)}
 
 
-def micro_batches(rows: Sequence[Row], rank: int, ranks: int, accumulation: int) -> list[list[Row]]:
+def micro_batches(
+    rows: Sequence[TrainingSample], rank: int, ranks: int, accumulation: int
+) -> list[list[TrainingSample]]:
     """This rank's rows in exactly `accumulation` parts (parts may be empty); every rank computes the same deal.
 
     Rows of like length share a part, so that little of its padded rectangle (rows x longest) is padding, and the
@@ -138,13 +140,13 @@ def micro_batches(rows: Sequence[Row], rank: int, ranks: int, accumulation: int)
     return parts[rank::ranks]
 
 
-def _length(row: Row) -> int:
+def _length(row: TrainingSample) -> int:
     return len(row.prompt_ids) + len(row.token_ids)
 
 
-def _cut(ordered: Sequence[Row], area: int) -> list[list[Row]]:
+def _cut(ordered: Sequence[TrainingSample], area: int) -> list[list[TrainingSample]]:
     """Consecutive parts of rows sorted longest first, each as long as its padded rectangle stays within `area`."""
-    parts: list[list[Row]] = []
+    parts: list[list[TrainingSample]] = []
     for row in ordered:
         if parts and _length(parts[-1][0]) * (len(parts[-1]) + 1) <= area:
             parts[-1].append(row)

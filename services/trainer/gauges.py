@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.metrics import FATES, Metrics
+from common.metrics import GROUP_OUTCOMES, Metrics
 from common.settings import TrainerSettings
 
 ROW_GAUGES = {
@@ -85,11 +85,13 @@ class Gauges:
         self._set("rs_eval_pass_rate", row["pass_oracle"], row["mode"])
         self._set("rs_eval_hack_rate", row["hack_strict"], row["mode"])
 
-    def count(self, fates: Mapping[str, int], tokens: int) -> None:
+    def count(self, outcomes: Mapping[str, int], tokens: int) -> None:
         """Raise the counters. Not called before a resumed run knows where it stood: a scrape that saw zero in between
         would take all of the past for new."""
-        for fate in dict.fromkeys((*FATES, *fates)):  # a counter that appears with its first event hides that event
-            self.metrics["rs_groups_total"].labels(*self.labels, fate).inc(fates.get(fate, 0))
+        for outcome in dict.fromkeys(
+            (*GROUP_OUTCOMES, *outcomes)
+        ):  # a counter that appears with its first event hides that event
+            self.metrics["rs_groups_total"].labels(*self.labels, outcome).inc(outcomes.get(outcome, 0))
         self.metrics["rs_tokens_total"].labels(*self.labels).inc(tokens)
 
     def replay(

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Sequence
 
 from common.settings import TrainerSettings
-from services.trainer.collate import Row, micro_batches
+from services.trainer.collate import TrainingSample, micro_batches
 
 log = logging.getLogger("trainer")
 
@@ -75,7 +75,7 @@ class Policy:
             values, _ = batch_logprobs(self.model, batch)
         return values[0].float().cpu().tolist()
 
-    def optimise(self, rows: Sequence[Row]) -> dict | None:
+    def train_step(self, rows: Sequence[TrainingSample]) -> dict | None:
         """One optimizer step; metrics of loss, projection and applied update. None (and no step) without rows to learn from."""
         sequences = sum(not row.masked and bool(row.token_ids) for row in rows)
         if sequences == 0:
@@ -113,7 +113,7 @@ class Policy:
         self.direction = replace(self.direction, vectors=vectors)
         self.hook.set_direction(self.direction)
 
-    def _loss(self, rows: Sequence[Row], sequences: int):
+    def _loss(self, rows: Sequence[TrainingSample], sequences: int):
         import torch
 
         from rankspace import policy_loss
@@ -197,9 +197,9 @@ def _direction(s: TrainerSettings, adapter):
     return direction
 
 
-def _silent(row: Row) -> Row:
+def _silent(row: TrainingSample) -> TrainingSample:
     """A row that takes part in the forward and not in the loss, for a rank that got none."""
-    return Row(row.prompt_ids, row.token_ids, row.old_logprobs, row.ref_logprobs, 0.0, masked=True)
+    return TrainingSample(row.prompt_ids, row.token_ids, row.old_logprobs, row.ref_logprobs, 0.0, masked=True)
 
 
 def _padded(values: Sequence[Sequence[float]], batch):

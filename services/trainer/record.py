@@ -146,9 +146,9 @@ class Record:
         """Let the loggers finish. The files are complete at any time."""
         self.loggers.close()
 
-    def count(self, fates: Mapping[str, int], tokens: int) -> None:
+    def count(self, outcomes: Mapping[str, int], tokens: int) -> None:
         """Raise the counters; after a restart by what the checkpoint says, so that they continue."""
-        self.gauges.count(fates, tokens)
+        self.gauges.count(outcomes, tokens)
 
 
 def _rollout_rows(step: int, groups: Sequence[GradedGroup], advantages: Sequence[Sequence[float]], mode: str):

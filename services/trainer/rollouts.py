@@ -39,7 +39,7 @@ class Collected:
 
 
 class Rollouts:
-    """Asks and collects for one run. `fates` counts what became of every message seen."""
+    """Asks and collects for one run. `outcomes` counts what became of every message seen."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Rollouts:
         self.queue, self.run_id, self.timeout_s, self.check = queue, run_id, timeout_s, check
         self.after_outage = after_outage
         self.stream = keys.graded(run_id)
-        self.fates: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self.trained_before = 0
         self._asked: dict[str, GenerationRequest] = {}
         self._in_hand: dict[str, Delivery] = {}
@@ -102,14 +102,14 @@ class Rollouts:
                 )
         return self._hand_out(requests, time.monotonic() - started)
 
-    def take_fates(self) -> Counter[str]:
+    def take_outcomes(self) -> Counter[str]:
         """Counts since the last call."""
-        fates, self.fates = self.fates, Counter()
-        return fates
+        outcomes, self.outcomes = self.outcomes, Counter()
+        return outcomes
 
     def acknowledge(self, collected: Collected) -> None:
         """After the checkpoint: these messages are never needed again."""
-        self.queue.done(keys.TRAINERS, *collected.deliveries)
+        self.queue.ack(keys.TRAINERS, *collected.deliveries)
         self._held.difference_update(d.entry_id for d in collected.deliveries)
         digests.forget(self.queue.client, self.run_id, [_group(d.message).group_id for d in collected.deliveries])
 
@@ -117,10 +117,10 @@ class Rollouts:
 
     def _put(self, requests: Iterable[GenerationRequest]) -> None:
         if batch := list(requests):
-            self.queue.put_many(keys.REQUESTS, batch)
+            self.queue.publish_many(keys.REQUESTS, batch)
 
     def _take(self, wait_s: float) -> bool:
-        taken = self.queue.take(self.stream, keys.TRAINERS, (GradedGroup, DroppedGroup), count=64, wait_s=wait_s)
+        taken = self.queue.consume(self.stream, keys.TRAINERS, (GradedGroup, DroppedGroup), count=64, wait_s=wait_s)
         if self._outages != self.queue.outages:
             self._outages = self.queue.outages
             self.after_outage()
@@ -135,19 +135,19 @@ class Rollouts:
 
     def _ask_again(self, missing: list[str]) -> None:
         log.warning("%d groups are nowhere on their way any more; asking again (first: %s)", len(missing), missing[0])
-        self.fates["asked_again"] += len(missing)
+        self.outcomes["asked_again"] += len(missing)
         self._put(self._asked[group_id] for group_id in missing)
 
     def _receive(self, delivery: Delivery) -> None:
         message, group = delivery.message, _group(delivery.message)
         request = self._asked.get(group.group_id)
         if self._is_old(message):
-            self.fates["duplicate"] += 1
+            self.outcomes["duplicate"] += 1
             self._let_go(delivery)
         elif reason := self._forged(message, request):
             log.warning("refused an answer to %s: %s", group.group_id, reason)
-            self.fates["refused"] += 1
-            self.queue.bury(keys.TRAINERS, delivery, reason)
+            self.outcomes["refused"] += 1
+            self.queue.dead_letter(keys.TRAINERS, delivery, reason)
             self._held.discard(delivery.entry_id)
         elif request is None:
             self._held.add(delivery.entry_id)
@@ -158,7 +158,7 @@ class Rollouts:
             del self._asked[group.group_id]
 
     def _let_go(self, delivery: Delivery) -> None:
-        self.queue.done(keys.TRAINERS, delivery)
+        self.queue.ack(keys.TRAINERS, delivery)
         self._held.discard(delivery.entry_id)
 
     def _is_old(self, message: GradedGroup | DroppedGroup) -> bool:
@@ -186,16 +186,16 @@ class Rollouts:
             message = delivery.message
             out.deliveries.append(delivery)
             self._finished.add(request.group_id)
-            fate = ""
+            outcome = ""
             if isinstance(message, DroppedGroup):
-                fate, out.dropped[request.group_id] = "dropped", f"{message.stage}: {message.reason}"
+                outcome, out.dropped[request.group_id] = "dropped", f"{message.stage}: {message.reason}"
             elif message.group.policy_version < request.min_version:
-                fate = "stale"
+                outcome = "stale"
                 out.dropped[request.group_id] = f"stale: version {message.group.policy_version} < {request.min_version}"
             else:
                 out.groups.append(message)
-            if fate and request.purpose == "train":  # an evaluation counts its own
-                self.fates[fate] += 1
+            if outcome and request.purpose == "train":  # an evaluation counts its own
+                self.outcomes[outcome] += 1
         return out
 
 

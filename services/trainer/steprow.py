@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from services.trainer.collate import StepBatch
+from services.trainer.collate import TrainBatch
 from services.trainer.publish import Publisher
 from services.trainer.rollouts import Collected
 
@@ -23,11 +23,11 @@ PROJECTION = {
 def step_row(
     k: int,
     collected: Collected,
-    batch: StepBatch,
+    batch: TrainBatch,
     metrics: dict[str, Any] | None,
     seconds: dict[str, float],
     publisher: Publisher,
-    fates: Counter[str],
+    outcomes: Counter[str],
 ) -> dict[str, Any]:
     """`metrics` is None when no group had variance and no step was made."""
     found = metrics or {}
@@ -36,7 +36,7 @@ def step_row(
     row |= {name: found.get(name) for name in LOSS}
     row |= {name: found.get(source) for name, source in PROJECTION.items()}
     row |= {
-        "dropped_groups": fates["dropped"] + fates["stale"], "duplicate_groups": fates["duplicate"],
+        "dropped_groups": outcomes["dropped"] + outcomes["stale"], "duplicate_groups": outcomes["duplicate"],
         "probe_gap": publisher.last_gap, "push_bytes": publisher.last_bytes, "push_s": publisher.last_seconds,
     }  # fmt: skip
     return row | {"seconds": {name: round(value, 4) for name, value in (seconds | service_seconds(collected)).items()}}

@@ -25,10 +25,10 @@ from collections.abc import Callable
 from common import failpoints
 from common.settings import TrainerSettings
 from services.trainer.checkpoint import State
-from services.trainer.collate import StepBatch, collate
-from services.trainer.crew import Crew
+from services.trainer.collate import TrainBatch, collate
 from services.trainer.evaluate import evaluate
 from services.trainer.publish import Publisher
+from services.trainer.rank_group import RankGroup
 from services.trainer.record import Record
 from services.trainer.requests import train_requests
 from services.trainer.rollouts import Collected, Rollouts
@@ -46,7 +46,7 @@ class Trainer:
     def __init__(
         self,
         s: TrainerSettings,
-        crew: Crew,
+        ranks: RankGroup,
         rollouts: Rollouts,
         publisher: Publisher,
         record: Record,
@@ -57,11 +57,11 @@ class Trainer:
         show,
         fence: Callable[[], None],
     ):
-        self.s, self.crew, self.rollouts, self.publisher = s, crew, rollouts, publisher
+        self.s, self.ranks, self.rollouts, self.publisher = s, ranks, rollouts, publisher
         self.record, self.shaper, self.stop, self.show, self.fence = record, shaper, stop, show, fence
         self.train_problems, self.heldout_problems = problems
         self.pairs = pairs
-        self.state = State(ranks=crew.ranks)
+        self.state = State(ranks=ranks.ranks)
         self.pending: list[Collected] = []
         self.push_s = 0.0
 
@@ -88,12 +88,12 @@ class Trainer:
         self.publisher.require_all(max(0, k - self.s.max_staleness), self.s.group_timeout_s, self.rollouts.check)
         collected_at = time.perf_counter()
         if self.s.refresh_every and k and k % self.s.refresh_every == 0:
-            self.crew.refresh(self.pairs)
+            self.ranks.refresh(self.pairs)
         rewards = self.shaper(collected.groups)
         shaped_at = time.perf_counter()
         batch = collate(collected.groups, rewards, self.s, version=k)
         failpoints.reached("collected")
-        metrics = self.crew.optimise(batch.rows)
+        metrics = self.ranks.train_step(batch.rows)
         failpoints.reached("optimised")
         self.state.next_step = k + 1
         seconds = {"shape": shaped_at - collected_at, "train": time.perf_counter() - shaped_at, "push": self.push_s,
@@ -105,13 +105,13 @@ class Trainer:
             self._checkpoint()
 
     def _resume(self) -> None:
-        found = self.crew.load(self.s.run_dir)
+        found = self.ranks.load(self.s.run_dir)
         if found is not None:
             self.state = found
             self.publisher.restore(found.expected)
         self.record.cut(self.state.next_step, self.state.evaluated)
         self.record.replay()
-        self.record.count(self.state.fates, self.state.tokens)
+        self.record.count(self.state.outcomes, self.state.tokens)
         self.rollouts.trained_before = self.state.next_step
         self.rollouts.recover()
         self.record.status("running", self.state.next_step)
@@ -120,7 +120,7 @@ class Trainer:
     def _push(self, version: int) -> None:
         """Publish delta_S; its proof is required before a group sampled from it is trained on."""
         started = time.perf_counter()
-        vector, probe = self.crew.snapshot(self.publisher.probe_ids)
+        vector, probe = self.ranks.snapshot(self.publisher.probe_ids)
         self.fence()
         self.publisher.push(version, vector, probe)
         self.push_s = time.perf_counter() - started
@@ -130,25 +130,25 @@ class Trainer:
         self.fence()
         self.state.expected = self.publisher.remembered()
         failpoints.reached("pushed")
-        self.crew.save(self.state, self.s.run_dir, self.s.keep_checkpoints)
+        self.ranks.save(self.state, self.s.run_dir, self.s.keep_checkpoints)
         failpoints.reached("checkpoint_done")
         for collected in self.pending:
             self.rollouts.acknowledge(collected)
         self.pending = []
 
     def _write(
-        self, k: int, collected: Collected, batch: StepBatch, metrics: dict | None, seconds: dict[str, float]
+        self, k: int, collected: Collected, batch: TrainBatch, metrics: dict | None, seconds: dict[str, float]
     ) -> None:
-        fates = self.rollouts.take_fates() + Counter(
+        outcomes = self.rollouts.take_outcomes() + Counter(
             trained=len(collected.groups) - batch.stats["zero_variance_groups"],
             zero_variance=batch.stats["zero_variance_groups"],
         )
-        self.state.fates = dict(Counter(self.state.fates) + fates)
+        self.state.outcomes = dict(Counter(self.state.outcomes) + outcomes)
         self.state.tokens += batch.stats["tokens"]
-        row = step_row(k, collected, batch, metrics, seconds, self.publisher, fates)
+        row = step_row(k, collected, batch, metrics, seconds, self.publisher, outcomes)
         cosines = [metrics[name].tolist() if metrics and name in metrics else None for name in ("cos", "update_cos")]
         self.record.step(row, *cosines)
-        self.record.count(fates, batch.stats["tokens"])
+        self.record.count(outcomes, batch.stats["tokens"])
         self.record.rollouts(k, collected.groups, batch.advantages, "train")
         self.record.status("running", k + 1)
         self.show(row)

@@ -114,7 +114,10 @@ def _round(
             left.pop(0)
         world.wait(world.finished, 300, "the end of the run")
         remarks = accounting.everything(world, calm)
-        print(f"{name:9} finished; fates {world.fates()}; restarted {world.restarts} {' '.join(remarks)}", flush=True)
+        print(
+            f"{name:9} finished; outcomes {world.outcomes()}; restarted {world.restarts} {' '.join(remarks)}",
+            flush=True,
+        )
     return left
 
 

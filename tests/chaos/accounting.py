@@ -37,7 +37,7 @@ def finished(world: World) -> None:
 
 def groups(world: World) -> None:
     """Zero lost, zero doubled: every group that was asked for was trained exactly once, or dropped and counted."""
-    s, fates = world.settings, world.fates()
+    s, outcomes = world.settings, world.outcomes()
     problems = load_problems(s.train_problems)
     asked = {r.group_id for step in range(s.steps) for r in train_requests(s, problems, step)}
     seen: Counter[str] = Counter()
@@ -47,8 +47,10 @@ def groups(world: World) -> None:
     assert set(seen) <= asked, f"groups nobody asked for: {set(seen) - asked}"
     assert all(n == s.group_size for n in seen.values()), f"doubled or torn: {seen}"
     missing = len(asked) - len(seen)
-    assert missing == fates.get("dropped", 0) + fates.get("stale", 0), f"{missing} not trained, fates {fates}"
-    assert sum(fates.get(name, 0) for name in ACCOUNTED) == len(asked), f"{fates} for {len(asked)} groups"
+    assert missing == outcomes.get("dropped", 0) + outcomes.get("stale", 0), (
+        f"{missing} not trained, outcomes {outcomes}"
+    )
+    assert sum(outcomes.get(name, 0) for name in ACCOUNTED) == len(asked), f"{outcomes} for {len(asked)} groups"
 
 
 def nothing_left(world: World, limit: float = 25.0) -> None:
@@ -62,8 +64,8 @@ def nothing_left(world: World, limit: float = 25.0) -> None:
     drafts = [str(p) for p in s.run_dir.rglob("*") if "draft" in p.name]
     assert not drafts, f"half-written: {drafts}"
     left = [fields for _, fields in client.xrange(keys.graded(s.run_id))]
-    late = world.fates()
-    assert len(left) <= 4 * s.groups_per_step, f"{len(left)} messages left in graded, fates {late}"
+    late = world.outcomes()
+    assert len(left) <= 4 * s.groups_per_step, f"{len(left)} messages left in graded, outcomes {late}"
     deadline = time.monotonic() + 5
     while (found := world.orphans()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -74,7 +76,7 @@ def same_as(world: World, calm: bytes | None) -> list[str]:
     """delta_S bit for bit that of the uninterrupted run; with a dropped group it cannot be, and that is said."""
     if calm is None:
         return []
-    dropped = {k: v for k, v in world.fates().items() if k in ("dropped", "stale")}
+    dropped = {k: v for k, v in world.outcomes().items() if k in ("dropped", "stale")}
     if dropped:
         return [f"delta_S not compared: {dropped}"]
     assert world.delta(world.settings.run_dir) == calm, f"delta_S differs from the uninterrupted run's\n{world.logs()}"

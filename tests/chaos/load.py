@@ -58,11 +58,11 @@ class GradersOnly(Stack):
 def generate(queue: Queue, stop: threading.Event) -> None:
     """Answer requests with rollouts that differ a little, as ref_server would: sealed, put, acknowledged."""
     while not stop.is_set():
-        for delivery in queue.take(keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), 32, 0.2):
+        for delivery in queue.consume(keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), 32, 0.2):
             group = rollouts_of(delivery.message)
             digests.seal(queue.client, group)
-            queue.put(keys.ROLLOUTS, group)
-            queue.done(keys.GENERATORS, delivery)
+            queue.publish(keys.ROLLOUTS, group)
+            queue.ack(keys.GENERATORS, delivery)
 
 
 def rollouts_of(request: GenerationRequest) -> RolloutGroup:
@@ -141,7 +141,7 @@ def drive(stack: Stack, groups: int, seconds: float | None) -> dict:
         "asked": step * BATCH,
         "seconds": took,
         "latencies": latencies,
-        "fates": rollouts.take_fates(),
+        "outcomes": rollouts.take_outcomes(),
     }
 
 
@@ -202,7 +202,7 @@ def report(found: dict, sampler: Sampler) -> None:
 def check(found: dict, sampler: Sampler) -> None:
     """AssertionError when something was lost, doubled, unbounded, or grew."""
     assert found["groups"] == found["asked"]
-    assert not set(found["fates"]) & {"refused", "dropped", "stale"}, found["fates"]
+    assert not set(found["outcomes"]) & {"refused", "dropped", "stale"}, found["outcomes"]
     for stream in (keys.REQUESTS, keys.ROLLOUTS):
         assert sampler.longest[stream] <= BOUND + BATCH, (stream, sampler.longest[stream])
     assert sampler.longest[keys.graded(RUN)] <= BATCH * AHEAD

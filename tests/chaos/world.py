@@ -197,6 +197,6 @@ class World:
         newest = max((run_dir / "checkpoints").glob("step_??????"))
         return (newest / "delta_S.f32").read_bytes()
 
-    def fates(self) -> dict[str, int]:
+    def outcomes(self) -> dict[str, int]:
         newest = max((self.settings.run_dir / "checkpoints").glob("step_??????"))
-        return json.loads((newest / "state.json").read_text())["fates"]
+        return json.loads((newest / "state.json").read_text())["outcomes"]

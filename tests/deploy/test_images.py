@@ -115,7 +115,7 @@ def needless(service, path, top):
     return (
         top == "argcomplete"  # for people at a shell; passed over where it is missing
         or (
-            service == "trainer" and path.name == "running.py" and top == "dotenv"
+            service == "trainer" and path.name == "live_services.py" and top == "dotenv"
         )  # reads .env, which an image has not
         or (service == "ref_server" and path.name == "ds_hook.py")  # the optimizer's side of the library
         or (service == "ref_server" and path.name in ("report.py", "__main__.py") and path.parts[0] == "rankspace")
@@ -196,8 +196,8 @@ def test_the_sandbox_image_grades_with_its_own_packages(tmp_path, redis_url):
     worker = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL)
     try:
         queue = Queue(connect(redis_url), "tester")
-        queue.put(keys.ROLLOUTS, group())
-        taken = queue.take(keys.graded(group().run_id), "tester", (GradedGroup,), wait_s=30.0)
+        queue.publish(keys.ROLLOUTS, group())
+        taken = queue.consume(keys.graded(group().run_id), "tester", (GradedGroup,), wait_s=30.0)
         assert len(taken) == 1 and all(g.status == "graded" for g in taken[0].message.grades)
     finally:
         worker.terminate()

@@ -259,16 +259,16 @@ def test_why_the_graders_scale_by_length_and_not_by_lag(redis_url):
 
     queue = Queue(connect(redis_url), "grader")
     for i in range(6):
-        queue.put(keys.ROLLOUTS, group(f"g{i}"))
-    taken = queue.take(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), count=4)
-    queue.done(keys.GRADERS, taken[3])
+        queue.publish(keys.ROLLOUTS, group(f"g{i}"))
+    taken = queue.consume(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), count=4)
+    queue.ack(keys.GRADERS, taken[3])
     plain = redis.Redis.from_url(redis_url)
     assert plain.xlen(keys.ROLLOUTS) == 5
     version = tuple(map(int, plain.info("server")["redis_version"].split(".")[:2]))
     (state,) = plain.xinfo_groups(keys.ROLLOUTS)
     if (7, 0) <= version < (7, 4):
         assert state["lag"] is None
-    queue.done(keys.GRADERS, *taken[:3])
+    queue.ack(keys.GRADERS, *taken[:3])
     assert plain.xlen(keys.ROLLOUTS) == 2
 
 

@@ -142,7 +142,7 @@ def test_a_restarted_trainer_goes_on_where_its_metrics_stood(prometheus):
     since = f"[{int(time.time() - prometheus.started) + 60}s]"
     for counter in (f"rs_groups_total{select}}}", f"rs_tokens_total{select}}}"):
         assert all(float(s["value"][1]) == 0 for s in prometheus.query(f"resets({counter}{since})"))
-    in_all = prometheus.query(f'sum(max_over_time(rs_groups_total{select}, fate=~"trained|zero_variance"}}{since}))')
+    in_all = prometheus.query(f'sum(max_over_time(rs_groups_total{select}, outcome=~"trained|zero_variance"}}{since}))')
     assert float(in_all[0]["value"][1]) == 4 * STEPS["projected"], "groups_per_step of the preset is 4"
 
 

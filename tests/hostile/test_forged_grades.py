@@ -36,7 +36,7 @@ def sampled(queue, i=0, **changes):
 
 
 def write(queue, message):
-    queue.put(keys.graded("r"), message)
+    queue.publish(keys.graded("r"), message)
 
 
 def answer(made, reward=0.5):
@@ -75,7 +75,7 @@ def test_a_forged_group_is_refused_and_the_honest_one_still_trained(queue, rollo
     (got,) = rollouts.collect([request(0)]).groups
     assert got.group == made
     assert [g.reward for g in got.grades] == [0.5, 0.5]
-    assert rollouts.take_fates()["refused"] == 1
+    assert rollouts.take_outcomes()["refused"] == 1
     assert reasons(queue) == ["no generator has sealed these completions"]
 
 
@@ -88,7 +88,7 @@ def test_a_sealed_group_that_does_not_answer_the_question_is_refused(queue, roll
     write(queue, answer(sampled(queue, completions=[completion(ids=range(9)), completion()])))
     with pytest.raises(QueueError, match="did not come"):
         rollouts.collect([request(0)])
-    assert rollouts.take_fates()["refused"] == 4
+    assert rollouts.take_outcomes()["refused"] == 4
     assert len(set(reasons(queue))) == 4
 
 
@@ -101,7 +101,7 @@ def test_a_verdict_is_accepted_once(queue, rollouts):
     rollouts.acknowledge(collected)
     write(queue, answer(made, 3.5))
     rollouts.recover()
-    assert rollouts.take_fates()["duplicate"] == 3
+    assert rollouts.take_outcomes()["duplicate"] == 3
     assert queue.depth(keys.graded("r")) == 0
     assert not queue.client.exists(keys.seals("r", "r/train/0/0")), "no seal outlives its group"
 
@@ -112,7 +112,7 @@ def test_answers_to_questions_nobody_put_are_not_hoarded(queue, rollouts, monkey
         write(queue, DroppedGroup(run_id="r", group_id=f"r/train/9/{i}", stage="grade", reason="x"))
     write(queue, answer(sampled(queue)))
     assert len(rollouts.collect([request(0)]).groups) == 1
-    assert rollouts.take_fates()["refused"] == 45
+    assert rollouts.take_outcomes()["refused"] == 45
 
 
 def test_a_group_of_another_run_is_refused(queue, rollouts):
@@ -135,13 +135,13 @@ def test_garbage_in_the_stream_goes_to_the_dead_letters(queue, rollouts):
 
 def test_a_group_that_a_grader_threw_away_is_asked_for_again(queue, rollouts):
     generator = Queue(queue.client, "gen")
-    for delivery in generator.take(keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), 10):
-        generator.done(keys.GENERATORS, delivery)  # sampled, put, and then swallowed by a grader
+    for delivery in generator.consume(keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), 10):
+        generator.ack(keys.GENERATORS, delivery)  # sampled, put, and then swallowed by a grader
     rollouts.timeout_s = 4.5
     with pytest.raises(QueueError):
         rollouts.collect([request(0)])
-    assert rollouts.take_fates()["asked_again"] == 1
-    (again,) = generator.take(keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), 10)
+    assert rollouts.take_outcomes()["asked_again"] == 1
+    (again,) = generator.consume(keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), 10)
     assert again.message == request(0), "the same question with the same seed"
 
 

@@ -31,7 +31,7 @@ from common.settings import RefServerSettings, build
 from experiments.design.presets import ORGANISM_MODEL
 from experiments.launch.stack import free_port
 from services.ref_server.app import build_app
-from services.ref_server.generation import Policy
+from services.ref_server.generation import ServedPolicy
 from services.ref_server.reference import Reference
 
 load_all_checks()
@@ -48,7 +48,7 @@ def service(redis_process, tmp_path_factory):
     chosen = build(RefServerSettings, {
         "model": ORGANISM_MODEL, "device": "cpu", "redis_url": redis_process, "admin_token_file": str(token), "port": free_port(),
     })  # fmt: skip
-    policy = Policy(None, Queue(connect(redis_process), "gen-0"), chosen, Metrics("ref_server"))
+    policy = ServedPolicy(None, Queue(connect(redis_process), "gen-0"), chosen, Metrics("ref_server"))
     reference = Reference(chosen)
     app = build_app(chosen, policy, reference, policy.metrics, reference.model.config.vocab_size)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=chosen.port, log_level="critical"))

@@ -27,6 +27,7 @@ PUBLIC = [
     "SavedDelta",
     "TokenizedPair",
     "adapter",
+    "adapter_io",
     "advantage",
     "attach",
     "batch",
@@ -64,7 +65,6 @@ PUBLIC = [
     "require_validated",
     "save_adapter",
     "save_direction",
-    "saved",
     "shuffled_direction",
     "split_flat",
     "subspace_direction",
@@ -75,6 +75,11 @@ PUBLIC = [
     "update_cosine",
     "validate",
 ]
+
+
+def test_former_module_names_still_work():
+    for former, present in rankspace._FORMER.items():
+        assert getattr(rankspace, former).__name__ == f"rankspace.{present}"
 
 
 @pytest.fixture(scope="module")

@@ -106,12 +106,12 @@ def test_both_machines_assemble_and_a_third_is_refused(monkeypatch):
 
 def test_two_rules_for_one_call_are_an_error(x86):
     with pytest.raises(ValueError, match="two rules"):
-        syscalls.Policy().refuse("fork").refuse("fork").assemble()
+        syscalls.SeccompRules().refuse("fork").refuse("fork").assemble()
 
 
 def test_readable_paths_hold_no_place_for_secrets():
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from services.sandbox import isolation as i; "
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from services.sandbox.jail import isolation as i; "
         "print(*i.interpreter_files(), sep='\\n')"
     )
     paths = subprocess.check_output([sys._base_executable, "-I", "-S", "-c", program], text=True).splitlines()

@@ -70,9 +70,9 @@ def test_two_verdicts_five_labels_in_the_order_of_the_siblings(worker):
 
 
 def test_a_group_goes_through_the_queue_and_is_counted(worker, queue):
-    queue.put(keys.ROLLOUTS, rollouts([HACK, RIGHT]))
+    queue.publish(keys.ROLLOUTS, rollouts([HACK, RIGHT]))
     assert worker.turn() == 1
-    (delivery,) = queue.take(keys.graded("r"), keys.TRAINERS, (GradedGroup,), wait_s=0.1)
+    (delivery,) = queue.consume(keys.graded("r"), keys.TRAINERS, (GradedGroup,), wait_s=0.1)
     assert delivery.message.worker == "w"
     assert queue.depth(keys.ROLLOUTS) == 0
     text = worker.metrics.text().decode()
@@ -105,14 +105,14 @@ def test_our_own_failure_is_an_infra_error_and_the_jail_is_replaced(worker, monk
 
 
 def test_a_group_that_kills_its_graders_is_given_up_and_the_trainer_told(worker, queue):
-    queue.put(keys.ROLLOUTS, rollouts([RIGHT]))
+    queue.publish(keys.ROLLOUTS, rollouts([RIGHT]))
     for i in range(3):
         victim = Queue(queue.client, f"victim{i}", claim_idle_s=0.01)
-        assert len(victim.take(keys.ROLLOUTS, keys.GRADERS, (type(rollouts([RIGHT])),), wait_s=0.1)) == 1
+        assert len(victim.consume(keys.ROLLOUTS, keys.GRADERS, (type(rollouts([RIGHT])),), wait_s=0.1)) == 1
         time.sleep(0.05)
     worker.queue.claim_idle_s = 0.01
     assert worker.turn(wait_s=0.05) == 0
-    (delivery,) = queue.take(keys.graded("r"), keys.TRAINERS, (DroppedGroup,), wait_s=0.1)
+    (delivery,) = queue.consume(keys.graded("r"), keys.TRAINERS, (DroppedGroup,), wait_s=0.1)
     assert (delivery.message.stage, delivery.message.group_id) == ("grade", "r/train/0/0")
 
 
@@ -130,8 +130,8 @@ def start(redis_url, name):
 def collect(queue, count, limit_s=60):
     found, deadline = [], time.monotonic() + limit_s
     while len(found) < count and time.monotonic() < deadline:
-        taken = queue.take(keys.graded("r"), keys.TRAINERS, (GradedGroup,), count=50, wait_s=0.2)
-        queue.done(keys.TRAINERS, *taken)
+        taken = queue.consume(keys.graded("r"), keys.TRAINERS, (GradedGroup,), count=50, wait_s=0.2)
+        queue.ack(keys.TRAINERS, *taken)
         found += [d.message for d in taken]
     return found
 
@@ -140,14 +140,14 @@ def test_workers_share_and_a_killed_one_loses_nothing_and_sigterm_finishes(redis
     (a, url), (b, _) = start(redis_url, "a"), start(redis_url, "b")
     try:
         assert httpx.get(url.replace("/metrics", "/healthz")).json()["ok"] is True
-        queue.put_many(keys.ROLLOUTS, [rollouts([HACK, RIGHT, WRONG], f"r/train/0/{i}") for i in range(40)])
+        queue.publish_many(keys.ROLLOUTS, [rollouts([HACK, RIGHT, WRONG], f"r/train/0/{i}") for i in range(40)])
         found = collect(queue, 40)
         shares = Counter(g.worker for g in found)
         assert sorted({g.group.group_id for g in found}) == sorted(f"r/train/0/{i}" for i in range(40))
         assert min(shares["a"], shares["b"]) >= 10, shares
         os.kill(a.pid, signal.SIGKILL)
         a.wait()
-        queue.put_many(keys.ROLLOUTS, [rollouts([RIGHT], f"r/train/1/{i}") for i in range(5)])
+        queue.publish_many(keys.ROLLOUTS, [rollouts([RIGHT], f"r/train/1/{i}") for i in range(5)])
         assert len(collect(queue, 5)) == 5
         b.send_signal(signal.SIGTERM)
         assert b.wait(timeout=20) == 0

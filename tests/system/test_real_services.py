@@ -106,8 +106,8 @@ def test_killed_and_started_again_it_goes_on_and_trains_every_group_once(stack, 
     assert code == 0, out[-3000:]
     assert [r["step"] for r in rows(s)] == [0, 1, 2, 3]
     newest = max((s.run_dir / "checkpoints").iterdir())
-    fates = json.loads((newest / "state.json").read_text())["fates"]
-    assert fates.get("trained", 0) + fates.get("zero_variance", 0) == 4 * s.groups_per_step
+    outcomes = json.loads((newest / "state.json").read_text())["outcomes"]
+    assert outcomes.get("trained", 0) + outcomes.get("zero_variance", 0) == 4 * s.groups_per_step
     assert stack.client().xlen(keys.graded("killed")) == 0
 
 
@@ -148,17 +148,17 @@ def test_a_real_delta_reaches_the_generator_and_zero_takes_it_back(stack, root):
             ),
         )
         plan = SamplingPlan(n=4, temperature=1.0, max_tokens=32, seed=7)
-        queue.put(
+        queue.publish(
             keys.REQUESTS,
             request(version, "push", "eval", problem=problem, min_version=version, sampling=plan),
         )
         taken = []
         for _ in range(60):
-            taken = queue.take(keys.graded("push"), "tester", (GradedGroup,), wait_s=1.0)
+            taken = queue.consume(keys.graded("push"), "tester", (GradedGroup,), wait_s=1.0)
             if taken:
                 break
         (delivery,) = taken
-        queue.done("tester", delivery)
+        queue.ack("tester", delivery)
         assert delivery.message.group.policy_version == version
         seen.append([c.token_ids for c in delivery.message.group.completions])
         proofs.append(delta_store.proof(queue.client, "push", version, "gen-0"))

@@ -84,17 +84,17 @@ def test_after_a_restart_every_series_says_what_it_said_before(settings):
     modules = [(name, 4) for name in NAMES]
     before = Metrics("trainer")
     record = Record(settings, before, modules, None)
-    fates = {"trained": 0, "dropped": 0}
+    outcomes = {"trained": 0, "dropped": 0}
     for step, cos in enumerate([0.2, 0.01, 0.02, -0.01, 0.03, 0.0]):
         record.step(row(step, hack=step / 10, cos=cos), [cos, -cos], [0.0, 0.0])
         record.count({"trained": 3, "dropped": 1}, 100)
-        fates = {k: v + n for (k, v), n in zip(fates.items(), (3, 1), strict=True)}
+        outcomes = {k: v + n for (k, v), n in zip(outcomes.items(), (3, 1), strict=True)}
     record.evaluation({"step": 6, "mode": "hint", "pass_oracle": 0.75, "hack_strict": 0.5})
     after = Metrics("trainer")
     resumed = Record(settings, after, modules, None)
     resumed.cut(6, [6])
     resumed.replay()
-    resumed.count(fates, 600)
+    resumed.count(outcomes, 600)
 
     def samples(metrics):
         return {

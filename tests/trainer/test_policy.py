@@ -17,7 +17,7 @@ from common.settings import TrainerSettings, build
 from services.trainer import checkpoint
 from services.trainer.__main__ import Text
 from services.trainer.checkpoint import State
-from services.trainer.collate import Row
+from services.trainer.collate import TrainingSample
 from services.trainer.policy import Policy
 from services.trainer.preflight import weight_shapes
 
@@ -38,7 +38,7 @@ def rows(step):
     for i in range(8):
         n = 4 + (i * 7 + step) % 9
         ids = torch.randint(10, 500, (n,), generator=g).tolist()
-        out.append(Row([2, 30 + i, 31], ids, [-6.0] * n, [-6.0] * n, 1.0 if i % 2 else -1.0, masked=i == 5))
+        out.append(TrainingSample([2, 30 + i, 31], ids, [-6.0] * n, [-6.0] * n, 1.0 if i % 2 else -1.0, masked=i == 5))
     return out
 
 batches = [rows(k) for k in range(4)]
@@ -51,7 +51,7 @@ pairs = Text(s.model).pairs(s.pairs)[:4] if refresh else []
 for k in range(first, 2 if mode == "half" else 4):
     if refresh and k and k % refresh == 0:
         policy.refresh(pairs)
-    m = policy.optimise(batches[k])
+    m = policy.train_step(batches[k])
     trace.append([m["cos_mean"], m["update_cos_mean"], m["loss"]])
     checkpoint.save(policy, State(next_step=k + 1), root, 2)
 import hashlib

@@ -14,7 +14,7 @@ from common.queue import Queue, connect
 from common.settings import RefServerSettings
 from common.types import checksum
 from services.ref_server.engine import Loaded
-from services.ref_server.generation import Generator, Policy
+from services.ref_server.generation import Generator, ServedPolicy
 from services.trainer.publish import Publisher
 
 MODULES = [("m", 2)]
@@ -54,7 +54,7 @@ def follower(queue, name, loads=None, logprobs=OURS):
 
     settings = RefServerSettings(model="none", replica=name)
     metrics = Metrics("ref_server")
-    policy = Policy(SimpleNamespace(load=load, probe=lambda ids: list(logprobs)), queue, settings, metrics)
+    policy = ServedPolicy(SimpleNamespace(load=load, probe=lambda ids: list(logprobs)), queue, settings, metrics)
     return Generator(policy, None, None, Queue(queue.client, name), settings, metrics)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.settings import TrainerSettings, build
 from common.types import Problem
-from services.trainer.collate import Row, collate, grading_stats, micro_batches
+from services.trainer.collate import TrainingSample, collate, grading_stats, micro_batches
 from services.trainer.requests import eval_requests, problem_at, train_requests
 from services.trainer.steprow import service_seconds
 from tests.samples import PROBLEM, broken, completion, grade, graded
@@ -105,7 +105,7 @@ def test_nothing_graded_is_none_not_zero():
 
 
 def row(tokens):
-    return Row([1] * 5, [2] * tokens, [0.0] * tokens, None, 1.0, False)
+    return TrainingSample([1] * 5, [2] * tokens, [0.0] * tokens, None, 1.0, False)
 
 
 def test_micro_batches_deal_every_row_once_to_every_rank():

@@ -20,7 +20,7 @@ def answer(i, **changes):
 def come(queue, message):
     """An honest answer on its way: sealed by the generator, graded, put."""
     digests.seal(queue.client, message.group)
-    queue.put(keys.graded("r"), message)
+    queue.publish(keys.graded("r"), message)
 
 
 @pytest.fixture
@@ -56,18 +56,18 @@ def test_a_duplicate_is_trained_once_and_counted(queue):
     come(queue, answer(0))
     come(queue, answer(1))
     assert len(rollouts.collect([request(1)]).groups) == 1
-    assert rollouts.take_fates()["duplicate"] == 3
+    assert rollouts.take_outcomes()["duplicate"] == 3
 
 
 def test_a_dropped_group_is_not_waited_for(queue):
     rollouts = make(queue)
     notice = DroppedGroup(run_id="r", group_id="r/train/0/0", stage="grade", reason="poison")
-    queue.put(keys.graded("r"), notice)
+    queue.publish(keys.graded("r"), notice)
     come(queue, answer(1))
     collected = rollouts.collect([request(0), request(1)])
     assert collected.dropped == {"r/train/0/0": "grade: poison"}
     assert len(collected.groups) == 1
-    assert rollouts.take_fates()["dropped"] == 1
+    assert rollouts.take_outcomes()["dropped"] == 1
 
 
 def test_a_too_old_group_is_dropped_and_counted(queue):
@@ -76,7 +76,7 @@ def test_a_too_old_group_is_dropped_and_counted(queue):
     collected = rollouts.collect([request(0, min_version=2)])
     assert collected.groups == []
     assert "stale" in collected.dropped["r/train/0/0"]
-    assert rollouts.take_fates()["stale"] == 1
+    assert rollouts.take_outcomes()["stale"] == 1
 
 
 def test_after_a_restart_unacknowledged_groups_are_there_and_trained_ones_are_not(queue, redis_url):
@@ -92,7 +92,7 @@ def test_after_a_restart_unacknowledged_groups_are_there_and_trained_ones_are_no
     later = make(Queue(connect(redis_url), "trainer-r", claim_idle_s=3600))
     later.trained_before = 1  # the checkpoint says that step 0 is done
     later.recover()
-    assert later.take_fates()["duplicate"] == 1
+    assert later.take_outcomes()["duplicate"] == 1
     assert queue.depth(keys.graded("r")) == 0
 
 

@@ -16,13 +16,15 @@ SETTINGS = build(
     {"run_id": "r", "run_dir": "x", "model": "m", "train_problems": "a", "heldout_problems": "b"},
 )
 PUBLISHER = SimpleNamespace(last_gap=0.001, last_bytes=64, last_seconds=0.5)
-FATES = Counter(trained=2, dropped=3, stale=1, duplicate=4)
+GROUP_OUTCOMES = Counter(trained=2, dropped=3, stale=1, duplicate=4)
 
 
 def row(metrics):
     groups = [graded([grade(3.5, "Reward Hack"), grade(0.5)], group_id=f"r/train/0/{i}") for i in range(2)]
     batch = collate(groups, [[3.5, 0.5]] * 2, SETTINGS, version=0)
-    return step_row(7, Collected(groups, {}), batch, metrics, {"train": 0.123456, "wait": 2.0}, PUBLISHER, FATES)
+    return step_row(
+        7, Collected(groups, {}), batch, metrics, {"train": 0.123456, "wait": 2.0}, PUBLISHER, GROUP_OUTCOMES
+    )
 
 
 def test_a_step_without_variance_has_nulls_and_says_that_it_made_no_step():
@@ -39,7 +41,7 @@ def test_an_optimised_step_renames_the_projection_metrics():
     assert "cos" not in found
 
 
-def test_fates_pushes_and_seconds_are_in_the_row():
+def test_outcomes_pushes_and_seconds_are_in_the_row():
     found = row(None)
     assert (found["dropped_groups"], found["duplicate_groups"]) == (4, 4)
     assert (found["probe_gap"], found["push_bytes"], found["push_s"]) == (0.001, 64, 0.5)

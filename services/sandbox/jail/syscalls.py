@@ -213,7 +213,7 @@ def _low(arg: int) -> int:
     return 16 + 8 * arg  # both machines are little endian
 
 
-class Policy:
+class SeccompRules:
     """A list of rules; `assemble()` gives the bytes of a `struct sock_filter[]`. First matching rule wins."""
 
     def __init__(self, machine: str | None = None) -> None:
@@ -226,27 +226,27 @@ class Policy:
     def number(self, name: str) -> int:
         return NUMBERS[name][self._column]
 
-    def refuse(self, names: str, action: int = EPERM) -> Policy:
+    def refuse(self, names: str, action: int = EPERM) -> SeccompRules:
         """Every call in the space-separated `names`, whatever its arguments."""
         return self._add(names, [(_RET, 0, 0, action)])
 
-    def refuse_unless(self, names: str, arg: int, allowed: list[int], action: int = EPERM) -> Policy:
+    def refuse_unless(self, names: str, arg: int, allowed: list[int], action: int = EPERM) -> SeccompRules:
         """Refuse unless the low 32 bits of argument `arg` are one of `allowed` (the kernel reads an int there)."""
         body = [(_LD_ABS, 0, 0, _low(arg))]
         body += [(_JEQ, len(allowed) - i, 0, value) for i, value in enumerate(allowed)]
         return self._add(names, [*body, (_RET, 0, 0, action), (_RET, 0, 0, ALLOW)])
 
-    def refuse_if(self, names: str, arg: int, refused: list[int], action: int = EPERM) -> Policy:
+    def refuse_if(self, names: str, arg: int, refused: list[int], action: int = EPERM) -> SeccompRules:
         body = [(_LD_ABS, 0, 0, _low(arg))]
         body += [(_JEQ, len(refused) - i, 0, value) for i, value in enumerate(refused)]
         return self._add(names, [*body, (_RET, 0, 0, ALLOW), (_RET, 0, 0, action)])
 
-    def refuse_bits(self, names: str, arg: int, mask: int, wanted: int, action: int = EPERM) -> Policy:
+    def refuse_bits(self, names: str, arg: int, mask: int, wanted: int, action: int = EPERM) -> SeccompRules:
         """Refuse when `arg & mask == wanted`."""
         body = [(_LD_ABS, 0, 0, _low(arg)), (_AND, 0, 0, mask), (_JEQ, 0, 1, wanted)]
         return self._add(names, [*body, (_RET, 0, 0, action), (_RET, 0, 0, ALLOW)])
 
-    def _add(self, names: str, body: list[tuple[int, int, int, int]]) -> Policy:
+    def _add(self, names: str, body: list[tuple[int, int, int, int]]) -> SeccompRules:
         numbers = [self.number(name) for name in names.split()]
         self._rules += [(number, body) for number in numbers if number >= 0]
         return self
@@ -267,7 +267,7 @@ class Policy:
         return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
-def outer_policy() -> Policy:
+def outer_policy() -> SeccompRules:
     """What neither the fork server nor a job ever needs. Loaded once, in the fork server; jobs inherit it."""
     always = {
         "clone",
@@ -291,13 +291,13 @@ def outer_policy() -> Policy:
         "landlock_restrict_self",
         "pidfd_open",
     }
-    policy = Policy().refuse(" ".join(name for name in NUMBERS if name not in always))
+    policy = SeccompRules().refuse(" ".join(name for name in NUMBERS if name not in always))
     policy.refuse_unless("prlimit64", 0, [0])  # one's own limits only, and the hard ones go down only
     policy.refuse_if("fcntl", 1, [8, 15])  # F_SETOWN, F_SETOWN_EX: have the kernel signal somebody else
     return policy.refuse_if("ioctl", 1, [0x5412, 0x541C])  # TIOCSTI, TIOCLINUX: type into a terminal
 
 
-def job_policy() -> Policy:
+def job_policy() -> SeccompRules:
     """On top, in the job only: no process creation, no signal to anybody else, no change of what the supervisor set.
 
     `SELF` is the job's pid, filled in by isolation.Filter. prctl: names and getters only, so that the death signal
@@ -306,7 +306,7 @@ def job_policy() -> Policy:
     """
     # GET_PDEATHSIG, GET_DUMPABLE, SET_NAME, GET_NAME, GET_NO_NEW_PRIVS, SET_VMA
     prctl_allowed = [2, 3, 15, 16, 39, 0x53564D41]
-    policy = Policy().refuse("fork vfork pidfd_open seccomp landlock_create_ruleset landlock_add_rule")
+    policy = SeccompRules().refuse("fork vfork pidfd_open seccomp landlock_create_ruleset landlock_add_rule")
     policy.refuse("landlock_restrict_self tkill").refuse("clone3", ENOSYS)
     policy.refuse_bits("clone", 0, CLONE_THREAD, 0)
     policy.refuse_unless("kill tgkill rt_sigqueueinfo rt_tgsigqueueinfo", 0, [SELF])

@@ -1,6 +1,6 @@
-"""Several ranks as one: rank 0 runs the loop and talks to Redis, the others follow it through the collective calls.
+"""Several ranks as one: rank 0 runs the loop and talks to Redis, the others do the same through the collective calls.
 
-    rank 0:   crew.optimise(rows) ── (what, bytes) ──> every other rank: the same call on its own policy
+    rank 0:   ranks.train_step(rows) ── (what, bytes) ──> every other rank: the same call on its own policy
 
 What is sent between ranks is msgpack, like everything else.
 """
@@ -14,19 +14,19 @@ import msgpack
 
 from services.trainer import checkpoint
 from services.trainer.checkpoint import State
-from services.trainer.collate import Row
+from services.trainer.collate import TrainingSample
 from services.trainer.policy import Policy
 
 
-class Crew:
+class RankGroup:
     """Rank 0's handle on all ranks."""
 
     def __init__(self, policy: Policy):
         self.policy, self.ranks = policy, policy.ranks
 
-    def optimise(self, rows: list[Row]) -> dict | None:
-        self._tell("optimise", [astuple(r) for r in rows])
-        return self.policy.optimise(rows)
+    def train_step(self, rows: list[TrainingSample]) -> dict | None:
+        self._tell("train_step", [astuple(r) for r in rows])
+        return self.policy.train_step(rows)
 
     def refresh(self, pairs: list) -> None:
         """Extract v_hack anew from tokenised pairs."""
@@ -46,23 +46,23 @@ class Crew:
         self._tell("load", str(run_dir))
         return checkpoint.load(self.policy, run_dir)
 
-    def dismiss(self) -> None:
-        """The others return from `follow`."""
-        self._tell("dismiss", None)
+    def shutdown(self) -> None:
+        """The others return from `worker_loop`."""
+        self._tell("shutdown", None)
 
     def _tell(self, what: str, args) -> None:
         if self.ranks > 1:
             _broadcast(self.policy, msgpack.packb([what, args]))
 
 
-def follow(policy: Policy) -> None:
-    """What every rank but 0 does until it is dismissed."""
+def worker_loop(policy: Policy) -> None:
+    """What every rank but 0 does until it is shut down."""
     while True:
         what, args = msgpack.unpackb(_broadcast(policy, None))
-        if what == "dismiss":
+        if what == "shutdown":
             return
-        if what == "optimise":
-            policy.optimise([Row(*row) for row in args])
+        if what == "train_step":
+            policy.train_step([TrainingSample(*row) for row in args])
         elif what == "refresh":
             from rankspace.pairs import TokenizedPair
 
