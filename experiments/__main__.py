@@ -3,6 +3,7 @@
   demo          vanilla and projected on this machine, from nothing to a report
   run           one arm, one seed                 --arm A --seed N --preset P [--set field=value]
   sweep         arms x seeds, resumable
+  samples       what a model writes before training, graded: base rates, and material for pairs
   prepare       model, direction and settings files for services that run elsewhere
   status        services that run, and a line for every run
   view          every completion in the browser: filter, search, both verdicts, tokens
@@ -28,6 +29,7 @@ COMMANDS = {
     "demo": "experiments.demo",
     "run": "experiments.launch.run",
     "sweep": "experiments.launch.sweep",
+    "samples": "experiments.launch.samples",
     "prepare": "experiments.launch.prepare",
     "status": "experiments.status",
     "view": "experiments.viewer.serve",

@@ -53,6 +53,23 @@ def sweep() -> cli.Parser:
     return p
 
 
+def samples() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments samples", description=cli.docstring("experiments.launch.samples"))
+    _preset(p)
+    p.add_argument("--model", help="local model folder (default: the preset's)")
+    p.add_argument("--problems", type=Path, help="JSON lines of problems (default: the preset's training problems)")
+    p.add_argument("--loophole", default="none", help="how prompts are posed: a loophole's name, or none (bare)")
+    p.add_argument("--n", type=int, default=8, help="completions a problem")
+    p.add_argument("--limit", type=int, help="only the first N problems")
+    p.add_argument("--temperature", type=float, default=1.0)
+    p.add_argument("--max-tokens", type=int, help="default: the preset's")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the generator")
+    p.add_argument("--out", type=Path, required=True, help="JSON lines; .gz when the name ends so")
+    _isolation(p)
+    return p
+
+
 def prepare() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments prepare", description=cli.docstring("experiments.launch.prepare"))
     _preset(p)
@@ -133,7 +150,7 @@ def drift() -> cli.Parser:
 
 
 PARSERS = {
-    "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "status": status, "report": report,
+    "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "samples": samples, "status": status, "report": report,
     "verdict": verdict, "next-preset": next_preset, "measure-cos": measure_cos,
     "drift": drift,
 }  # fmt: skip
