@@ -25,6 +25,8 @@ MATHS_TRAIN = "tasks/maths/maths_train.jsonl"
 MATHS_HELDOUT = "tasks/maths/maths_heldout.jsonl"
 INSTRUCT = ".cache/practice_instruct"
 SMOLLM_MODEL = ".cache/models/SmolLM2-135M-Instruct"
+CODER_SMALL = "models/coder-0.5b"  # Qwen2.5-Coder-0.5B-Instruct
+CODER = "models/coder-1.5b"  # Qwen2.5-Coder-1.5B-Instruct
 QWEN_SMALL = "Qwen/Qwen3.5-2B"
 QWEN_LARGE = "Qwen/Qwen3-4B"
 LEETCODE_TRAIN = "data/leetcode_train_medhard.jsonl"
@@ -70,6 +72,12 @@ _LEETCODE = {
     "temperature": 0.7, "kl_beta": 1e-3, "lr": 1e-3, "micro_batch": 8, "max_staleness": 1, "probe_bound": 0.25,
     "eval_problems": 119, "eval_samples": 1, "checkpoint_every": 5, "group_timeout_s": 1800.0,
 }  # fmt: skip
+# The pilot's values (docs/results/coder-1.5b). On policy: with fast graders little is gained by staleness on one card.
+_CODER = {
+    **_LEETCODE, "steps": 100, "max_tokens": 768, "temperature": 1.0, "lr": 3e-3, "max_staleness": 0, "group_size": 8,
+    "compile_layers": True, "eval_every": 50, "eval_samples": 2,
+}  # fmt: skip
+_CODER_SERVER = {"max_model_len": 2816, "dtype": "bfloat16"}  # prompts: 730 tokens, 1,940 where tests are shown
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
@@ -92,6 +100,10 @@ PRESETS: dict[str, Preset] = {
                values={"model": SMOLLM_MODEL, **_INSTRUCT, "dtype": "bfloat16", "steps": 150, "max_tokens": 192,
                        "temperature": 0.7, "lr": 1e-2, "micro_batch": 64, "activation_checkpointing": True,
                        "max_staleness": 1, "probe_bound": 0.25, "eval_every": 50, "checkpoint_every": 5}),
+        Preset("coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
+               if_hacks="coder-1.5b", if_not="coder-1.5b", server=_CODER_SERVER, values={**_CODER, "model": CODER_SMALL}),
+        Preset("coder-1.5b", "Qwen2.5-Coder-1.5B-Instruct, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
+               if_hacks="qwen3-4b", if_not="qwen3.5-2b", server=_CODER_SERVER, values={**_CODER, "model": CODER}),
         Preset("qwen3.5-2b", "Qwen3.5-2B, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
                if_hacks="qwen3.5-2b", if_not="qwen3-4b", server={"max_model_len": 3072, "dtype": "bfloat16"},
                values={"model": QWEN_SMALL, **_LEETCODE, "group_size": 8}),
