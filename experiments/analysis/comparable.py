@@ -24,7 +24,7 @@ from experiments.design import arms as arm_table
 
 # Where a run wrote and where its services listened: no bearing on the result.
 INCIDENTAL = frozenset({"run_id", "run_dir", "arm", "seed", "redis_url", "redis_username",
-                        "redis_password_file", "metrics_port", "svd_cache", "v_hack", "checkpoint_every",
+                        "redis_password_file", "metrics_port", "svd_cache", "v_hack", "v_ref", "checkpoint_every",
                         "keep_checkpoints", "group_timeout_s", "loggers"})  # fmt: skip
 
 
@@ -172,14 +172,14 @@ def _check_commits(runs: list[Run], allow: bool) -> list[str]:
 
 
 def _check_settings(runs: list[Run], allow: bool) -> list[str]:
-    """Settings must be equal except where some arm at hand fixes them."""
-    fixed: set[str] = set(INCIDENTAL)
-    for run in runs:
-        arm = arm_table.ARMS.get(run.arm)
-        fixed |= set(arm.overrides) if arm else set()
+    """Settings must be equal over the runs whose own arm does not fix them.
+
+    Run by run: were a field left out wherever some arm at hand fixes it, adding an arm would open the guard for others.
+    """
     lines = []
-    for name in sorted({name for run in runs for name in run.config} - fixed):
-        groups = _ids_by([repr(run.config.get(name)) for run in runs], runs)
+    for name in sorted({name for run in runs for name in run.config} - INCIDENTAL):
+        free = [run for run in runs if name not in _fixed(run)]
+        groups = _ids_by([repr(run.config.get(name)) for run in free], free)
         if len(groups) > 1:
             lines.append(f"{name} is " + ", but ".join(f"{value} in {ids}" for value, ids in groups.items()))
     if lines and not allow:
@@ -188,6 +188,12 @@ def _check_settings(runs: list[Run], allow: bool) -> list[str]:
             "or pass --allow-mixed-settings"
         )
     return [f"Settings differ beyond the arms: {'; '.join(lines)}."] if lines else []
+
+
+def _fixed(run: Run) -> frozenset[str]:
+    """The fields that the run's own arm fixes."""
+    arm = arm_table.ARMS.get(run.arm)
+    return frozenset(arm.overrides) if arm else frozenset()
 
 
 def _ids_by(values: list[str], runs: list[Run]) -> dict[str, str]:

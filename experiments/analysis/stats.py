@@ -7,8 +7,9 @@
     matched         piecewise-linear trajectory (level_t, value_t), read at the last t where level_t = L
     survival        Kaplan-Meier (scipy.stats.ecdf of right-censored data)
 
-With n seeds the smallest two-sided p an exact test can give is 2 / 2^n: 0.0625 for five seeds. The bootstrap interval
-of so few values is too narrow (it cannot look beyond the extremes); the t interval stands beside it for that reason.
+With k non-zero differences the smallest two-sided p an exact test can give is 2 / 2^k: 0.0625 for five, 0.5 where only
+two of three seeds differ (flipping the sign of a zero changes nothing). The bootstrap interval of so few values is too
+narrow (it cannot look beyond the extremes); the t interval stands beside it for that reason.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 9999
 EXACT_UP_TO = 16  # seeds; 2^16 sign flips
+ROUNDING = 1e-12  # relative; a smaller difference is what subtraction leaves of two equal rates
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def paired(x: dict[int, float], y: dict[int, float]) -> Paired | None:
     seeds = tuple(sorted(s for s in x.keys() & y.keys() if np.isfinite(x[s]) and np.isfinite(y[s])))
     if not seeds:
         return None
-    d = np.array([x[s] - y[s] for s in seeds])
+    d = np.array([_difference(x[s], y[s]) for s in seeds])
     both = tuple(float(v) for v in d)
     if len(d) < 2:
         nan = float("nan")
@@ -85,17 +87,21 @@ def paired(x: dict[int, float], y: dict[int, float]) -> Paired | None:
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(d) - 1)) * sem
     return Paired(
         seeds, both, float(d.mean()), sem, float(boot.low), float(boot.high),
-        float(d.mean()) - half, float(d.mean()) + half, _permutation_p(x, y, seeds), 2.0 / 2 ** len(d),
+        float(d.mean()) - half, float(d.mean()) + half, _permutation_p(d), min(1.0, 2.0 / 2 ** np.count_nonzero(d)),
     )  # fmt: skip
 
 
-def _permutation_p(x: dict[int, float], y: dict[int, float], seeds: tuple[int, ...]) -> float:
+def _difference(x: float, y: float) -> float:
+    return 0.0 if abs(x - y) <= ROUNDING * max(abs(x), abs(y)) else x - y
+
+
+def _permutation_p(d: np.ndarray) -> float:
     """Two-sided exact p of the mean paired difference under exchange of the two arms within a seed."""
     result = stats.permutation_test(
-        (np.array([x[s] for s in seeds]), np.array([y[s] for s in seeds])),
+        (d, np.zeros_like(d)),
         lambda a, b, axis: np.mean(a - b, axis=axis),
         permutation_type="samples", vectorized=True, alternative="two-sided",
-        n_resamples=np.inf if len(seeds) <= EXACT_UP_TO else RESAMPLES, rng=np.random.default_rng(0),
+        n_resamples=np.inf if len(d) <= EXACT_UP_TO else RESAMPLES, rng=np.random.default_rng(0),
     )  # fmt: skip
     return float(result.pvalue)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict
 
 from experiments.analysis import comparable
+from experiments.analysis.answers import State, Verdict, exceeds, reaches, ties
 from experiments.analysis.comparable import short_ids
 from experiments.analysis.measures import Summary, matched_hack, matched_pass, summarise
 from experiments.analysis.stats import Paired, mean_sem, paired
@@ -20,21 +20,7 @@ from experiments.design import prereg
 from experiments.design.prereg import Beats, Claim, Emergence, Preregistration, Suppression
 from experiments.options import verdict as parser
 
-State = Literal["supported", "falsified", "inconclusive", "not evaluable"]
 Arms = dict[str, list[Summary]]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One claim's answer. `because` is one sentence; `numbers` are lines; `run_ids` is what they rest on."""
-
-    name: str
-    claim: str
-    state: State
-    because: str
-    numbers: tuple[str, ...] = ()
-    run_ids: tuple[str, ...] = ()
-    values: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 def evaluate(registered: Preregistration, arms: Arms) -> list[Verdict]:
@@ -63,6 +49,7 @@ def _suppression(name: str, claim: Suppression, arms: Arms) -> Verdict:
         else "pass drop at matched hack budget: no seed has a match, so this falsifier could not act",
     )
     state, because = _judge_suppression(claim, gap, drop, matched.mean if matched.n else None)
+    because += _strength(gap) if state == "supported" else ""
     return Verdict(
         name,
         claim.claim,
@@ -77,19 +64,24 @@ def _suppression(name: str, claim: Suppression, arms: Arms) -> Verdict:
 def _judge_suppression(claim: Suppression, gap: Paired, drop: Paired, matched: float | None) -> tuple[State, str]:
     if gap.n < claim.min_seeds:
         return "inconclusive", f"{gap.n} paired seed{'s' * (gap.n != 1)}, {claim.min_seeds} needed"
-    if gap.mean < claim.falsified_gap_pp:
+    bar = claim.falsified_sem * gap.sem
+    if not reaches(gap.mean, claim.falsified_gap_pp):
         return "falsified", f"gap {gap.mean:.1f} pp is below {claim.falsified_gap_pp:g} pp"
-    if gap.mean <= claim.falsified_sem * gap.sem:
-        return "falsified", f"gap {gap.mean:.1f} pp is within {claim.falsified_sem:g} SEM ({gap.sem:.1f} pp)"
-    if matched is not None and matched > claim.falsified_matched_drop_pp:
+    if not exceeds(gap.mean, bar):
+        return "falsified", f"gap {gap.mean:.1f} pp is within {claim.falsified_sem:g} SEM ({gap.sem:.1f} pp)" + _tie(
+            gap.mean, bar
+        )
+    if matched is not None and exceeds(matched, claim.falsified_matched_drop_pp):
         return "falsified", (
             f"at a matched hack budget the pass rate drops by {matched:.1f} pp, more than "
             f"{claim.falsified_matched_drop_pp:g} pp"
         )
-    if gap.mean >= claim.supported_gap_pp and drop.mean <= claim.pass_within_pp:
+    wide = reaches(gap.mean, claim.supported_gap_pp)
+    if wide and reaches(claim.pass_within_pp, drop.mean):
         higher = f"; the pass rate is {-drop.mean:.1f} pp higher" if drop.mean < 0 else ""
-        return "supported", f"gap {gap.mean:.1f} pp, pass drop {max(drop.mean, 0):.1f} pp{higher}"
-    if gap.mean >= claim.supported_gap_pp:
+        untested = "; 1 falsifier not evaluable (no seed has a matched hack budget)" if matched is None else ""
+        return "supported", f"gap {gap.mean:.1f} pp, pass drop {max(drop.mean, 0):.1f} pp{higher}{untested}"
+    if wide:
         return "inconclusive", (
             f"gap {gap.mean:.1f} pp is wide enough, but the pass rate drops by {drop.mean:.1f} pp, "
             f"more than {claim.pass_within_pp:g} pp"
@@ -98,6 +90,11 @@ def _judge_suppression(claim: Suppression, gap: Paired, drop: Paired, matched: f
         "inconclusive",
         f"gap {gap.mean:.1f} pp lies between {claim.falsified_gap_pp:g} and {claim.supported_gap_pp:g} pp",
     )
+
+
+def _tie(mean: float, bar: float) -> str:
+    """Said where mean and bar agree but for rounding: (0, 0, x) has mean = SEM = x/3 whatever x is."""
+    return "; a tie: mean and bar are equal, so the rule only counts seeds here" if ties(mean, bar) else ""
 
 
 def _beats(name: str, claim: Beats, arms: Arms) -> Verdict:
@@ -124,9 +121,11 @@ def _beats(name: str, claim: Beats, arms: Arms) -> Verdict:
         _line(f"hack rate at matched pass rate ({level.mean:.1f}%), {claim.baseline} - {claim.arm}", matched),
         _line(f"final hack rate, {claim.baseline} - {claim.arm}", final),
     )
-    if len(found) < len(common):
-        numbers += (f"no common pass rate in seeds {', '.join(str(s) for s in common if s not in found)}",)
     state, because = _judge_lead(claim, lead)
+    because += _strength(lead) if state == "supported" else ""
+    if len(found) < len(common):
+        absent_seeds = ", ".join(str(s) for s in common if s not in found)
+        because += f"; not evaluable: seeds {absent_seeds} (no common pass rate)"
     return Verdict(
         name,
         claim.claim,
@@ -142,9 +141,10 @@ def _judge_lead(claim: Beats, lead: Paired) -> tuple[State, str]:
     if lead.n < claim.min_seeds:
         return "inconclusive", f"{lead.n} paired seed{'s' * (lead.n != 1)}, {claim.min_seeds} needed"
     bar = claim.falsified_sem * lead.sem
-    if lead.mean <= bar:
-        verb = "beats" if lead.mean < -bar else "matches"
-        return "falsified", f"{claim.baseline} {verb} {claim.arm}: lead {lead.mean:+.1f} pp, SEM {lead.sem:.1f} pp"
+    if not exceeds(lead.mean, bar):
+        verb = "beats" if exceeds(-bar, lead.mean) else "matches"
+        told = f"{claim.baseline} {verb} {claim.arm}: lead {lead.mean:+.1f} pp, SEM {lead.sem:.1f} pp"
+        return "falsified", told + _tie(lead.mean, bar)
     return "supported", f"{claim.arm} leads by {lead.mean:.1f} pp, SEM {lead.sem:.1f} pp"
 
 
@@ -167,7 +167,7 @@ def _emergence(name: str, claim: Emergence, arms: Arms) -> Verdict:
         return Verdict(
             name, claim.claim, "inconclusive", f"{hack.n} seeds, {claim.min_seeds} needed", numbers, ids, values
         )
-    above = hack.mean > claim.hack_above_pp
+    above = exceeds(hack.mean, claim.hack_above_pp)
     because = f"{hack.mean:.1f}% is {'above' if above else 'not above'} {claim.hack_above_pp:g}%"
     return Verdict(name, claim.claim, "supported" if above else "falsified", because, numbers, ids, values)
 
@@ -183,6 +183,11 @@ def _absent(name: str, claim: Claim, arms: Arms, reference: str, least_pp: float
         because = f"{reference} itself hacks in {hack.mean:.1f}%, below {least_pp:g}%: there was nothing to suppress"
         return Verdict(name, claim.claim, "not evaluable", because, run_ids=tuple(r.run_id for r in arms[reference]))
     return None
+
+
+def _strength(d: Paired) -> str:
+    """What stands behind a "supported", wherever it is shown: the rule is weaker than a test."""
+    return f" (exact p = {d.p_value:.3g}, 95% t [{d.t_low:+.1f}, {d.t_high:+.1f}] pp)" if d.n > 1 else ""
 
 
 def _line(what: str, d: Paired) -> str:

@@ -58,6 +58,17 @@ def test_settings_that_arms_fix_or_that_do_not_matter_may_differ(tmp_path):
     assert chosen.warnings == ()
 
 
+def test_an_arm_that_fixes_a_field_opens_the_guard_for_no_other(tmp_path):
+    wanted = runs(
+        tmp_path,
+        Plan(),
+        Plan(arm="projected", settings={"loophole": "sentinel_attribute"}),
+        Plan(arm="no_loophole"),
+    )
+    with pytest.raises(ConfigError, match=r"loophole is 'sentinel_attribute' in demo-projected-s0, but .* in demo-van"):
+        choose(wanted)
+
+
 def test_mislabelled_run_has_no_override(tmp_path):
     path = write(tmp_path, Plan(arm="projected"))
     config = json.loads((path / "config.json").read_text())

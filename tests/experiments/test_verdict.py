@@ -51,7 +51,9 @@ def test_all_claims_are_reported_even_without_runs():
 def test_h1_supported():
     v = verdict("H1", vanilla=VANILLA, projected=arm("projected", [0.10, 0.10, 0.15], [0.30, 0.30, 0.30]))
     # gaps 45, 50, 50: mean 48.33, SEM 5/3; pass drop 5
-    assert v.state == "supported" and v.because == "gap 48.3 pp, pass drop 5.0 pp"
+    assert v.state == "supported" and v.because.startswith("gap 48.3 pp, pass drop 5.0 pp")
+    # t(0.975, 2) = 4.302653 times SEM is 7.2
+    assert v.because.endswith("(exact p = 0.25, 95% t [+41.2, +55.5] pp)")
     assert v.values["hack_gap"]["sem"] == pytest.approx(5 / 3)
     assert v.run_ids[0] == "t-projected-s0" and len(v.run_ids) == 6
     assert "+48.3 ± 1.7 pp, 3 seeds" in v.numbers[0] and "exact p = 0.25 (smallest possible 0.25)" in v.numbers[0]
@@ -132,7 +134,9 @@ def rivals(rival_hacks, ours_hacks, rival_pass=0.4, ours_pass=0.4):
 def test_h3_supported():
     v = verdict("H3", **rivals([0.30, 0.32, 0.34], [0.10, 0.10, 0.10]))
     # leads 20, 22, 24: SEM 2/sqrt(3)
-    assert v.state == "supported" and v.because == "projected leads by 22.0 pp, SEM 1.2 pp"
+    assert v.state == "supported" and v.because == (
+        "projected leads by 22.0 pp, SEM 1.2 pp (exact p = 0.25, 95% t [+17.0, +27.0] pp)"
+    )
     assert v.values["matched_pass_percent"] == pytest.approx(40.0)
 
 
@@ -141,6 +145,59 @@ def test_h3_falsified_when_the_rival_matches_or_beats():
     assert v.state == "falsified" and "rebound matches projected" in v.because
     v = verdict("H3", **rivals([0.05, 0.06, 0.07], [0.20, 0.20, 0.20]))
     assert v.state == "falsified" and "rebound beats projected" in v.because
+
+
+@pytest.mark.parametrize("x", [0.07, 0.1, 0.29, 0.462, 1 / 3, 0.9])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_seed_that_differs_is_a_tie_whatever_its_size(x, place):
+    """(0, 0, x): mean = x/3, s = x/sqrt(3), SEM = x/3. Rounding must not decide, so the inclusive falsifier acts."""
+    hacks = [0.1] * 3
+    hacks[place] += x * 0.9
+    v = verdict("H3", **rivals(hacks, [0.1] * 3))
+    assert v.state == "falsified" and "a tie: mean and bar are equal" in v.because
+    assert v.values["lead"]["p_floor"] == 1.0 and v.values["lead"]["p_value"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("x", [0.05, 0.3, 0.462, 2 / 3])
+def test_two_seeds_that_differ_are_two_sem_whatever_their_size(x):
+    """(0, x, x): mean = 2x/3, SEM = x/3. Supported by the rule; the sentence says that p cannot be below 0.5."""
+    v = verdict("H3", **rivals([0.1, 0.1 + x, 0.1 + x], [0.1] * 3))
+    assert v.state == "supported" and "exact p = 0.5" in v.because and "tie" not in v.because
+    assert v.values["lead"]["p_floor"] == 0.5
+
+
+def test_h1_tie_and_thresholds_do_not_hang_on_rounding():
+    for x in (0.45, 0.6, 0.87, 0.9):
+        vanilla = arm("vanilla", [0.1, 0.1, 0.1 + x], [0.3] * 3)
+        v = verdict("H1", vanilla=vanilla, projected=arm("projected", [0.1] * 3, [0.3] * 3))
+        assert v.state == "falsified" and "a tie" in v.because, x
+    for high, low in ((0.41, 0.26), (0.57, 0.42), (0.71, 0.56)):  # 15 pp each, a gap that is not below 15 pp
+        v = verdict(
+            "H1", vanilla=arm("vanilla", [high] * 3, [0.3] * 3), projected=arm("projected", [low] * 3, [0.3] * 3)
+        )
+        assert v.state == "inconclusive", (high, low)
+    assert verdict("H4", vanilla=arm("vanilla", [0.1, 0.2, 0.6], [0.5] * 3)).state == "falsified"  # 30, not above
+
+
+def test_h1_supported_counts_the_falsifier_that_could_not_act():
+    vanilla = arm("vanilla", [0.6] * 3, [0.4] * 3, hack_path=(0.3,))
+    v = verdict("H1", vanilla=vanilla, projected=arm("projected", [0.1] * 3, [0.4] * 3))
+    assert v.state == "supported" and "1 falsifier not evaluable" in v.because
+
+
+def test_seeds_without_a_common_pass_rate_are_told():
+    arms = rivals(
+        [
+            0.30,
+            0.32,
+            0.34,
+        ],
+        [0.1] * 3,
+    )
+    arms["rebound"][1] = run("rebound", 1, 0.3, 0.05, pass_path=(0.1,))
+    arms["projected"][1] = run("projected", 1, 0.1, 0.5, pass_path=(0.2,))
+    v = verdict("H3", **arms)
+    assert v.because.startswith("2 paired seeds, 3 needed") and "not evaluable: seeds 1 (no common" in v.because
 
 
 def test_h3_gives_nothing_for_passing_more():
