@@ -54,7 +54,10 @@ class RedisSettings(Settings):
         return self
 
 
-Projection = Literal["off", "measure_only", "one_sided", "no_rescale", "two_sided", "drift_only", "subspace", "update"]
+Projection = Literal[
+    "off", "measure_only", "one_sided", "no_rescale", "two_sided", "drift_only", "subspace", "update", "bias", "leash",
+    "setpoint", "shift",
+]  # fmt: skip
 RewardShaping = Literal[
     "none", "rebound", "rebound_multiplicative", "rebound_z", "ground_truth_penalty", "ground_truth_screening"
 ]
@@ -85,6 +88,13 @@ class TrainerSettings(RedisSettings):
     projection: Projection = "off"
     direction: Literal["v_hack", "random", "none"] = "none"
     v_hack: Path | None = None
+    v_ref: Path | None = None  # v_hack that positions are measured against; default: the file v_hack, if of that kind
+    orthogonal: bool = False  # the direction acted on is made orthogonal to the reference, module by module
+    dose: float = Field(0.0, ge=0)  # leash, setpoint, shift: component along v per module, in units of delta_S
+    dose_ramp: int = Field(1, ge=1)  # setpoint: steps until the dose is reached
+    bias_strength: float = Field(0.1, gt=0, lt=1)  # bias: share of a module's gradient norm
+    project_until: int | None = Field(None, ge=1)  # intervene in steps before this one
+    project_from: float | None = Field(None, gt=0, le=1)  # intervene once the 5-step mean strict hack rate is as high
     pairs: Path | None = None
     refresh_every: int = Field(0, ge=0)
     reward_shaping: RewardShaping = "none"
@@ -140,9 +150,20 @@ class TrainerSettings(RedisSettings):
             raise ValueError(
                 "direction 'v_hack' needs the field v_hack: the file made by `python -m rankspace extract`"
             )
+        self._method_fits()
         if (self.refresh_every or self.reward_shaping.startswith("rebound")) and self.pairs is None:
             raise ValueError("refresh_every and rebound need the field pairs: the contrastive pairs, JSON lines")
         return self
+
+    def _method_fits(self) -> None:
+        if self.projection in ("setpoint", "shift") and self.dose == 0:
+            raise ValueError(
+                f"projection {self.projection!r} needs the field dose, above 0 (dose 0 is what leash does)"
+            )
+        if self.project_until is not None and self.project_from is not None:
+            raise ValueError("field project_until excludes project_from: give one of them")
+        if self.orthogonal and (self.direction == "none" or self.v_ref is None):
+            raise ValueError("field orthogonal needs a direction and the field v_ref: what it is made orthogonal to")
 
 
 class RefServerSettings(RedisSettings):

@@ -165,6 +165,29 @@ def random_direction(modules: Sequence[tuple[str, int]], seed: int) -> Direction
     return Direction("random", _unit(noise, layout), list(modules), {"seed": seed})
 
 
+def orthogonalised(direction: Direction, against: Direction) -> Direction:
+    """Control: the direction without its component along `against` (of one vector per module), unit again.
+
+    u[m] = unit( d[m] − (d[m]·v[m]) v[m] ). What a random direction shares with v_hack by chance, and a label-shuffled one
+    by construction (cosines up to 0.9 in single modules), is gone; the kind stays.
+
+    Raises:
+        RankspaceError: other modules, a subspace, or a module where nothing is left (rank 1, or both the same).
+    """
+    against.require(direction.modules)
+    if direction.vectors.ndim != 1 or against.vectors.ndim != 1:
+        raise RankspaceError("only directions of one vector per module can be made orthogonal to one another")
+    layout = Layout.of(direction.modules)
+    d, v = (unit_rows(layout.pad(one.vectors), layout.names) for one in (direction, against))
+    left = d - (d * v).sum(dim=-1, keepdim=True) * v
+    gone = left.norm(dim=-1) < 1e-6
+    if gone.any():
+        raise RankspaceError(f"the direction of {layout.names[int(gone.nonzero()[0, 0])]} lies wholly along v_hack")
+    return replace(
+        direction, vectors=_unit(layout.unpad(left), layout), metadata={**direction.metadata, "orthogonal": True}
+    )
+
+
 def subspace_direction(gradients: PairGradients, k: int, metadata: dict[str, Any] | None = None) -> Direction:
     """Top-k right singular vectors of the per-pair differences, per module; vectors [k, sum r], orthonormal.
 

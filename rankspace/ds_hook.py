@@ -33,8 +33,9 @@ from torch import Tensor
 from .adapter import PARAMETER, Adapter
 from .direction import Direction
 from .errors import RankspaceError
-from .hook_base import StepHook, whole_gradient
+from .hook_base import Intervention, StepHook, whole_gradient
 from .merge import split_flat
+from .position import Placement
 from .projection import Variant
 
 
@@ -43,7 +44,7 @@ class ProjectionHook(StepHook):
 
     Args:
         engine: a DeepSpeedEngine whose model carries `adapter`.
-        adapter, direction, variant, rescale: as in `StepHook`.
+        adapter, direction, variant, rescale, reference: as in `StepHook`.
         verify: read gradients back after writing: 'first' step only, 'always' or 'never'.
 
     Raises:
@@ -55,19 +56,20 @@ class ProjectionHook(StepHook):
         engine: Any,
         adapter: Adapter,
         direction: Direction,
-        variant: Variant = "one_sided",
+        variant: Variant | Placement | Intervention = "one_sided",
         rescale: bool | None = None,
         verify: Literal["first", "always", "never"] = "first",
+        reference: Direction | None = None,
     ):
-        super().__init__(adapter, direction, variant, rescale)
+        super().__init__(adapter, direction, variant, rescale, reference)
         self.engine, self.verify = engine, verify
         self._require_same_modules()
         undo_phantom_step(engine)
 
-    def before_step(self) -> dict[str, Any]:
+    def before_step(self, step: int | None = None, active: bool = True) -> dict[str, Any]:
         if not self.engine.is_gradient_accumulation_boundary():
             raise RankspaceError("projection before the accumulation boundary: call it only for the last micro-batch")
-        return super().before_step()
+        return super().before_step(step, active)
 
     def _read(self) -> Tensor:
         return gather_grad(self.engine, self.adapter)
@@ -82,6 +84,12 @@ class ProjectionHook(StepHook):
 
     def _set(self, flat: Tensor) -> None:
         scatter_delta(self.engine, self.adapter, flat)
+
+    def _moment(self) -> Tensor | None:
+        return gather_moment(self.engine, self.adapter)
+
+    def _set_moment(self, flat: Tensor) -> None:
+        scatter_moment(self.engine, self.adapter, flat)
 
     def _require_same_modules(self) -> None:
         seen = sum(name.rsplit(".", 1)[-1] == PARAMETER for name, _ in self.engine.module.named_parameters())
@@ -171,6 +179,48 @@ def scatter_delta(engine: Any, adapter: Adapter, flat: Tensor) -> None:
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.data.copy_(part)
     adapter.refresh()
+
+
+@torch.no_grad()
+def gather_moment(engine: Any, adapter: Adapter) -> Tensor:
+    """AdamW's first moment (exp_avg) of all delta_S, fp32 [sum r] on the engine's device. Collective.
+
+    Raises:
+        RankspaceError: the optimizer keeps none where it is looked for (another optimizer, or no step yet).
+    """
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    parts, masters = [], _unfused_masters(engine)
+    for (name, _), parameter in zip(adapter.modules, adapter.parameters(), strict=True):
+        whole = _whole_moment(engine, masters.get(id(parameter), parameter))
+        value = safe_get_full_optimizer_state(parameter, "exp_avg") if whole is None else whole
+        if value is None:
+            raise RankspaceError(f"the optimizer keeps no exp_avg for {name}.delta_S: placements need AdamW")
+        parts.append(value.detach().float().reshape(-1).clone())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def scatter_moment(engine: Any, adapter: Adapter, flat: Tensor) -> None:
+    """Set AdamW's first moment of all delta_S to `flat` [sum r], equal on every rank. Collective."""
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+    masters = _unfused_masters(engine)
+    for parameter, part in zip(adapter.parameters(), split_flat(flat, adapter.modules), strict=True):
+        whole = _whole_moment(engine, masters.get(id(parameter), parameter))
+        if whole is not None:
+            whole.copy_(part)
+        elif hasattr(parameter, "ds_id"):
+            safe_set_local_optimizer_state(parameter, _own_partition(parameter, part), "exp_avg")
+        else:
+            safe_set_full_optimizer_state(parameter, part, "exp_avg")
+
+
+def _whole_moment(engine: Any, master: Tensor) -> Tensor | None:
+    """exp_avg where ZeRO-0 leaves it whole with torch's own optimizer; None where ZeRO holds it in partitions."""
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    found: Tensor | None = optimizer.state.get(master, {}).get("exp_avg")
+    return found
 
 
 @torch.no_grad()

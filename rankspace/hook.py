@@ -30,8 +30,9 @@ from torch import Tensor
 from .adapter import Adapter
 from .direction import Direction
 from .errors import RankspaceError
-from .hook_base import StepHook, whole_gradient
+from .hook_base import Intervention, StepHook, whole_gradient
 from .merge import split_flat
+from .position import Placement
 from .projection import Variant
 
 
@@ -40,7 +41,7 @@ class GradientHook(StepHook):
 
     Args:
         optimizer: any torch optimizer (or a wrapper with `param_groups`) over exactly `adapter.parameters()`.
-        adapter, direction, variant, rescale: as in `StepHook`.
+        adapter, direction, variant, rescale, reference: as in `StepHook`.
 
     Raises:
         RankspaceError: direction, optimizer or form do not fit the adapter.
@@ -51,13 +52,15 @@ class GradientHook(StepHook):
         optimizer: Any,
         adapter: Adapter,
         direction: Direction,
-        variant: Variant = "one_sided",
+        variant: Variant | Placement | Intervention = "one_sided",
         rescale: bool | None = None,
+        reference: Direction | None = None,
     ):
         if adapter.form == "summed":
             raise RankspaceError("the form 'summed' leaves delta_S.grad empty: attach with form='factored' or 'merged'")
-        super().__init__(adapter, direction, variant, rescale)
+        super().__init__(adapter, direction, variant, rescale, reference)
         require_only_delta(optimizer, adapter)
+        self.optimizer = optimizer
 
     def _read(self) -> Tensor:
         return read_grad(self.adapter)
@@ -73,6 +76,21 @@ class GradientHook(StepHook):
     def _set(self, flat: Tensor) -> None:
         for parameter, part in zip(self.adapter.parameters(), split_flat(flat, self.adapter.modules), strict=True):
             parameter.copy_(part)
+
+    def _moment(self) -> Tensor | None:
+        kept = self._moments()
+        return torch.cat([m.float() for m in kept]) if kept else None
+
+    @torch.no_grad()
+    def _set_moment(self, flat: Tensor) -> None:
+        for moment, part in zip(self._moments(), split_flat(flat, self.adapter.modules), strict=True):
+            moment.copy_(part)
+
+    def _moments(self) -> list[Tensor]:
+        """exp_avg of the Adam family or SGD's momentum_buffer, one a module; [] where there is neither."""
+        states = [self.optimizer.state.get(p, {}) for p in self.adapter.parameters()]
+        found = [s.get("exp_avg", s.get("momentum_buffer")) for s in states]
+        return [] if any(m is None for m in found) else found
 
 
 def read_grad(adapter: Adapter) -> Tensor:

@@ -2,11 +2,13 @@
 
 before_step    g = read()  ->  g' = project(g)  ->  write(g')         once, on the whole reduced gradient
 after_step     u = delta_S after − before;  `update` variant: delta_S = before + project_update(u)
+               placements (position.py): delta_S and first moment put where the arm wants them
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,28 +17,65 @@ from torch import Tensor
 from .adapter import Adapter
 from .direction import Direction
 from .errors import RankspaceError
-from .projection import UNPROJECTED, Layout, Variant, drift_cosine, project, project_update, update_cosine
+from .position import PLACEMENTS, Placement, placed, position_metrics, require_placement, shifted, without_component
+from .projection import STRENGTH, UNWRITTEN, Layout, Variant, project, project_update, update_cosine
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """Everything an arm does to gradients and parameters.
+
+    variant: a gradient map of `projection.project`, or a placement of position.py (which leaves the gradient alone).
+    rescale: overrides the variant's own choice. strength: of `bias`, share of the gradient norm.
+    dose: of the placements, per module in units of delta_S. ramp: of `setpoint`, optimizer steps.
+    """
+
+    variant: Variant | Placement = "one_sided"
+    rescale: bool | None = None
+    strength: float = STRENGTH
+    dose: float = 0.0
+    ramp: int = 1
 
 
 class StepHook:
-    """The projection once per optimizer step. Subclasses say where gradient and parameters lie.
+    """An intervention once per optimizer step. Subclasses say where gradient, parameters and moments lie.
 
     Args:
         adapter: whose delta_S train. direction: v_hack or a control; checked against the adapter's modules.
-        variant, rescale: as in `projection.project`; `update` leaves the gradient alone and projects the applied
-            change of the parameters instead.
+        variant: its name, or an `Intervention` where more than the name is to be said; `update` leaves the gradient
+            alone and projects the applied change of the parameters instead.
+        rescale: as in `projection.project`; only beside a name.
+        reference: the v_hack that positions are measured against besides `direction` (`position_metrics`), never
+            acted on; it stays when `direction` is refreshed.
 
     Raises:
-        RankspaceError: the direction does not belong to the adapter, or the variant does not fit it.
+        RankspaceError: a direction does not belong to the adapter, or the variant does not fit it.
     """
 
-    def __init__(self, adapter: Adapter, direction: Direction, variant: Variant, rescale: bool | None):
-        direction.require(adapter.modules)
-        self.adapter, self.direction, self.variant, self.rescale = adapter, direction, variant, rescale
+    def __init__(
+        self,
+        adapter: Adapter,
+        direction: Direction,
+        variant: Variant | Placement | Intervention,
+        rescale: bool | None,
+        reference: Direction | None = None,
+    ):
+        for one in (direction, reference):
+            if one is not None:
+                one.require(adapter.modules)
+        self.adapter, self.direction, self.reference = adapter, direction, reference
+        self.does = variant if isinstance(variant, Intervention) else Intervention(variant, rescale)
         self.layout = Layout.of(adapter.modules)
         self._before: Tensor | None = None
+        self._step, self._active = -1, True
         # an impossible variant or direction fails here, not at step 1
-        project(torch.zeros(self.layout.size), direction.vectors, self.layout, variant, rescale)
+        self._project(torch.zeros(self.layout.size))
+        if self.does.variant in PLACEMENTS:
+            require_placement(direction.vectors, self.does.variant, self.does.dose, self.does.ramp)
+
+    @property
+    def variant(self) -> Variant | Placement:
+        return self.does.variant
 
     def set_direction(self, direction: Direction) -> None:
         """Project against another direction from the next step on (v_hack refreshed during training)."""
@@ -45,9 +84,19 @@ class StepHook:
             raise RankspaceError("a refreshed direction must have as many vectors per module as the one before")
         self.direction = direction
 
-    def before_step(self) -> dict[str, Any]:
+    def start(self) -> None:
+        """Before the first step of a run that is not resumed: `shift` puts delta_S at dose · v. Else nothing."""
+        if self.does.variant == "shift":
+            self._set(shifted(self.direction.vectors, self.layout, self.does.dose))
+            self.adapter.refresh()
+
+    def before_step(self, step: int | None = None, active: bool = True) -> dict[str, Any]:
         """After the last backward of an optimizer step, before clipping; under DeepSpeed on every rank, at the
         accumulation boundary.
+
+        Args:
+            step: number of the optimizer step from 0 (a resumed run knows it); None counts the calls.
+            active: False measures this step and leaves it alone, whatever the variant.
 
         Returns:
             the metrics of `projection.project`; norms are those of the whole reduced gradient before clipping.
@@ -56,8 +105,9 @@ class StepHook:
             RankspaceError: modules without a gradient (says how many, names the first), or NaN or Inf.
         """
         self.adapter.require_fresh()
-        projected, metrics = project(self._read(), self.direction.vectors, self.layout, self.variant, self.rescale)
-        if self.variant not in UNPROJECTED:
+        self._step, self._active = self._step + 1 if step is None else step, active
+        projected, metrics = self._project(self._read())
+        if self._gradient_variant() not in UNWRITTEN:
             self._write(projected)
         self._before = self._delta()
         return metrics
@@ -66,21 +116,44 @@ class StepHook:
         """Right after optimizer.step() or engine.step(); under DeepSpeed on every rank.
 
         Returns:
-            the metrics of `projection.update_cosine` for the change as applied (in the `update` variant: after its
-            projection, with `raw_update_cos_mean` for the optimizer's own), and `drift_cos_mean`, the same cosine for
-            everything since delta_S = 0.
+            the metrics of `projection.update_cosine` for the change as applied (after what `update` or a placement did
+            to it; `update` adds `raw_update_cos_mean` for the optimizer's own; a placement `placed_share`, the share of
+            modules it moved), and those of `position.position_metrics`.
         """
         if self._before is None:
             raise RankspaceError("after_step without before_step: call both around the optimizer's step")
         before, self._before = self._before, None
-        update, v, extra = self._delta() - before, self.direction.vectors, {}
-        if self.variant == "update":
-            update, raw = project_update(update, v, self.layout, "subspace" if v.ndim == 2 else "one_sided")
-            self._set(before + update)
+        v, delta, extra = self.direction.vectors, self._delta(), {}
+        if self._active and self.does.variant == "update":
+            update, raw = project_update(delta - before, v, self.layout, "subspace" if v.ndim == 2 else "one_sided")
+            delta = before + update
+            self._set(delta)
             extra = {"raw_update_cos_mean": raw["cos_mean"]}
+        elif self._active and self.does.variant in ("leash", "setpoint"):
+            delta, extra = self._place(delta)
         self.adapter.refresh()
-        extra["drift_cos_mean"] = float(drift_cosine(before + update, v, self.layout).mean())
-        return update_cosine(update, v, self.layout) | extra
+        reference = None if self.reference is None else self.reference.vectors
+        extra |= position_metrics(delta, delta - before, v, reference, self.layout)
+        return update_cosine(delta - before, v, self.layout) | extra
+
+    def _gradient_variant(self) -> Variant:
+        """The gradient map of this step: a placement leaves the gradient alone."""
+        if not self._active or self.does.variant in PLACEMENTS:
+            return "off"
+        return self.does.variant  # type: ignore[return-value]  # not a placement
+
+    def _project(self, g: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        does = self.does
+        return project(g, self.direction.vectors, self.layout, self._gradient_variant(), does.rescale, does.strength)
+
+    def _place(self, delta: Tensor) -> tuple[Tensor, dict[str, float]]:
+        does, v = self.does, self.direction.vectors
+        delta, moved = placed(delta, v, self.layout, does.variant, does.dose, does.ramp, self._step)  # type: ignore[arg-type]
+        self._set(delta)
+        moment = self._moment()
+        if moment is not None:
+            self._set_moment(without_component(moment, v, self.layout, moved))
+        return delta, {"placed_share": float(moved.double().mean())}
 
     def _read(self) -> Tensor:
         """The whole gradient of all delta_S, fp32 [sum r]."""
@@ -96,6 +169,14 @@ class StepHook:
 
     def _set(self, flat: Tensor) -> None:
         """Set all delta_S to `flat` [sum r]."""
+        raise NotImplementedError
+
+    def _moment(self) -> Tensor | None:
+        """The optimizer's first moment of all delta_S, fp32 [sum r], a copy; None where it keeps none."""
+        raise NotImplementedError
+
+    def _set_moment(self, flat: Tensor) -> None:
+        """Set that moment to `flat` [sum r]."""
         raise NotImplementedError
 
 

@@ -9,7 +9,9 @@
     subspace      g' = g − sum_i max(0, g·v_i) v_i over k orthonormal v_i, then rescale
     drift_only    g' = min(0, g·v) v: nothing but the part of the gradient that leads away from the hack; modules
                   with c >= 0 do not move. Not rescaled by default
-    measure_only  g' = g, everything is measured
+    bias          g' = g − b ‖g‖ v, then rescale: a constant push away from the hack, whatever the sign of c
+    measure_only  g' = g, everything is measured, and hooks write g back: what writing alone does
+    off           g' = g, everything is measured, nothing is written
     update        g' = g here; the parameter change is projected after the optimizer (`project_update`)
 
 v = unit(mean grad NLL(hack) − mean grad NLL(clean)); the optimizer steps along −g, so c > 0 means that the step would
@@ -26,6 +28,7 @@ Products are written out and summed: a batched float64 matrix product of such th
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,9 +39,14 @@ from torch import Tensor
 
 from .errors import RankspaceError
 
-Variant = Literal["one_sided", "no_rescale", "two_sided", "subspace", "drift_only", "measure_only", "update"]
+Variant = Literal[
+    "one_sided", "no_rescale", "two_sided", "subspace", "drift_only", "bias", "measure_only", "off", "update"
+]
 VARIANTS: tuple[str, ...] = get_args(Variant)
-UNPROJECTED = ("measure_only", "update")
+UNPROJECTED = ("measure_only", "off", "update")  # g' = g
+UNWRITTEN = ("off", "update")  # and hooks leave the gradient where it lies
+RESCALED = ("one_sided", "two_sided", "subspace", "bias")
+STRENGTH = 0.1
 ANNIHILATED = 1e-6  # ‖g'‖/‖g‖ below this is the rounding error of fp32 inputs, not a direction
 
 
@@ -105,7 +113,12 @@ def unit_rows(padded: Tensor, names: Sequence[str]) -> Tensor:
 
 
 def project(
-    g_flat: Tensor, v: Tensor, layout: Layout, variant: Variant = "one_sided", rescale: bool | None = None
+    g_flat: Tensor,
+    v: Tensor,
+    layout: Layout,
+    variant: Variant = "one_sided",
+    rescale: bool | None = None,
+    strength: float = STRENGTH,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Take the hack direction out of a gradient.
 
@@ -115,6 +128,7 @@ def project(
         layout: modules in the order of both.
         variant: see the top of the file.
         rescale: overrides the variant's own choice.
+        strength: b of `bias`, as a share of the module's gradient norm; no other variant has use for it.
 
     Returns:
         (g', metrics): g' in the dtype and on the device of g_flat. metrics, all about the gradient *before*:
@@ -128,16 +142,16 @@ def project(
         RankspaceError: NaN or Inf in g (names the module), shapes, unknown variant, or k and variant that do not fit.
     """
     _check_variant(v, variant)
-    v_rows = _unit_rows_of(v, layout, g_flat.device)
+    v_rows = unit_rows_of(v, layout, g_flat.device)
     g = layout.pad(g_flat)
     norm = g.norm(dim=-1)
     along = (v_rows * g).sum(dim=-1)
-    removed = _removed(g, along, v_rows, variant)
+    removed = _removed(g, along, v_rows, variant, strength)
     result = g - removed
     left, gone = result.norm(dim=-1), removed.norm(dim=-1)
     touched = removed.abs().amax(dim=-1) > 0
     annihilated = (left <= ANNIHILATED * norm) & (norm > 0) & touched
-    if variant in ("one_sided", "two_sided", "subspace") if rescale is None else rescale:
+    if variant in RESCALED if rescale is None else rescale:
         result = result * torch.where((norm > 0) & ~annihilated, norm / left.clamp_min(1e-300), 1.0)[:, None]
     result = torch.where(annihilated[:, None], 0.0, torch.where(touched[:, None], result, g))
     after = (result * v_rows[0]).sum(dim=-1)
@@ -146,21 +160,26 @@ def project(
     return layout.unpad(result).to(g_flat.dtype), _metrics(layout, measured, variant)
 
 
-def _unit_rows_of(v: Tensor, layout: Layout, device: torch.device) -> Tensor:
-    """Checked unit rows [k, M, r_max] of a direction on `device`. Kept while the same tensor is used unchanged: a
-    direction serves thousands of steps."""
-    global _kept_rows
+_kept_rows: deque[tuple[weakref.ref[Tensor], tuple[int, Layout, torch.device], Tensor]] = deque(maxlen=4)
+
+
+def unit_rows_of(v: Tensor, layout: Layout, device: torch.device) -> Tensor:
+    """Checked unit rows [k, M, r_max] of a direction [sum r] or [k, sum r] on `device`, float64. Kept while the same
+    tensor is used unchanged: a direction (the run's own, the reference) serves thousands of steps.
+
+    Raises:
+        RankspaceError: a row is zero or not finite, or the k vectors of a module are not orthonormal.
+    """
     key = (v._version, layout, device)
-    if _kept_rows is None or _kept_rows[0]() is not v or _kept_rows[1] != key:
-        vectors = v.detach() if v.ndim == 2 else v.detach()[None]
-        rows = unit_rows(layout.pad(vectors.to(device)), layout.names)
-        if len(rows) > 1:
-            _require_orthonormal(rows, layout)
-        _kept_rows = (weakref.ref(v), key, rows)
-    return _kept_rows[2]
-
-
-_kept_rows: tuple[weakref.ref[Tensor], tuple[int, Layout, torch.device], Tensor] | None = None
+    for kept, of, found in _kept_rows:
+        if kept() is v and of == key:
+            return found
+    vectors = v.detach() if v.ndim == 2 else v.detach()[None]
+    rows: Tensor = unit_rows(layout.pad(vectors.to(device)), layout.names)
+    if len(rows) > 1:
+        _require_orthonormal(rows, layout)
+    _kept_rows.append((weakref.ref(v), key, rows))
+    return rows
 
 
 def _check_variant(v: Tensor, variant: str) -> None:
@@ -196,12 +215,15 @@ def _require_finite(norm: Tensor, layout: Layout, what: str) -> None:
         )
 
 
-def _removed(g: Tensor, along: Tensor, v_rows: Tensor, variant: str) -> Tensor:
+def _removed(g: Tensor, along: Tensor, v_rows: Tensor, variant: str, strength: float) -> Tensor:
     """The part of g that the variant takes away, [M, r_max]."""
     if variant in UNPROJECTED:
         return torch.zeros_like(g)
     if variant == "drift_only":
         return g - along[0].clamp_max(0.0)[:, None] * v_rows[0]
+    if variant == "bias":
+        push: Tensor = strength * g.norm(dim=-1, keepdim=True) * v_rows[0]
+        return push
     amount = along if variant == "two_sided" else along.clamp_min(0.0)
     return (amount[..., None] * v_rows).sum(dim=0)
 
@@ -263,7 +285,7 @@ def drift_cosine(delta: Tensor, v: Tensor, layout: Layout) -> Tensor:
     Returns:
         float64 [M] on delta's device; 0 for a module that has not moved.
     """
-    rows, padded = _unit_rows_of(v, layout, delta.device)[0], layout.pad(delta)
+    rows, padded = unit_rows_of(v, layout, delta.device)[0], layout.pad(delta)
     cos: Tensor = -(rows * padded).sum(dim=-1) / padded.norm(dim=-1).clamp_min(1e-300)
     return cos
 

@@ -46,7 +46,7 @@ class Policy:
             from rankspace.compile import compile_layers
 
             compile_layers(self.model, self.adapter, dynamic=True)
-        self.direction = _direction(s, self.adapter)
+        self.direction, self.reference = _directions(s, self.adapter)
         self.rank, self.ranks = _start_distributed(self.device)
         rows = s.groups_per_step * s.group_size
         self.accumulation = -(-rows // (s.micro_batch * self.ranks))
@@ -159,13 +159,16 @@ class Policy:
 
     def _hook(self):
         from rankspace.ds_hook import ProjectionHook, undo_phantom_step
+        from rankspace.hook_base import Intervention
 
+        s = self.settings
         if self.direction is None:
             undo_phantom_step(self.engine)
             return None
-
-        variant = "measure_only" if self.settings.projection == "off" else self.settings.projection
-        return ProjectionHook(self.engine, self.adapter, self.direction, variant=variant)
+        does = Intervention(s.projection, strength=s.bias_strength, dose=s.dose, ramp=s.dose_ramp)
+        hook = ProjectionHook(self.engine, self.adapter, self.direction, does, reference=self.reference)
+        hook.start()  # a resumed run then loads its own delta_S over it
+        return hook
 
 
 def _scorer(model, compiled: bool):
@@ -185,16 +188,26 @@ def _scorer(model, compiled: bool):
     return Scorer()
 
 
-def _direction(s: TrainerSettings, adapter):
+def _directions(s: TrainerSettings, adapter):
+    """(what the arm acts along, the v_hack that positions are measured against); None where there is none."""
     import rankspace
+    from rankspace.direction import orthogonalised
 
     if s.direction == "none":
-        return None
+        return None, None
+    reference = None if s.v_ref is None else rankspace.load_direction(s.v_ref, adapter.modules, adapter.fingerprint)
+    if reference is not None and reference.kind != "v_hack":
+        raise rankspace.RankspaceError(f"field v_ref: {s.v_ref} is of kind {reference.kind!r}, give a v_hack file")
     if s.direction == "random":
-        return rankspace.random_direction(adapter.modules, s.seed)
-    direction = rankspace.load_direction(s.v_hack, adapter.modules, adapter.fingerprint)
-    rankspace.direction.require_validated(direction)
-    return direction
+        direction = rankspace.random_direction(adapter.modules, s.seed)
+    else:
+        direction = rankspace.load_direction(s.v_hack, adapter.modules, adapter.fingerprint)
+        rankspace.direction.require_validated(direction)
+    if s.orthogonal:
+        direction = orthogonalised(direction, reference)
+    if reference is None and direction.kind == "v_hack":
+        reference = direction
+    return direction, reference
 
 
 def _silent(row: TrainingSample) -> TrainingSample:

@@ -17,6 +17,8 @@ LOSS = ("loss", "kl", "entropy", "ratio_mean", "ratio_max", "clip_frac")
 PROJECTION = {
     "cos_mean": "cos_mean", "cos_std": "cos_std", "frac_fired": "frac_fired", "grad_norm_mean": "grad_norm_mean",
     "update_cos_mean": "update_cos_mean", "drift_cos_mean": "drift_cos_mean", "null_band": "cos_mean_null_std",
+    "update_ref_cos_mean": "update_ref_cos_mean", "drift_ref_cos_mean": "drift_ref_cos_mean",
+    "displacement_ref": "displacement_ref", "displacement_own": "displacement_own", "delta_norm": "delta_norm",
 }  # fmt: skip
 
 

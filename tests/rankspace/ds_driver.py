@@ -23,12 +23,15 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import rankspace
-from rankspace.ds_hook import ProjectionHook, gather_delta, scatter_delta
+from rankspace.ds_hook import ProjectionHook, gather_delta, gather_grad, gather_moment, scatter_delta
+from rankspace.hook_base import Intervention
+from rankspace.position import placed, without_component
 
 logger.setLevel("ERROR")
 torch.set_num_threads(1)
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does; the op would be compiled at the first run
 CLIP = 0.05
+DOSE = 0.01
 # 17 is odd on purpose: ranks do not divide it, so ZeRO partitions end inside a module and ZeRO-3 pads
 SHAPE = {"hidden_size": 17, "intermediate_size": 30, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 ADAM = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.01}
@@ -95,7 +98,7 @@ def run_reference(case: dict, direction, hyper: dict, steps: int, project: bool 
     history = []
     for step in range(steps):
         g = reference_gradient(model, adapter, case, step)
-        if project and case["variant"] != "update":
+        if project and case["variant"] not in ("update", "leash", "setpoint"):
             g, _ = rankspace.project(g, direction.vectors, layout, case["variant"])
         master.grad = g
         torch.nn.utils.clip_grad_norm_([master], CLIP)
@@ -104,6 +107,11 @@ def run_reference(case: dict, direction, hyper: dict, steps: int, project: bool 
         if project and case["variant"] == "update":
             change, _ = rankspace.project_update(master.detach() - before, direction.vectors, layout)
             master.data = before + change
+        if project and case["variant"] in ("leash", "setpoint"):
+            v = direction.vectors
+            master.data, moved = placed(master.detach(), v, layout, case["variant"], DOSE, 4, step)
+            state = optimizer.state[master]
+            state["exp_avg"] = without_component(state["exp_avg"], v, layout, moved)
         adapter.set_flat(master.detach())
         history.append(master.detach().clone())
     return history
@@ -128,7 +136,8 @@ def engine_for(case: dict, model, adapter, hyper: dict, parameters=None):
 def run_engine(case: dict, direction, hyper: dict, steps: int) -> tuple[list[Tensor], list[dict], list[dict]]:
     model, adapter = make(case)
     engine = engine_for(case, model, adapter, hyper)
-    hook = ProjectionHook(engine, adapter, direction, case["variant"], verify="always")
+    does = Intervention(case["variant"], dose=DOSE, ramp=4)
+    hook = ProjectionHook(engine, adapter, direction, does, verify="always")
     rank, history, before, after = int(os.environ["RANK"]), [], [], []
     for step in range(steps):
         for micro in range(case["accumulation"]):
@@ -138,12 +147,20 @@ def run_engine(case: dict, direction, hyper: dict, steps: int) -> tuple[list[Ten
             engine.step()
         after.append(hook.after_step())
         history.append(gather_delta(engine, adapter))
+    if case["variant"] in ("leash", "setpoint"):
+        after[-1]["along"] = along(adapter, direction, history[-1])
+        after[-1]["moment_along"] = along(adapter, direction, gather_moment(engine, adapter)).abs().max().item()
     target = torch.linspace(-1, 1, history[-1].numel())
     scatter_delta(engine, adapter, target)
     error = (gather_delta(engine, adapter) - target).abs().max().item()
     after[-1]["scatter_error"] = error
     engine.destroy()
     return history, before, after
+
+
+def along(adapter, direction, flat: Tensor) -> Tensor:
+    layout = rankspace.Layout.of(adapter.modules)
+    return (layout.pad(flat) * layout.pad(direction.vectors)).sum(dim=-1)
 
 
 def scalars(metrics: dict) -> dict:
@@ -203,6 +220,14 @@ def guards(case: dict) -> dict:
     real = deepspeed.utils.safe_set_full_grad
     deepspeed.utils.safe_set_full_grad = lambda *_: None
     said["write_lost"] = message_of(hook.before_step)
+    written = []
+    deepspeed.utils.safe_set_full_grad = lambda p, value: (written.append(p), real(p, value))
+    for variant in ("measure_only", "off", "leash"):
+        written.clear()
+        raw = gather_grad(engine, adapter)
+        ProjectionHook(engine, adapter, hook.direction, variant).before_step()
+        same = torch.equal(gather_grad(engine, adapter), raw)
+        said[f"{variant}_writes"] = f"{len(written)} gradients, {'unchanged' if same else 'changed'}"
     deepspeed.utils.safe_set_full_grad = real
     said["sound"] = message_of(hook.before_step)
     engine.destroy()

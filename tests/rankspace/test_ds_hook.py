@@ -16,6 +16,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("two_sided", "no_rescale", "drift_only", "measure_only", "update")
+PLACED = ("leash", "setpoint")
 # ds_bf16: DeepSpeed's own bf16 mode (casts delta_S, fp32 master). bf16_base: bf16 model, fp32 delta_S, that mode off
 PRECISIONS = ("fp32", "ds_bf16", "bf16_base", "ds_bf16_acc32")
 
@@ -31,8 +32,10 @@ def name_of(c: dict) -> str:
 
 def default_cases(world: int) -> list[dict]:
     matrix = [case(z, "fp32", 3, world) for z in (0, 2)]
-    more = [case(0, "ds_bf16", 3, world), case(2, "fp32", 1, world, "update")]
-    return matrix + (more if world == 2 else [case(2, "bf16_base", 3, world, form="merged")])
+    more = [case(0, "ds_bf16", 3, world), case(2, "fp32", 1, world, "update"), case(2, "fp32", 1, world, "leash")]
+    return matrix + (
+        more if world == 2 else [case(2, "bf16_base", 3, world, form="merged"), case(0, "fp32", 1, world, "setpoint")]
+    )
 
 
 def slow_cases(world: int) -> list[dict]:
@@ -40,6 +43,7 @@ def slow_cases(world: int) -> list[dict]:
     matrix = [c for c in matrix if (c["stage"], c["precision"]) != (0, "ds_bf16_acc32")]  # DeepSpeed has no such mode
     variants = [case(z, "fp32", 1, world, v) for z in (0, 1, 2, 3) for v in VARIANTS]
     variants += [case(z, "ds_bf16", 1, world, "update") for z in (0, 1, 2, 3)]
+    variants += [case(z, p, 1, world, v) for z in (0, 1, 2, 3) for p in ("fp32", "ds_bf16") for v in PLACED]
     merged = [case(z, p, 3, world, form="merged") for z in (0, 1, 2, 3) for p in ("fp32", "ds_bf16")]
     return matrix + variants + merged
 
@@ -95,6 +99,8 @@ def judge(result: dict) -> None:
             assert r["distance_without_hook"] > 0.2  # the comparison can tell
         assert r["after"][-1]["scatter_error"] == 0.0
         assert all(m["n_modules"] == 14 for m in r["before"])
+    if c["variant"] in PLACED:
+        return judge_placed(c, result["adam"]["after"][-1])
     judge_direction(c, result["linear"]["before"][0], result["linear"]["after"][0])
 
 
@@ -119,6 +125,16 @@ def judge_direction(c: dict, before: dict, after: dict) -> None:
             assert cos == pytest.approx(was, abs=5e-3)  # cos <= 0: untouched
 
 
+def judge_placed(c: dict, last: dict) -> None:
+    """Two steps of AdamW under DeepSpeed: delta_S lies along v where it was put, its momentum nowhere."""
+    a = last["along"]
+    if c["variant"] == "leash":
+        assert min(a) > -1e-8 and max(a) < 0.01 + 1e-8 and max(a) > 1e-3
+    else:
+        assert a == pytest.approx([0.005] * 14, abs=1e-7)  # 0.01 · 2/4
+        assert last["moment_along"] < 1e-8
+
+
 def judge_guards(said: dict) -> None:
     assert "call it only for the last micro-batch" in said["before_boundary"]
     assert "call it only for the last micro-batch" in said["no_gradient_yet"]
@@ -128,6 +144,8 @@ def judge_guards(said: dict) -> None:
     assert "needs a subspace direction" in said["wrong_variant"]
     assert "variant 'sideways' is unknown" in said["unknown_variant"]
     assert "did not arrive in the optimizer" in said["write_lost"]
+    assert said["measure_only_writes"] == "14 gradients, unchanged"
+    assert said["off_writes"] == said["leash_writes"] == "0 gradients, unchanged"
     assert said["sound"] == "nothing was raised"
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankspace import Layout, RankspaceError, drift_cosine, project, project_update, update_cosine
-from rankspace.projection import VARIANTS
+from rankspace.projection import RESCALED, VARIANTS
 
 HAND = Layout.of([("a", 2), ("b", 3)])
 G = torch.tensor([3.0, 4.0, 1.0, 2.0, 2.0])
@@ -26,7 +26,7 @@ def reference(g, v, variant, rescale):
     if variant == "drift_only":
         out = [min(0.0, c) * norm * x for x in v]
     else:
-        take = c if variant == "two_sided" else max(0.0, c)
+        take = {"two_sided": c, "bias": 0.1}.get(variant, max(0.0, c))
         if take == 0:
             return list(g)
         out = [a - take * norm * b for a, b in zip(g, v, strict=True)]
@@ -58,6 +58,10 @@ def test_one_sided_by_hand():
         ("drift_only", None, [0, 0, 1, 0, 0]),
         ("drift_only", True, [0, 0, 3, 0, 0]),
         ("measure_only", None, [3, 4, 1, 2, 2]),
+        ("off", None, [3, 4, 1, 2, 2]),
+        # a: (3,4) − .1·5·(1,0) = (2.5,4), to norm 5; b: (1,2,2) − .1·3·(−1,0,0) = (1.3,2,2), to norm 3
+        ("bias", None, [12.5 / 22.25**0.5, 20 / 22.25**0.5, 3.9 / 9.69**0.5, 6 / 9.69**0.5, 6 / 9.69**0.5]),
+        ("bias", False, [2.5, 4, 1.3, 2, 2]),
         ("update", None, [3, 4, 1, 2, 2]),
     ],
 )
@@ -160,10 +164,8 @@ def test_equals_a_float64_reference(case, variant):
     out, m = project(g, v, layout, variant)
     want = []
     for a, b in zip(torch.split(g, layout.ranks), torch.split(v, layout.ranks), strict=True):
-        plain = variant in ("measure_only", "update")
-        want += (
-            a.tolist() if plain else reference(a.tolist(), b.tolist(), variant, variant in ("one_sided", "two_sided"))
-        )
+        plain = variant in ("measure_only", "off", "update")
+        want += a.tolist() if plain else reference(a.tolist(), b.tolist(), variant, variant in RESCALED)
     want = torch.tensor(want, dtype=torch.float64)
     # near the annihilation threshold both sides are right: compare modules that are clear of it
     clear = torch.cat([torch.full((r,), bool(abs(c) < 1 - 1e-9)) for r, c in zip(layout.ranks, m["cos"], strict=True)])

@@ -114,6 +114,10 @@ def test_the_projection_changes_the_update_and_removes_the_component(tmp_path):
     assert plain["digest"] != projected["digest"]
 
 
+def test_writing_gradients_back_unchanged_trains_the_same_bits_as_leaving_them(tmp_path):
+    assert run("half", tmp_path / "a", projection="off") == run("half", tmp_path / "b", projection="measure_only")
+
+
 @pytest.mark.slow
 def test_a_refreshed_direction_is_used_and_survives_a_restart(tmp_path):
     fixed = run("whole", tmp_path / "a")
