@@ -162,6 +162,10 @@ class TrainerSettings(RedisSettings):
             )
         if self.project_until is not None and self.project_from is not None:
             raise ValueError("field project_until excludes project_from: give one of them")
+        if (self.project_until or self.project_from) and self.projection in ("off", "measure_only", "shift"):
+            raise ValueError(
+                f"project_until and project_from have nothing to switch with projection {self.projection!r}"
+            )
         if self.orthogonal and (self.direction == "none" or self.v_ref is None):
             raise ValueError("field orthogonal needs a direction and the field v_ref: what it is made orthogonal to")
 

@@ -21,7 +21,10 @@ from services.trainer.policy import Policy
 
 @dataclass
 class State:
-    """Where the run stands. `next_step`: updates done so far, which is also the policy version."""
+    """Where the run stands. `next_step`: updates done so far, which is also the policy version.
+
+    `hack_rates`: strict hack rate of every step so far that has one (window.py).
+    """
 
     next_step: int = 0
     ranks: int = 1
@@ -29,6 +32,7 @@ class State:
     outcomes: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     evaluated: list[int] = field(default_factory=list)
+    hack_rates: list[float] = field(default_factory=list)
 
 
 def save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:

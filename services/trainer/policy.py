@@ -75,8 +75,13 @@ class Policy:
             values, _ = batch_logprobs(self.model, batch)
         return values[0].float().cpu().tolist()
 
-    def train_step(self, rows: Sequence[TrainingSample]) -> dict | None:
-        """One optimizer step; metrics of loss, projection and applied update. None (and no step) without rows to learn from."""
+    def train_step(
+        self, rows: Sequence[TrainingSample], step: int | None = None, intervene: bool = True
+    ) -> dict | None:
+        """One optimizer step; metrics of loss, projection and applied update. None (and no step) without rows to learn from.
+
+        step: its number from 0 (ramps follow it). intervene: False only measures, whatever the arm (window.py).
+        """
         sequences = sum(not row.masked and bool(row.token_ids) for row in rows)
         if sequences == 0:
             return None
@@ -89,12 +94,13 @@ class Policy:
             losses.append(info)
             if number == len(parts):
                 require_finite(losses)
-                metrics |= {} if self.hook is None else self.hook.before_step()
+                metrics |= {} if self.hook is None else self.hook.before_step(step, intervene)
             self.engine.step()
         if self.hook is None:
             self.adapter.refresh()
         else:
             metrics |= self.hook.after_step()  # refreshes the adapter
+            metrics["intervened"] = intervene and self.settings.projection not in ("off", "measure_only", "shift")
         return metrics | _mean_by_tokens(losses)
 
     def refresh(self, pairs: Sequence) -> None:

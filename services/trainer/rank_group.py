@@ -24,9 +24,9 @@ class RankGroup:
     def __init__(self, policy: Policy):
         self.policy, self.ranks = policy, policy.ranks
 
-    def train_step(self, rows: list[TrainingSample]) -> dict | None:
-        self._tell("train_step", [astuple(r) for r in rows])
-        return self.policy.train_step(rows)
+    def train_step(self, rows: list[TrainingSample], step: int, intervene: bool) -> dict | None:
+        self._tell("train_step", [[astuple(r) for r in rows], step, intervene])
+        return self.policy.train_step(rows, step, intervene)
 
     def refresh(self, pairs: list) -> None:
         """Extract v_hack anew from tokenised pairs."""
@@ -62,7 +62,7 @@ def worker_loop(policy: Policy) -> None:
         if what == "shutdown":
             return
         if what == "train_step":
-            policy.train_step([TrainingSample(*row) for row in args])
+            policy.train_step([TrainingSample(*row) for row in args[0]], *args[1:])
         elif what == "refresh":
             from rankspace.pairs import TokenizedPair
 

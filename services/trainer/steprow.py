@@ -19,6 +19,7 @@ PROJECTION = {
     "update_cos_mean": "update_cos_mean", "drift_cos_mean": "drift_cos_mean", "null_band": "cos_mean_null_std",
     "update_ref_cos_mean": "update_ref_cos_mean", "drift_ref_cos_mean": "drift_ref_cos_mean",
     "displacement_ref": "displacement_ref", "displacement_own": "displacement_own", "delta_norm": "delta_norm",
+    "intervened": "intervened",
 }  # fmt: skip
 
 

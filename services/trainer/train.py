@@ -34,6 +34,7 @@ from services.trainer.requests import train_requests
 from services.trainer.rollouts import Collected, Rollouts
 from services.trainer.shaping import Shaper
 from services.trainer.steprow import step_row
+from services.trainer.window import intervenes
 
 
 class Trainer:
@@ -93,7 +94,9 @@ class Trainer:
         shaped_at = time.perf_counter()
         batch = collate(collected.groups, rewards, self.s, version=k)
         failpoints.reached("collected")
-        metrics = self.ranks.train_step(batch.rows)
+        if batch.stats["hack_strict"] is not None:
+            self.state.hack_rates.append(batch.stats["hack_strict"])
+        metrics = self.ranks.train_step(batch.rows, k, intervenes(self.s, k, self.state.hack_rates))
         failpoints.reached("optimised")
         self.state.next_step = k + 1
         seconds = {"shape": shaped_at - collected_at, "train": time.perf_counter() - shaped_at, "push": self.push_s,
