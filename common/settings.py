@@ -170,6 +170,34 @@ class TrainerSettings(RedisSettings):
             raise ValueError("field orthogonal needs a direction and the field v_ref: what it is made orthogonal to")
 
 
+_PLACES = frozenset({"run_dir", "redis_url", "redis_username", "redis_password_file", "metrics_host", "metrics_port"})
+RESUMABLE = _PLACES | {
+    "steps", "eval_every", "keep_checkpoints", "group_timeout_s", "probe_bound", "device", "gpu_memory_fraction", "loggers",
+}  # fmt: skip
+"""Fields that may differ when a run is resumed: they do not change what is computed."""
+OF_RESULTS = frozenset({"steps", "eval_every"})
+"""Those of them that say what a finished run holds."""
+
+
+def changed(old: dict[str, Any], new: dict[str, Any], finished: bool = False) -> tuple[str, Any, Any] | None:
+    """The first field, by name, in which the settings of one run differ: (field, old value, new value); None: the same run.
+
+    old, new: TrainerSettings as JSON values. A field that an older config.json lacks had the default of today; one that is
+    no field any more counts as it stands. finished: also the fields count that a resumed run may change.
+    """
+    free = RESUMABLE - OF_RESULTS if finished else RESUMABLE
+    defaults = {
+        name: json.loads(json.dumps(field.get_default(call_default_factory=True), default=str))
+        for name, field in TrainerSettings.model_fields.items()
+        if not field.is_required() and name not in _PLACES
+    }
+    for name in sorted((old.keys() | new.keys()) - free):
+        before, after = (values.get(name, defaults.get(name)) for values in (old, new))
+        if before != after:
+            return name, before, after
+    return None
+
+
 class RefServerSettings(RedisSettings):
     """Generator and reference log-probs."""
 

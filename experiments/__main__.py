@@ -2,7 +2,9 @@
 
   demo          vanilla and projected on this machine, from nothing to a report
   run           one arm, one seed                 --arm A --seed N --preset P [--set field=value]
-  sweep         arms x seeds, resumable
+  sweep         arms x seeds, resumable           --grid field=value,value: also x values
+  arms          every arm, and what it tells
+  presets       every preset
   samples       what a model writes before training, graded: base rates, and material for pairs
   prepare       model, direction and settings files for services that run elsewhere
   status        services that run, and a line for every run
@@ -30,6 +32,8 @@ COMMANDS = {
     "run": "experiments.launch.run",
     "sweep": "experiments.launch.sweep",
     "samples": "experiments.launch.samples",
+    "arms": "experiments.design.list_arms",
+    "presets": "experiments.design.list_presets",
     "prepare": "experiments.launch.prepare",
     "status": "experiments.status",
     "view": "experiments.viewer.serve",

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import ConfigError
-from common.settings import TrainerSettings, build, parse_assignments
+from common.settings import TrainerSettings
 from experiments.design import presets
-from experiments.launch.run import ensure_direction, finished, train
-from experiments.launch.stack import Stack
+from experiments.design.plan import Plan
+from experiments.launch.given import check_same, given, save
+from experiments.launch.run import ensure_direction, finished, services, train
 from experiments.options import demo as parser
 
 if TYPE_CHECKING:
@@ -37,34 +38,38 @@ def main(argv: list[str]) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    free = parse_assignments(args.set)
-    runs = [
-        build(TrainerSettings, presets.resolve(args.preset, arm, args.seed, free, args.runs), f"demo {arm}")
-        for arm in args.arms.split(",")
+    said = given(args)
+    names = args.arms or list(ARMS)
+    plans = [
+        said.plan(arm, args.seed if args.seed is not None else said.seed or 0, args, f"demo {arm}") for arm in names
     ]
+    runs = [p.trainer for p in plans]
     if args.fresh:
         for s in runs:
             shutil.rmtree(s.run_dir, ignore_errors=True)
+    for p in plans:
+        check_same(p, finished(p.trainer.run_dir))
     started = time.monotonic()
+    presets.prepare(said.preset, *runs)
     for s in runs:
-        ensure_direction(args.preset, s.arm, s.seed, s)
+        ensure_direction(said.preset, s.arm, s.seed, s)
     _validate(runs[0], args.out)
-    _train_all([s for s in runs if not finished(s.run_dir)], args.preset, args.runs)
-    arms = _report(runs, args.runs, args.out)
+    _train_all([p for p in plans if not finished(p.trainer.run_dir)], args.runs)
+    arms = _report(runs, args.runs, args.out, said.name)
     _closing(arms, args.runs, args.out, time.monotonic() - started)
     return 0
 
 
-def _train_all(todo: list[TrainerSettings], preset_name: str, root: Path) -> None:
+def _train_all(todo: list[Plan], root: Path) -> None:
     if not todo:
         return
-    preset = presets.get(preset_name)
     # The organism is harmless: on a machine without some layer of the jail the demo says so and goes on.
-    services = Stack.start(root / ".stack" / "demo", todo[0].model, preset.server, preset.graders, "best_effort")
-    with services as stack:
-        for s in todo:
+    with services(todo[0], root / ".stack" / "demo", "best_effort") as stack:
+        for p in todo:
+            s = p.trainer
             print(f"\n{s.arm}: {s.steps} steps of {s.groups_per_step} x {s.group_size} rollouts", flush=True)
-            code = train(s.model_copy(update=stack.access("trainer")), preset_name, check=stack.check)
+            save(p)
+            code = train(s.model_copy(update=stack.access("trainer")), p.preset, check=stack.check)
             if code:
                 raise ConfigError(f"{s.run_id} did not finish (exit code {code}); the same command resumes it")
 
@@ -77,11 +82,12 @@ def _validate(s: TrainerSettings, out: Path) -> None:
         raise ConfigError(f"{s.v_hack} could not be validated on {s.pairs}; see the line above")
 
 
-def _report(runs: list[TrainerSettings], root: Path, out: Path) -> list[ArmView]:
+def _report(runs: list[TrainerSettings], root: Path, out: Path, name: str | None = None) -> list[ArmView]:
     from experiments import options
     from experiments.report import build as report
 
     wanted = ["--runs", str(root), "--out", str(out), "--arms", ",".join(s.arm for s in runs)]
+    wanted += ["--name", name] if name else []
     return report.make(options.report().parse_args(wanted))
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from common import cli
 
 
 def demo() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments demo", description=cli.docstring("experiments.demo"))
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--arms", default="vanilla,projected", help="comma-separated; the first is the baseline")
-    _preset(p)
-    _set(p)
+    p.add_argument("--seed", type=int, help="default: 0")
+    what = "by commas or spaces; the first is the baseline (default: vanilla,projected)"
+    p.add_argument("--arms", nargs="+", type=_names, action=Together, default=[], metavar="ARM", help=what)
+    _preset(p, None)
+    _settings(p)
     _runs(p)
     p.add_argument("--out", type=Path, default=Path("report"))
     p.add_argument("--fresh", action="store_true", help="delete earlier demo runs first")
@@ -26,10 +28,11 @@ def demo() -> cli.Parser:
 
 def run() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments run", description=cli.docstring("experiments.launch.run"))
-    cli.completes(p.add_argument("--arm", required=True, help="which arm (see experiments/design/arms.py)"), _arms)
-    p.add_argument("--seed", type=int, default=0)
-    _preset(p)
-    _set(p)
+    cli.completes(p.add_argument("--arm", help="which arm (`python -m experiments arms` lists them)"), _arms)
+    p.add_argument("--seed", type=int, help="default: 0")
+    _preset(p, None)
+    _settings(p)
+    _dry_run(p)
     _runs(p)
     _isolation(p)
     _gpus(p)
@@ -39,14 +42,19 @@ def run() -> cli.Parser:
 
 def sweep() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments sweep", description=cli.docstring("experiments.launch.sweep"))
-    action = p.add_argument("--arms", required=True, help="comma-separated arm names, or 'all'")
+    what = "arm names, by commas or spaces, or 'all'"
+    action = p.add_argument("--arms", nargs="+", type=_names, action=Together, default=[], metavar="ARM", help=what)
     cli.completes(action, lambda: [*_arms(), "all"])
-    p.add_argument("--seeds", default="0-4", help="like 0-4 or 0,2,5")
-    _preset(p)
+    what = "like 0-4 or 0,2,5 (default: 0-4)"
+    p.add_argument("--seeds", nargs="+", type=seeds, action=Together, default=[], metavar="N", help=what)
+    what = "each value in runs of its own, named after it; several --grid options are crossed"
+    p.add_argument("--grid", action="append", default=[], metavar="FIELD=V,V", help=what)
+    _preset(p, None)
     p.add_argument("--jobs", type=int, default=1, help="trainers at a time; with --cards, on each card")
     what = "like 0,1: each run with services of its own on one of these GPUs, instead of one set of services for all"
     p.add_argument("--cards", type=_listed, default=(), metavar="N,N", help=what)
-    _set(p)
+    _settings(p)
+    _dry_run(p)
     _isolation(p)
     _gpus(p)
     _runs(p)
@@ -72,12 +80,11 @@ def samples() -> cli.Parser:
 
 def prepare() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments prepare", description=cli.docstring("experiments.launch.prepare"))
-    _preset(p)
-    cli.completes(p.add_argument("--arm", default="projected", help="which arm (default: projected)"), _arms)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument(
-        "--settings", default="", metavar="'FIELD=VALUE ...'", help="free fields of TrainerSettings, by spaces"
-    )
+    _preset(p, None)
+    cli.completes(p.add_argument("--arm", help="which arm (default: projected)"), _arms)
+    p.add_argument("--seed", type=int, help="default: 0")
+    _settings(p)
+    p.add_argument("--settings", default="", metavar="'FIELD=VALUE ...'", help="as --set, by spaces")
     _runs(p)
     p.add_argument("--out", type=Path, required=True, help="folder for trainer.json and ref_server.json")
     return p
@@ -149,21 +156,43 @@ def drift() -> cli.Parser:
     return p
 
 
+def arms() -> cli.Parser:
+    return cli.Parser(prog="python -m experiments arms", description="Every arm: its name, what it is, what it tells.")
+
+
+def presets() -> cli.Parser:
+    return cli.Parser(
+        prog="python -m experiments presets", description="Every preset: its name, what it is, its model."
+    )
+
+
 PARSERS = {
+    "arms": arms, "presets": presets,
     "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "samples": samples, "status": status, "report": report,
     "verdict": verdict, "next-preset": next_preset, "measure-cos": measure_cos,
     "drift": drift,
 }  # fmt: skip
 
 
-def _preset(p: argparse.ArgumentParser) -> None:
-    what = "which model, problems and length (see experiments/design/presets.py; default: demo)"
-    cli.completes(p.add_argument("--preset", default="demo", help=what), _presets)
+def _preset(p: argparse.ArgumentParser, default: str | None = "demo") -> None:
+    what = "which model, problems and length (`python -m experiments presets` lists them; default: demo)"
+    cli.completes(p.add_argument("--preset", default=default, help=what), _presets)
 
 
-def _set(p: argparse.ArgumentParser) -> None:
-    what = "any field of TrainerSettings that the arm leaves free; may be given several times"
+def _settings(p: argparse.ArgumentParser) -> None:
+    """Read by launch/given.py."""
+    what = (
+        "a field of the trainer that the arm leaves free, or generator.FIELD, sandbox.FIELD; may be given several times"
+    )
     cli.completes(p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=what), _fields)
+    what = "settings as YAML or JSON, also a run's own run.yaml; --set and other options come before it"
+    p.add_argument("--config", type=Path, metavar="FILE", help=what)
+    what = "stands for the preset's name in the run's: runs of other settings beside each other"
+    p.add_argument("--name", metavar="X", help=what)
+
+
+def _dry_run(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--dry-run", action="store_true", help="print settings, files and sizes; make and start nothing")
 
 
 def _runs(p: argparse.ArgumentParser) -> None:
@@ -190,12 +219,51 @@ def _listed(text: str) -> tuple[str, ...]:
     return found
 
 
+def seeds(text: str) -> list[int]:
+    """'0-2,7' -> [0, 1, 2, 7]; argparse says what is wrong with anything else."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            numbers = range(int(first), int(last) + 1) if dash else [int(first)]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}: write numbers and ranges, like 0-4 or 0,2,5") from None
+        if not numbers:
+            raise argparse.ArgumentTypeError(f"{text!r}: {first} is above {last}; write the smaller seed first")
+        found += [number for number in numbers if number not in found]
+    return found
+
+
+class Together(argparse.Action):
+    """Lists given by commas, by spaces or by several options become one list, each value once."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        found = list(getattr(namespace, self.dest) or [])
+        for group in values:
+            found += [value for value in group if value not in found]
+        setattr(namespace, self.dest, found)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def _selection(p: argparse.ArgumentParser) -> None:
     """Which runs are compared; read by comparable.selection."""
     _runs(p)
     cli.completes(p.add_argument("--preset", help="only runs of this preset; needed when DIR holds several"), _presets)
-    cli.completes(p.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms"), _arms)
-    p.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="only these seeds")
+    cli.completes(
+        p.add_argument(
+            "--arms", nargs="+", type=_names, action=Together, default=[], metavar="ARM", help="only these arms"
+        ),
+        _arms,
+    )
+    p.add_argument(
+        "--seeds", nargs="+", type=seeds, action=Together, default=[], metavar="N", help="only these, like 0-4"
+    )
+    p.add_argument("--name", metavar="X", help="only runs of this --name; needed when DIR holds several of a preset")
     p.add_argument("--allow-unequal-seeds", action="store_true", help="compare arms that ran different seeds")
     p.add_argument("--allow-mixed-commits", action="store_true", help="compare runs of different git commits")
     p.add_argument("--allow-mixed-settings", action="store_true", help="compare runs whose settings differ")
@@ -214,7 +282,11 @@ def _presets() -> Iterable[str]:
 
 
 def _fields() -> Iterable[str]:
-    from common.settings import TrainerSettings
+    from experiments.design.plan import SECTIONS, STARTED_WITH
     from experiments.design.presets import NAMED
 
-    return [f"{name}=" for name in sorted(TrainerSettings.model_fields) if name not in NAMED]
+    names = [name for name in sorted(SECTIONS["trainer"].model_fields) if name not in NAMED]
+    for section in ("generator", "sandbox"):
+        free = sorted(set(SECTIONS[section].model_fields) - STARTED_WITH[section])
+        names += [f"{section}.{name}" for name in free]
+    return [f"{name}=" for name in [*names, "sandbox.workers"]]

@@ -39,6 +39,7 @@ class Selection:
     allow_unequal_seeds: bool = False
     allow_mixed_commits: bool = False
     allow_mixed_settings: bool = False
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ def selection(options: argparse.Namespace) -> Selection:
         arm_table.get(name)
     return Selection(
         options.runs, options.preset, names, tuple(options.seeds),
-        options.allow_unequal_seeds, options.allow_mixed_commits, options.allow_mixed_settings,
+        options.allow_unequal_seeds, options.allow_mixed_commits, options.allow_mixed_settings, options.name,
     )  # fmt: skip
 
 
 def choose(wanted: Selection) -> Chosen:
     """Read, select and check. ConfigError for every refusal in the module's docstring."""
-    runs = _of_one_preset(read_runs(wanted.root), wanted)
+    runs = _of_one_name(_of_one_preset(read_runs(wanted.root), wanted), wanted)
     runs = [run for run in runs if not wanted.seeds or run.seed in wanted.seeds]
     runs = [run for run in runs if not wanted.arms or run.arm in wanted.arms]
     missing = [name for name in wanted.arms if name not in {run.arm for run in runs}]
@@ -98,6 +99,17 @@ def _of_one_preset(runs: list[Run], wanted: Selection) -> list[Run]:
             f"--preset {wanted.preset}: no run of it in {wanted.root}; presets there: {', '.join(presets)}"
         )
     return [run for run in runs if wanted.preset in (None, run.preset)]
+
+
+def _of_one_name(runs: list[Run], wanted: Selection) -> list[Run]:
+    """Runs of one --name: those of several are different experiments."""
+    called = {id(run): run.provenance.name or run.preset for run in runs}
+    names = sorted(set(called.values()))
+    if wanted.name is None and len(names) > 1:
+        raise ConfigError(f"--runs {wanted.root}: holds runs named {', '.join(names)}; choose one with --name")
+    if wanted.name is not None and wanted.name not in names:
+        raise ConfigError(f"--name {wanted.name}: no such run in {wanted.root}; names there: {', '.join(names)}")
+    return [run for run in runs if wanted.name in (None, called[id(run)])]
 
 
 def _one_per_arm_and_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:

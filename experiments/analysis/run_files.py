@@ -49,6 +49,7 @@ class Provenance(_Row):
     preset: str
     arm: str
     seed: int
+    name: str | None = None  # the --name of the run; the preset's without one; missing in older runs
 
 
 class Status(_Row):

@@ -6,6 +6,7 @@ the arm fixes is refused, because the run would then carry a name that is not wh
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -138,15 +139,18 @@ def prepare(name: str, *settings: TrainerSettings) -> None:
 
 
 def run_id(preset: str, arm: str, seed: int) -> str:
-    """The one name of this combination, e.g. 'demo-projected-s0'."""
+    """The one name of this combination, e.g. 'demo-projected-s0'; `preset` may be the name that the user gave instead."""
     return f"{preset}-{arm}-s{seed}"
 
 
-def direction_path(preset: str, arm: Arm, seed: int, adapter: str = "antipasto") -> Path:
-    """Where the direction file of this run lies: one for all seeds, except that shuffled labels are drawn by seed."""
+def direction_path(preset: str, arm: Arm, seed: int, adapter: str = "antipasto", sources: str = "") -> Path:
+    """Where the direction file of this run lies: one for all seeds, except that shuffled labels are drawn by seed.
+
+    sources: a mark of model and pairs that are not the preset's, so that runs side by side do not overwrite each other's.
+    """
     drawn = f"_s{seed}" if arm.direction == "shuffled" else ""
     suffix = "" if adapter == "antipasto" else f"_{adapter}"
-    return DIRECTIONS / preset / f"{arm.direction}{drawn}{suffix}.safetensors"
+    return DIRECTIONS / preset / f"{arm.direction}{drawn}{suffix}{sources}.safetensors"
 
 
 def resolve(
@@ -157,16 +161,18 @@ def resolve(
     runs_root: Path = Path("runs"),
     run_dir: Path | None = None,
     redis_url: str | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """Every TrainerSettings value of one run, ready for `common.settings.build(TrainerSettings, values)`. Pure.
 
     preset, arm   names                          assignments  from --set, already parsed
     run_dir       default: runs_root / run_id    redis_url    default: the settings' own default
+    name          stands for the preset's in run_id, so that runs of other settings lie side by side
     Raises ConfigError for an unknown preset or arm, an unknown field, or an assignment to a field that is not free.
     """
     chosen, variant, free = get(preset), arms.get(arm), dict(assignments or {})
     _check_assignments(free, variant)
-    name = run_id(preset, arm, seed)
+    name = run_id(name or preset, arm, seed)
     values = {"loophole": "simple_overwrite_tests", **chosen.values, **free, **variant.overrides}
     adapter = values.get("adapter", "antipasto")
     values |= {
@@ -174,11 +180,19 @@ def resolve(
         "run_dir": str(run_dir if run_dir is not None else Path(runs_root) / name),
         "arm": arm,
         "seed": seed,
-        "v_hack": str(direction_path(preset, variant, seed, adapter)),
+        "v_hack": str(direction_path(preset, variant, seed, adapter, _sources(values, chosen))),
     }
     if redis_url is not None:
         values["redis_url"] = redis_url
     return values
+
+
+def _sources(values: dict[str, Any], preset: Preset) -> str:
+    """'' for the preset's own model and pairs; '_' and 8 hex digits of their names for others."""
+    named = [str(values.get(field)) for field in ("model", "pairs")]
+    if named == [str(preset.values.get(field)) for field in ("model", "pairs")]:
+        return ""
+    return "_" + hashlib.sha256("\n".join(named).encode()).hexdigest()[:8]
 
 
 def _check_assignments(free: dict[str, Any], variant: Arm) -> None:
@@ -188,7 +202,7 @@ def _check_assignments(free: dict[str, Any], variant: Arm) -> None:
             raise ConfigError(f"--set {name}: unknown field '{name}'; known fields: {known}")
         if name in NAMED:
             raise ConfigError(f"--set {name}: decided by --preset, --arm and --seed; choose another of those instead")
-        if name in variant.overrides:
+        if name in variant.overrides and free[name] != variant.overrides[name]:
             raise ConfigError(
                 f"--set {name}: arm '{variant.name}' fixes it at {variant.overrides[name]!r}; choose another arm"
             )

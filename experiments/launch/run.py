@@ -1,4 +1,8 @@
-"""python -m experiments run --arm A --seed N --preset P: one arm, one seed, from direction to finished run directory."""
+"""python -m experiments run --arm A --seed N --preset P: one arm, one seed, from direction to finished run directory.
+
+Started again with the same settings it goes on, or says that it is finished; other settings are refused: give them a
+--name. The run's own run.yaml, given back with --config, plans the same run.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,12 @@ from typing import Any
 
 from common import cli
 from common.errors import ConfigError
-from common.settings import TrainerSettings, build, parse_assignments
+from common.settings import TrainerSettings
 from experiments.design import arms, prereg, presets
+from experiments.design.plan import Plan
+from experiments.launch.describe import describe
 from experiments.launch.dirlock import hold
+from experiments.launch.given import check_same, given, save
 from experiments.launch.stack import Stack, environment
 from experiments.options import run as parser
 
@@ -35,29 +42,39 @@ def main(argv: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    values = presets.resolve(
-        args.preset, args.arm, args.seed, parse_assignments(args.set), args.runs, redis_url=args.redis_url
-    )
-    settings = build(TrainerSettings, values, "run")
-    if finished(settings.run_dir):
+    said = given(args)
+    if said.arm is None:
+        raise ConfigError("--arm is missing; `python -m experiments arms` lists them")
+    planned = said.plan(said.arm, said.seed or 0, args, "run")
+    settings = planned.trainer
+    done = finished(settings.run_dir)
+    check_same(planned, done)
+    if args.dry_run:
+        print(describe(planned), end="")
+        return 0
+    if done:
         print(f"{settings.run_id} is already finished: {settings.run_dir}")
         return 0
-    presets.prepare(args.preset, settings)
-    ensure_direction(args.preset, args.arm, args.seed, settings)
-    preset = presets.get(args.preset)
+    presets.prepare(planned.preset, settings)
+    ensure_direction(planned.preset, settings.arm, settings.seed, settings)
     own = (
         nullcontext()
         if args.redis_url
-        else Stack.start(
-            args.runs / ".stack" / settings.run_id, settings.model, preset.server, preset.graders, args.isolation,
-            gpus=args.generator_gpus,
-        )
-    )  # fmt: skip
+        else services(planned, args.runs / ".stack" / settings.run_id, args.isolation, args.generator_gpus)
+    )
     with own as stack:
+        save(planned)
         if stack is None:
-            return train(settings, args.preset, gpus=args.trainer_gpus)
+            return train(settings, planned.preset, gpus=args.trainer_gpus)
         own_access = settings.model_copy(update=stack.access("trainer"))
-        return train(own_access, args.preset, check=stack.check, gpus=args.trainer_gpus)
+        return train(own_access, planned.preset, check=stack.check, gpus=args.trainer_gpus)
+
+
+def services(planned: Plan, root: Path, isolation: str, gpus: Sequence[str] = ()) -> Stack:
+    """The services that this run asks for, started. Use as a context manager."""
+    return Stack.start(
+        root, planned.trainer.model, planned.server, planned.graders, isolation, sandbox=planned.sandbox, gpus=gpus
+    )
 
 
 def status(run_dir: Path) -> dict[str, Any] | None:
@@ -196,7 +213,7 @@ def provenance(settings: TrainerSettings, preset: str) -> dict[str, Any]:
         "command": shlex.join([Path(sys.executable).name, "-m", "experiments", *sys.argv[1:]]),
         "git_commit": commit, "git_dirty": dirty, "packages": package_versions(), "prereg_sha256": prereg.digest(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"), "preset": preset, "arm": settings.arm,
-        "seed": settings.seed,
+        "seed": settings.seed, "name": settings.run_id.removesuffix(f"-{settings.arm}-s{settings.seed}"),
     }  # fmt: skip
 
 

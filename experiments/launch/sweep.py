@@ -2,7 +2,8 @@
 
 One set of services serves all runs; `--jobs N` lets N trainers share them side by side. With `--cards 0,1` each run has
 services of its own on one of these GPUs, N on each. An interrupted sweep is started again with the same command: finished
-runs are skipped and unfinished ones resumed.
+runs are skipped and unfinished ones resumed. A run there with other settings is refused: `--name X` makes other runs,
+`--grid lr=1e-3,3e-3` a run for each value, named after it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import ConfigError
-from common.settings import TrainerSettings, build, parse_assignments
+from common.settings import TrainerSettings
 from experiments.design import arms, presets
-from experiments.launch.run import ensure_direction, finished, status, train
+from experiments.design.plan import Plan
+from experiments.launch.describe import describe
+from experiments.launch.given import check_same, given, grid, save
+from experiments.launch.run import ensure_direction, finished, services, status, train
 from experiments.launch.stack import Stack
 from experiments.options import sweep as parser
 
@@ -41,29 +45,58 @@ def main(argv: list[str]) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    names = list(arms.ARMS) if args.arms == "all" else args.arms.split(",")
-    free = parse_assignments(args.set)
     if args.cards and (args.trainer_gpus or args.generator_gpus):
         raise ConfigError(
             "--cards puts trainer and generator of a run on one card: leave out --trainer-gpus, --generator-gpus"
         )
-    planned = [
-        build(TrainerSettings, presets.resolve(args.preset, arm, seed, free, args.runs), f"sweep {arm} seed {seed}")
-        for seed in seeds(args.seeds)
-        for arm in names
-    ]
-    todo = [s for s in planned if not finished(s.run_dir)]
-    print(f"{len(planned)} runs, {len(planned) - len(todo)} complete, {len(todo)} to do")
-    if not todo:
+    planned = plans(args)
+    done = {p.trainer.run_id for p in planned if finished(p.trainer.run_dir)}
+    for p in planned:
+        check_same(p, p.trainer.run_id in done)
+    todo = [p for p in planned if p.trainer.run_id not in done]
+    print(f"{len(planned)} runs, {len(done)} complete, {len(todo)} to do")
+    if args.dry_run:
+        print("\n".join(describe(p) for p in todo), end="")
+    if not todo or args.dry_run:
         return 0
-    presets.prepare(args.preset, *todo)
-    for s in todo:
-        ensure_direction(args.preset, s.arm, s.seed, s)
-    with _places(args, todo[0].model) as places:
-        failed = _run_all(todo, args.preset, places)
+    presets.prepare(todo[0].preset, *[p.trainer for p in todo])
+    for p in todo:
+        ensure_direction(p.preset, p.trainer.arm, p.trainer.seed, p.trainer)
+    failed = [s for group in _alike(todo) for s in _made(group, args)]
     if failed:
         print(f"{len(failed)} of {len(planned)} runs failed; once the cause is gone the same command resumes them")
     return 1 if failed else 0
+
+
+def plans(args: argparse.Namespace) -> list[Plan]:
+    """Every run of the sweep: cells of the grid x seeds x arms."""
+    said = given(args)
+    names = args.arms or ([said.arm] if said.arm else [])
+    if not names:
+        raise ConfigError("--arms is missing; `python -m experiments arms` lists them")
+    names = list(arms.ARMS) if names == ["all"] else names
+    seeds = args.seeds or ([0, 1, 2, 3, 4] if said.seed is None else [said.seed])
+    return [
+        cell.plan(arm, seed, args, f"sweep {arm} seed {seed}")
+        for cell in grid(said, args.grid)
+        for seed in seeds
+        for arm in names
+    ]
+
+
+def _alike(todo: list[Plan]) -> list[list[Plan]]:
+    """The plans in groups that the same services serve, in order."""
+    groups: dict[tuple[str, str], list[Plan]] = {}
+    for p in todo:
+        groups.setdefault(p.services, []).append(p)
+    return list(groups.values())
+
+
+def _made(group: list[Plan], args: argparse.Namespace) -> list[TrainerSettings]:
+    """Make the runs of one group; returns those that failed."""
+    by_id = {p.trainer.run_id: p for p in group}
+    with _places(args, group[0]) as places:
+        return _run_all([p.trainer for p in group], group[0].preset, places, lambda s: save(by_id[s.run_id]))
 
 
 @dataclass(frozen=True)
@@ -76,36 +109,27 @@ class Place:
 
 
 @contextmanager
-def _places(args: argparse.Namespace, model: str) -> Iterator[list[Place]]:
+def _places(args: argparse.Namespace, planned: Plan) -> Iterator[list[Place]]:
     """--jobs places on one set of services; with --cards so many on each card, each with services of its own there."""
-    preset, root = presets.get(args.preset), args.runs / ".stack"
+    root = args.runs / ".stack"
 
-    def services(name: str, gpus: Sequence[str]) -> Stack:
-        return Stack.start(root / name, model, preset.server, preset.graders, args.isolation, gpus=gpus)
+    def started(name: str, gpus: Sequence[str]) -> Stack:
+        return services(planned, root / name, args.isolation, gpus)
 
     if args.cards:
         pairs = [(card, i) for i in range(args.jobs) for card in args.cards]
-        yield [Place(partial(services, f"sweep-{card}-{i}", [card]), [card]) for card, i in pairs]
+        yield [Place(partial(started, f"sweep-{card}-{i}", [card]), [card]) for card, i in pairs]
     else:
-        with services("sweep", args.generator_gpus) as stack:
+        with started("sweep", args.generator_gpus) as stack:
             yield [Place(lambda: nullcontext(stack), args.trainer_gpus)] * args.jobs
 
 
-def seeds(text: str) -> list[int]:
-    """'0-2,7' -> [0, 1, 2, 7]. ConfigError for anything else."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        try:
-            found.extend(range(int(first), int(last) + 1) if dash else [int(first)])
-        except ValueError:
-            raise ConfigError(f"--seeds {text!r}: write numbers and ranges, like 0-4 or 0,2,5") from None
-    return found
-
-
-def _run_all(todo: list[TrainerSettings], preset: str, places: list[Place]) -> list[TrainerSettings]:
+def _run_all(
+    todo: list[TrainerSettings], preset: str, places: list[Place], before: Callable[[TrainerSettings], object] = id
+) -> list[TrainerSettings]:
     """Make the runs, each at the next free place, showing a live table; returns those that did not finish.
 
+    before(run): called when its turn comes.
     ConfigError when the services of every place have failed; those of some places only leave their runs to the others.
     """
     from rich.console import Console
@@ -125,6 +149,7 @@ def _run_all(todo: list[TrainerSettings], preset: str, places: list[Place]) -> l
 
                 while waiting and not halted.is_set():
                     s = waiting.popleft()
+                    before(s)
                     own = s.model_copy(update=stack.access("trainer"))
                     codes[s.run_id] = train(own, preset, quiet=True, check=check, gpus=place.trainer_gpus)
                     if codes[s.run_id] and not halted.is_set():

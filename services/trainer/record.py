@@ -25,28 +25,10 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from common.metrics import Metrics
-from common.settings import TrainerSettings, dump
+from common.settings import TrainerSettings, changed, dump
 from common.types import GradedGroup
 from services.trainer.gauges import Gauges
 from services.trainer.loggers import Loggers, Past
-
-RESUMABLE = (
-    "steps",
-    "run_dir",
-    "redis_url",
-    "redis_username",
-    "redis_password_file",
-    "metrics_port",
-    "eval_every",
-    "keep_checkpoints",
-    "group_timeout_s",
-    "probe_bound",
-    "device",
-    "gpu_memory_fraction",
-    "metrics_host",
-    "loggers",
-)
-"""Fields that may differ when a run is resumed: they do not change what is computed."""
 
 
 def open_run(s: TrainerSettings) -> None:
@@ -54,12 +36,13 @@ def open_run(s: TrainerSettings) -> None:
     path = s.run_dir / "config.json"
     if path.exists():
         old, new = json.loads(path.read_text()), json.loads(dump(s))
-        for field in sorted(set(old) | set(new)):
-            if field not in RESUMABLE and old.get(field) != new.get(field):
-                raise ConfigError(
-                    f"run_dir {s.run_dir} holds a run with {field}={old.get(field)!r}, now {new.get(field)!r}; resume with the "
-                    "same settings, or choose another run_id"
-                )
+        difference = changed(old, new)
+        if difference is not None:
+            field, before, now = difference
+            raise ConfigError(
+                f"run_dir {s.run_dir} holds a run with {field}={before!r}, now {now!r}; resume with the same settings, or "
+                "choose another run_id"
+            )
     s.run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(path, dump(s))
 
