@@ -44,7 +44,10 @@ def main(argv: list[str]) -> int:
 def _run(args: argparse.Namespace) -> int:
     said = given(args)
     if said.arm is None:
-        raise ConfigError("--arm is missing; `python -m experiments arms` lists them")
+        raise ConfigError(
+            "the following arguments are required: --arm; `python -m experiments run --help` explains, "
+            "`python -m experiments arms` lists them"
+        )
     planned = said.plan(said.arm, said.seed or 0, args, "run")
     settings = planned.trainer
     done = finished(settings.run_dir)

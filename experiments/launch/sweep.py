@@ -73,7 +73,10 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     said = given(args)
     names = args.arms or ([said.arm] if said.arm else [])
     if not names:
-        raise ConfigError("--arms is missing; `python -m experiments arms` lists them")
+        raise ConfigError(
+            "the following arguments are required: --arms; `python -m experiments sweep --help` explains, "
+            "`python -m experiments arms` lists them"
+        )
     names = list(arms.ARMS) if names == ["all"] else names
     seeds = args.seeds or ([0, 1, 2, 3, 4] if said.seed is None else [said.seed])
     return [
