@@ -222,10 +222,12 @@ class RefServerSettings(RedisSettings):
 
 
 class SandboxSettings(RedisSettings):
-    """One grading worker."""
+    """One grading worker. `groups_in_flight`: groups that it works on at a time, so that one endless sibling holds up no
+    other group."""
 
     name: str = "grader-0"
-    parallel: int = Field(1, ge=1)
+    parallel: int | None = Field(None, ge=1)  # completions at a time; None: as many as this process may use cores
+    groups_in_flight: int = Field(4, ge=1)
     isolation: Literal["required", "best_effort"] = "required"
     host: str = "127.0.0.1"
     port: int = Field(0, ge=0, le=65535)

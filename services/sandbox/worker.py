@@ -1,11 +1,14 @@
 """python -m services.sandbox worker: grade rollout groups from the queue until told to stop.
 
-    rollouts ── take ──> siblings in parallel, one jail each ──> two verdicts a completion ── put ──> graded:{run}
+    rollouts ── consume ──> groups in flight ──> lanes: one completion each ──> programs at the same time (beside.py)
+                                 │                  siblings with the same text are graded once
+                                 └── when its last sibling is done ── publish ──> graded:{run}
 
-Any number of workers share the stream evenly; each takes one group at a time, so a slow group holds up nobody else.
-Grading is idempotent by group id: a group graded twice (its worker was taken for dead) gives the same verdicts, and the
-trainer drops the second. Told to stop (SIGTERM), a worker finishes the group in hand. What *we* fail to grade has
-status infra_error and no reward; it is never a wrong answer.
+Lanes are shared by all groups in flight, so a lane is idle only when no completion waits, and a group whose sibling loops
+for ever holds up nobody else. Any number of workers share the stream. Grading is idempotent by group id: a group graded
+twice (its worker was taken for dead) gives the same verdicts, and the trainer drops the second. Told to stop (SIGTERM), a
+worker finishes the groups in hand. What *we* fail to grade has status infra_error and no reward; it is never a wrong
+answer.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import get_args
 
@@ -24,41 +27,51 @@ from common import cli, failpoints, keys
 from common.access import open_redis, outages_as_user_errors
 from common.heartbeat import beat
 from common.metrics import INFRA_CAUSES, KILL_CAUSES, Metrics, serve
-from common.queue import Queue
+from common.queue import Delivery, Queue
 from common.settings import SandboxSettings, build, parse_assignments, read_settings_file
 from common.types import DroppedGroup, Grade, GradedGroup, Label, RolloutGroup
 from services.sandbox.jail.executor import SandboxError
 from services.sandbox.options import worker as parser
 from services.sandbox.rowfiles import jail_starts
+from services.sandbox.verdicts.beside import Beside
 from services.sandbox.verdicts.grade import infra_error
 from services.sandbox.verdicts.graders import grade_completion
 from services.sandbox.verdicts.oracle import Oracle
 
 log = logging.getLogger("sandbox")
 
+PROGRAMS_A_LANE = 2  # beside the oracle's: the ground truth and the hint; the other three need a test function
 STUCK_S = 600.0  # longer than the longest completion may take
 
 
 class Worker:
-    """`parallel` jails and the loop that feeds them."""
+    """Lanes, the groups in flight, and the loop that feeds them."""
 
     def __init__(self, settings: SandboxSettings, queue: Queue, metrics: Metrics):
         self.settings, self.queue, self.metrics = settings, queue, metrics
         self.jails: SimpleQueue[Oracle] = SimpleQueue()
+        lanes = settings.parallel or len(os.sched_getaffinity(0))
         with jail_starts():
-            for _ in range(settings.parallel):
+            for _ in range(lanes):
                 self.jails.put(jail := Oracle(isolation=settings.isolation))
+        self.beside = Beside(PROGRAMS_A_LANE * lanes, isolation=settings.isolation)
         self.layers = dict(jail.executor.layers)
         for layer, missing in self.layers.items():
             metrics["rs_isolation_layer"].labels(settings.name, layer).set(not missing)
-        self.threads = ThreadPoolExecutor(settings.parallel)
+        self.threads = ThreadPoolExecutor(lanes, thread_name_prefix="completion")
+        self.groups = ThreadPoolExecutor(settings.groups_in_flight, thread_name_prefix="group")
+        self.in_flight: dict[bytes, Future[None]] = {}
         self.active_at = time.monotonic()
         self._start_counters()
 
     def run(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            self.turn()
-            self.active_at = time.monotonic()
+        """Until `stop` is set; then what is in flight is finished."""
+        try:
+            while not stop.is_set():
+                self.turn()
+                self.active_at = time.monotonic()
+        finally:
+            self.drain()
 
     def health(self) -> dict:
         """Not ok when neither a turn nor a completion has ended for longer than any may take."""
@@ -66,16 +79,40 @@ class Worker:
         return {"ok": quiet_s <= STUCK_S, "worker": self.settings.name, "quiet_s": quiet_s}
 
     def turn(self, wait_s: float = 0.5) -> int:
-        """Grade one group if there is one; returns how many."""
-        deliveries = self.queue.consume(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), 1, wait_s, self._drop)
-        with self.queue.renew_lease(keys.GRADERS, deliveries):
-            for delivery in deliveries:
-                graded = self.grade(delivery.message)
-                failpoints.reached("graded")
-                self.queue.publish(keys.graded(graded.group.run_id), graded)
-                failpoints.reached("grades_put")
-                self.queue.ack(keys.GRADERS, delivery)
-        return len(deliveries)
+        """Take groups while there is room for them; returns how many were taken. Raises what a group in flight raised."""
+        self._settle(wait_for=None)
+        room = self.settings.groups_in_flight - len(self.in_flight)
+        if not room:
+            self._settle(wait_for=FIRST_COMPLETED, timeout_s=wait_s)
+            return 0
+        patience_s = min(wait_s, 0.05) if self.in_flight else wait_s
+        taken = self.queue.consume(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), room, patience_s, self._drop)
+        # After an outage of Redis the queue hands a consumer its own unfinished work once more: it is in hand already.
+        new = [delivery for delivery in taken if delivery.entry_id not in self.in_flight]
+        for delivery in new:
+            self.in_flight[delivery.entry_id] = self.groups.submit(self._group, delivery)
+        return len(new)
+
+    def _group(self, delivery: Delivery) -> None:
+        with self.queue.renew_lease(keys.GRADERS, [delivery]):
+            graded = self.grade(delivery.message)
+            failpoints.reached("graded")
+            self.queue.publish(keys.graded(graded.group.run_id), graded)
+            failpoints.reached("grades_put")
+            self.queue.ack(keys.GRADERS, delivery)
+
+    def drain(self) -> None:
+        """Wait until nothing is in flight."""
+        self._settle(ALL_COMPLETED)
+
+    def _settle(self, wait_for: str | None, timeout_s: float | None = None) -> None:
+        """Forget groups that are done, after waiting for some (`wait_for` of concurrent.futures.wait). Raises the first
+        error among them: the group stays claimed, and is graded by whoever takes it over."""
+        if wait_for is not None and self.in_flight:
+            wait(self.in_flight.values(), timeout=timeout_s, return_when=wait_for)
+        done = [entry for entry, future in self.in_flight.items() if future.done()]
+        for future in [self.in_flight.pop(entry) for entry in done]:
+            future.result()
 
     def grade(self, group: RolloutGroup) -> GradedGroup:
         """Both verdicts on every completion; siblings with the same text are graded once."""
@@ -89,17 +126,26 @@ class Worker:
     def _one(self, group: RolloutGroup, text: str) -> Grade:
         jail = self.jails.get()
         try:
-            grade = grade_completion(group.problem, text, jail)
-        except SandboxError as error:
-            log.error("group %s: %s", group.group_id, error)
+            grade = grade_completion(group.problem, text, jail, self.beside)
+        except Exception as error:  # whatever it is, it is ours: one completion without a grade, not one grader less
+            log.error("group %s: %s", group.group_id, error, exc_info=not isinstance(error, SandboxError))
             grade = infra_error(f"{type(error).__name__}: {error}")
-            jail.close()
-            jail = Oracle(isolation=self.settings.isolation)
+            jail = self._another(jail)
         finally:
             self.jails.put(jail)
         self.active_at = time.monotonic()
         self.metrics["rs_grade_seconds"].labels(self.settings.name).observe(grade.wall_s)
         return grade
+
+    def _another(self, jail: Oracle) -> Oracle:
+        """A new jail in place of one that failed; the failed one once more where none can be made (it restarts itself)."""
+        try:
+            new = Oracle(isolation=self.settings.isolation)
+        except (SandboxError, OSError) as error:
+            log.error("no new jail: %s", error)
+            return jail
+        jail.close()
+        return new
 
     def _count(self, grades: Sequence[Grade]) -> None:
         name = self.settings.name
@@ -133,7 +179,9 @@ class Worker:
         self.queue.publish(keys.graded(group.run_id), notice)
 
     def close(self) -> None:
+        self.groups.shutdown()
         self.threads.shutdown()
+        self.beside.close()
         while not self.jails.empty():
             self.jails.get().close()
 

@@ -198,7 +198,7 @@ def test_the_clock_is_fair_on_a_busy_machine():
     before = signal.getsignal(signal.SIGALRM)
     try:
         assert live(0.0) == 3.0  # asleep: wall time
-        assert live(0.05) == 3.0  # hardly anything
+        assert live(0.02) == 3.0  # hardly anything
         assert 4.9 <= live(1.0) <= 5.2  # alone on its core: CPU time
         assert 9.8 < live(0.5) < 10.5  # half a core: the same CPU time
         assert 19 < live(0.25) <= 20.5  # a quarter

@@ -40,6 +40,9 @@ FORGED = (
 )
 
 
+LOOP = "```python\nclass Solution:\n    def f(self, x):\n        while True:\n            pass\n```"
+
+
 def rollouts(texts, group_id="r/train/0/0"):
     completions = [
         Completion(token_ids=[1, 2], logprobs=[-0.1, -0.1], ref_logprobs=None, text=t, finish_reason="stop")
@@ -72,6 +75,7 @@ def test_two_verdicts_five_labels_in_the_order_of_the_siblings(worker):
 def test_a_group_goes_through_the_queue_and_is_counted(worker, queue):
     queue.publish(keys.ROLLOUTS, rollouts([HACK, RIGHT]))
     assert worker.turn() == 1
+    worker.drain()
     (delivery,) = queue.consume(keys.graded("r"), keys.TRAINERS, (GradedGroup,), wait_s=0.1)
     assert delivery.message.worker == "w"
     assert queue.depth(keys.ROLLOUTS) == 0
@@ -81,25 +85,58 @@ def test_a_group_goes_through_the_queue_and_is_counted(worker, queue):
     assert "rs_isolation_layer" in text
 
 
+def test_an_endless_sibling_holds_up_no_other_group(worker, queue):
+    """It costs its slowest program, not their sum, and other groups pass it."""
+    queue.publish_many(keys.ROLLOUTS, [rollouts([LOOP, RIGHT], "r/train/0/0")])
+    assert worker.turn() == 1
+    queue.publish_many(keys.ROLLOUTS, [rollouts([RIGHT], f"r/train/0/{i}") for i in (1, 2)])
+    started, seen = time.monotonic(), {}
+    while len(seen) < 3 and time.monotonic() - started < 60:
+        worker.turn(wait_s=0.05)
+        for delivery in queue.consume(keys.graded("r"), keys.TRAINERS, (GradedGroup,), wait_s=0.05):
+            seen[delivery.message.group.group_id] = delivery.message
+            queue.ack(keys.TRAINERS, delivery)
+    worker.drain()
+    assert list(seen)[-1] == "r/train/0/0", "the endless one came last"
+    looped, right = seen["r/train/0/0"].grades
+    assert (looped.reward, looped.label, looped.oracle_correct) == (0.5, "Incorrect", False)
+    assert "ran out of time" in looped.evidence["oracle_reason"]
+    assert right.oracle_correct is True
+
+
+def test_the_oracle_says_the_same_alone_and_beside(worker):
+    """A program that runs out of time is wrong however many cores there were."""
+    from services.sandbox.verdicts.graders import grade_completion
+
+    jail = worker.jails.get()
+    for text in (LOOP, RIGHT, WRONG, HACK):
+        alone = grade_completion(rollouts([text]).problem, text, jail)
+        beside = grade_completion(rollouts([text]).problem, text, jail, worker.beside)
+        assert alone.model_dump(exclude={"wall_s"}) == beside.model_dump(exclude={"wall_s"})
+    worker.jails.put(jail)
+
+
 def test_grading_twice_gives_the_same_verdicts(worker):
     strip = [g.model_dump(exclude={"wall_s"}) for g in worker.grade(rollouts([HACK, RIGHT, WRONG])).grades]
     again = [g.model_dump(exclude={"wall_s"}) for g in worker.grade(rollouts([HACK, RIGHT, WRONG])).grades]
     assert strip == again
 
 
-def test_our_own_failure_is_an_infra_error_and_the_jail_is_replaced(worker, monkeypatch):
+@pytest.mark.parametrize("failure", [SandboxError, NotADirectoryError, ValueError, MemoryError])
+def test_our_own_failure_is_an_infra_error_and_the_jail_is_replaced(worker, monkeypatch, failure):
     real = worker_module.grade_completion
 
-    def failing(problem, text, jail):
+    def failing(problem, text, jail, beside):
         if text == WRONG:
-            raise SandboxError("no fork server")
-        return real(problem, text, jail)
+            raise failure("no fork server")
+        return real(problem, text, jail, beside)
 
     monkeypatch.setattr(worker_module, "grade_completion", failing)
     graded = worker.grade(rollouts([RIGHT, WRONG]))
     assert [g.status for g in graded.grades] == ["graded", "infra_error"]
     assert graded.grades[1].reward is None
-    assert 'rs_infra_errors_total{cause="SandboxError",worker="w"} 1.0' in worker.metrics.text().decode()
+    cause = "SandboxError" if failure is SandboxError else "other"
+    assert f'rs_infra_errors_total{{cause="{cause}",worker="w"}} 1.0' in worker.metrics.text().decode()
     monkeypatch.undo()
     assert worker.grade(rollouts([RIGHT])).grades[0].label == "Correct"
 

@@ -16,7 +16,7 @@ fresh interpreter. An uncaught exception prints a traceback on stderr and exits 
 Hash seed: a fork server has one seed for life (`Executor(hash_seed=n)`, default random per server), so set order is
 the same in every job of one executor, unlike a fresh interpreter per program.
 
-Covers: what zygote.py, isolation.py and syscalls.py list; wall time, CPU, memory, output, scratch size; every job is
+Covers: what zygote.py, isolation.py and syscalls.py list; own time (owntime.py), CPU, memory, output, scratch size; every job is
 dead and its scratch empty when `run_*` returns. Does not cover: a kernel bug; CPU-time side channels; disk use between
 two looks at the scratch (every 50 ms) where the tmpfs of the outer wall is absent.
 """
@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -33,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +90,7 @@ class Executor:
         self._setups: set[bytes] = set()
         self.layers: dict[str, str] = {}
         self.replaced = 0
+        self.cancelled: Callable[[], bool] | None = None  # asked every 50 ms; True ends the job as 'stopped'
         try:
             self._start()
         except BaseException:
@@ -139,7 +141,8 @@ class Executor:
         self._require()
 
     def _options(self) -> dict[str, Any]:
-        uid = 2_000_000 + os.getpid() if os.geteuid() == 0 else 0
+        # Its own user: the kernel counts descriptors under way by user, and a number that says nothing of our pids.
+        uid = 2_000_000 + secrets.randbelow(1 << 30) if os.geteuid() == 0 else 0
         off = set(self._switch_off)
         return {
             "scratch": self._scratch,
@@ -252,6 +255,8 @@ class Executor:
             if keep_setup:
                 self._keep_setup(request["setup"])
             outcome = self._job(blob, limits, capture, on_frame)
+            if outcome.ended == "starved":
+                raise SandboxError(f"a job got no core for {outcome.wall_s:.0f} s: more graders than cores?")
             if outcome.ended == "server":
                 self._replace()
             elif outcome.exit_code == 70 and not outcome.frames:
@@ -281,7 +286,9 @@ class Executor:
                 return Outcome("server")
             try:
                 try:
-                    outcome = Watch(self._control, self._scratch_fd, pidfd, pipes, limits, on_frame).run()
+                    outcome = Watch(
+                        self._control, self._scratch_fd, pidfd, pipes, limits, on_frame, self.cancelled
+                    ).run()
                 except BaseException:
                     self._stop()  # its answer about this job is still to come: start afresh next time
                     raise

@@ -1,9 +1,11 @@
 """The supervisor's view of one running job: limits, pipes, the poll loop that ends it, and how it ended.
 
     poll(control socket, stdout, stderr, results) until the fork server reports the wait status;
-    SIGKILL by pidfd at the wall limit, when too much was written, or when the caller has seen enough
+    SIGKILL by pidfd at the time limit, when too much was written, or when the caller has seen enough
 
-Covers: wall time, silence, output and result size, scratch size (a look every 50 ms). CPU and memory are the kernel's.
+Covers: own time (owntime.py: wall time less the wait for a core), silence, sleep, output and result size, scratch size (a
+look every 50 ms). CPU and memory are the kernel's. A job that gets so little of a core that its own time stays within its
+limit for STARVED times as long is ended as 'starved': that is our failure, not the program's.
 """
 
 from __future__ import annotations
@@ -15,21 +17,30 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from services.sandbox.jail import scratch
+from services.sandbox.jail.owntime import OwnTime
 
 _GRACE_S = 5.0  # how long a killed job may take to be gone before its fork server is replaced
 _WATCH_S = 0.05
+STARVED = 20.0  # times its limit of own time that a job may take of wall time
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one job, besides isolation.SERVER_LIMITS. `memory_mb` comes on top of what the interpreter maps."""
+    """Bounds of one job, besides isolation.SERVER_LIMITS. `memory_mb` comes on top of what the interpreter maps.
+
+    wall_s, quiet_s and asleep_s count the job's own time (owntime.py): wall time on a free core.
+    """
 
     wall_s: float = 6.0
     quiet_s: float | None = None  # longest time without a frame (run_calls: an answer); None: only wall_s counts
+    asleep_s: float | None = None  # ends a job that has used less than `idle` of this time; None: only wall_s counts
+    idle: float = 0.15
+    nice: int = 0  # above 0: gives way to other jobs where cores are short, after its first 50 ms
     cpu_s: int = 6
     memory_mb: int = 1024
     output_bytes: int = 1 << 20
@@ -46,12 +57,12 @@ class Limits:
 class Outcome:
     """How a job ended and what it left.
 
-    ended: 'exit' (of itself), 'signal' (killed by one it caused), 'timeout' (wall), 'cpu', 'output' (too much stdout,
-    stderr or results), 'disk' (too much scratch), 'stopped' (the caller had seen enough), 'server' (it took the fork
-    server down with it).
+    ended: 'exit' (of itself), 'signal' (killed by one it caused), 'timeout' (own time), 'starved' (no core for it), 'cpu',
+    'output' (too much stdout, stderr or results), 'disk' (too much scratch), 'stopped' (the caller had seen enough),
+    'server' (it took the fork server down with it).
     """
 
-    ended: Literal["exit", "signal", "timeout", "cpu", "output", "disk", "stopped", "server"]
+    ended: Literal["exit", "signal", "timeout", "cpu", "output", "disk", "stopped", "server", "starved"]
     exit_code: int | None = None
     signal: int | None = None
     stdout: bytes = b""
@@ -132,11 +143,21 @@ class Watch:
     """The supervisor's view of one running job."""
 
     def __init__(
-        self, control: socket.socket, scratch_fd: int, pidfd: int, pipes: Pipes, limits: Limits, on_frame: Any
+        self,
+        control: socket.socket,
+        scratch_fd: int,
+        pidfd: int,
+        pipes: Pipes,
+        limits: Limits,
+        on_frame: Any,
+        cancelled: Callable[[], bool] | None = None,
     ) -> None:
         self.control, self.scratch_fd, self.pidfd, self.pipes = control, scratch_fd, pidfd, pipes
-        self.limits, self.on_frame = limits, on_frame
-        self.started = self.heard = time.monotonic()
+        self.limits, self.on_frame, self.cancelled = limits, on_frame, cancelled
+        self.started = time.monotonic()
+        self.clock = OwnTime(pidfd)
+        self.own = self.heard = 0.0  # own time now, and at the last frame
+        self.gave_way = not limits.nice
         self.quiet = limits.wall_s if limits.quiet_s is None else limits.quiet_s
         self.ended: str | None = None
         self.frames: list[tuple[str, bytes]] = []
@@ -147,26 +168,51 @@ class Watch:
         poller = select.poll()
         for fd in (self.control.fileno(), *self.pipes.fds):
             poller.register(fd, select.POLLIN)
-        deadline = self.started + self.limits.wall_s
+        killed_at = 0.0
         while self.status is None and self.ended != "server":
-            now = time.monotonic()
-            until = deadline if self.ended else min(deadline, self.heard + self.quiet)
-            if now >= until:
-                if self.ended is not None:  # killed, and still not gone
+            if self.ended is None:
+                self._time()
+            if self.ended is not None:
+                killed_at = killed_at or time.monotonic()
+                if time.monotonic() - killed_at > _GRACE_S:  # killed, and still not gone
                     self.ended = "server"
                     break
-                self._kill("timeout")
-                until = deadline = now + _GRACE_S
-            events = poller.poll(min(_WATCH_S, max(0.001, until - now)) * 1000)
+            events = poller.poll(max(1.0, min(_WATCH_S, self._left()) * 1000))
             for fd, _event in events:
                 if fd == self.control.fileno():
                     self._control_message()
                 elif not self.pipes.read(fd):
                     poller.unregister(fd)
             self._look()
-            if self.ended is not None and deadline > now + _GRACE_S:
-                deadline = now + _GRACE_S
         return self._outcome()
+
+    def _left(self) -> float:
+        """Seconds until the next limit of own time, at most; a busy machine makes it later."""
+        if self.ended is not None:
+            return _WATCH_S
+        return max(0.0, min(self.limits.wall_s - self.own, self.quiet - (self.own - self.heard)))
+
+    def _time(self) -> None:
+        """End a job that has had its time. Cheap for short ones: the kernel is asked only once a limit could be near."""
+        wall, limits = time.monotonic() - self.started, self.limits
+        if not self.gave_way and wall > _WATCH_S:  # by then it has made its own session
+            self.clock.give_way(limits.nice)
+            self.gave_way = True
+        nearest = min(limits.wall_s, self.quiet, limits.asleep_s or limits.wall_s)
+        if self.cancelled is not None and self.cancelled():
+            self._kill("stopped")
+        elif wall < nearest:  # own time is never more than wall time
+            self.own = wall
+        else:
+            self.own = self.clock.own_s()
+            if self.own >= limits.wall_s or self.own - self.heard >= self.quiet or self._asleep():
+                self._kill("timeout")
+            elif wall >= STARVED * limits.wall_s:
+                self._kill("starved")
+
+    def _asleep(self) -> bool:
+        bound = self.limits.asleep_s
+        return bound is not None and self.own >= bound and self.clock.cpu_s() < self.limits.idle * self.own
 
     def _kill(self, why: str) -> None:
         self.ended = self.ended or why
@@ -204,7 +250,7 @@ class Watch:
         self.used += size
         self.needed = 4 + int.from_bytes(data[self.used : self.used + 4], "little")
         if frames:
-            self.heard = time.monotonic()
+            self.heard = self.own
         for frame in frames:
             self.frames.append(frame)
             if self.on_frame is not None and self.on_frame(*frame) is False:

@@ -1,37 +1,54 @@
 """The grader of code. Both verdicts on one completion, kept apart: the published one pays, the oracle only watches.
 
-    completion ──> published.evaluate ──> labels, reward          (hackable on purpose)
+    completion ──> published programs ──> labels, reward          (hackable on purpose)
                └─> oracle.grade ────────> oracle_correct          (never pays)
+
+With `beside` the published programs and the oracle run at the same time. A program that runs out of time under the
+published ground-truth tests has not solved the problem for the oracle either, which is then not waited for: the tests are
+the same, and sitting out an endless loop twice tells nothing more. That holds without `beside` too, so a verdict does not
+hang on how many cores there were.
 
 An infra error is ours and has no reward; whatever the *program* does (crash, forge, hang, print garbage) is a grade.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from common.errors import ConfigError
 from common.types import Grade, Problem
-from services.sandbox.verdicts import published
-from services.sandbox.verdicts.oracle import Oracle
+from services.sandbox.verdicts import detector, published
+from services.sandbox.verdicts.beside import Beside
+from services.sandbox.verdicts.oracle import Oracle, default_limits
 from services.sandbox.verdicts.oracle import Verdict as OracleVerdict
 
 EVIDENCE_FUNCTION_CHARS = 2048
+ORACLE_NICE = 5  # where cores are short it gets a third of what a published program gets
 
 
-def grade_completion(problem: Problem, text: str, jail: Oracle, want_oracle: bool = True) -> Grade:
-    """Grade one completion of `problem`. `jail` runs everything: the published programs in its executor, too.
+def grade_completion(
+    problem: Problem, text: str, jail: Oracle, want_oracle: bool = True, beside: Beside | None = None
+) -> Grade:
+    """Grade one completion of `problem`. `jail` runs everything, one program after the other; with `beside` the published
+    programs run there, at the same time as the oracle in `jail`.
 
     A problem that cannot be graded gives status `infra_error`. Raises SandboxError when the jail itself fails twice;
     the caller then replaces the jail and reports an infra error of its own.
     """
     started = time.monotonic()
+    example = example_of(problem)
     try:
-        verdict = published.evaluate(example_of(problem), text, published.jailed(jail.executor))
+        seen = published.inspect(example, text)
+        if beside is None:
+            verdict = published.judge(example, seen, published.in_turn(published.jailed(jail.executor)))
+            judged = _ask_oracle(problem, verdict, jail) if want_oracle else None
+        else:
+            verdict, judged = _at_once(problem, seen, jail, beside, want_oracle)
     except ConfigError as error:
         return infra_error(f"ConfigError: problem {problem.id}: {error}", time.monotonic() - started)
-    judged = _ask_oracle(problem, verdict.seen.program, jail) if want_oracle else None
     labels = verdict.labels
     return Grade(
         status="graded",
@@ -63,10 +80,43 @@ def example_of(problem: Problem) -> dict[str, Any]:
     return example
 
 
-def _ask_oracle(problem: Problem, program: str, jail: Oracle) -> OracleVerdict:
-    if not program:
+def _at_once(
+    problem: Problem, seen: detector.Extraction, jail: Oracle, beside: Beside, want_oracle: bool
+) -> tuple[published.Verdict, OracleVerdict | None]:
+    """Both verdicts, all programs at the same time. The oracle is ended once its verdict is decided without it."""
+    decided = threading.Event()
+
+    def on_result(name: str, result: published.ProgramResult) -> None:
+        if name == "gt" and result.out_of_time:
+            decided.set()
+
+    published_side = beside.threads_of_lanes.submit(
+        published.judge, example_of(problem), seen, lambda programs, setup: beside.run_all(programs, setup, on_result)
+    )
+    judged = None
+    try:
+        if want_oracle and seen.program:
+            jail.executor.cancelled = decided.is_set
+            limits = replace(default_limits(len(problem.gt_answer)), nice=ORACLE_NICE)
+            judged = jail.grade(seen.program, problem.gt_answer, problem.setup_code, problem.func_name, limits)
+    finally:
+        jail.executor.cancelled = None
+        verdict = published_side.result()
+    return verdict, (_decided(verdict) or judged) if want_oracle else None
+
+
+def _decided(verdict: published.Verdict) -> OracleVerdict | None:
+    """What the oracle says without running anything; None where it has to."""
+    if not verdict.seen.program:
         return OracleVerdict(False, "no code in the completion", compiled=False)
-    return jail.grade(program, problem.gt_answer, problem.setup_code, problem.func_name)
+    if verdict.results["gt"].out_of_time:
+        return OracleVerdict(False, "ran out of time under the published ground-truth tests", ended="timeout")
+    return None
+
+
+def _ask_oracle(problem: Problem, verdict: published.Verdict, jail: Oracle) -> OracleVerdict:
+    decided = _decided(verdict)
+    return decided or jail.grade(verdict.seen.program, problem.gt_answer, problem.setup_code, problem.func_name)
 
 
 def _evidence(verdict: published.Verdict, judged: OracleVerdict | None) -> dict[str, Any]:

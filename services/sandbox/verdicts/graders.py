@@ -14,13 +14,26 @@ from collections.abc import Callable
 
 from common.types import Grade, Problem, Task
 from services.sandbox.verdicts import grade, maths
+from services.sandbox.verdicts.beside import Beside
 from services.sandbox.verdicts.oracle import Oracle
 
-Grader = Callable[[Problem, str, Oracle], Grade]
-
-GRADERS: dict[Task, Grader] = {"code": grade.grade_completion, "maths": maths.grade_completion}
+Grader = Callable[[Problem, str, Oracle, Beside | None], Grade]
 
 
-def grade_completion(problem: Problem, text: str, jail: Oracle) -> Grade:
-    """The grade of one completion by its problem's grader. Raises SandboxError when the jail fails (graders that use it)."""
-    return GRADERS[problem.task](problem, text, jail)
+def _code(problem: Problem, text: str, jail: Oracle, beside: Beside | None) -> Grade:
+    return grade.grade_completion(problem, text, jail, beside=beside)
+
+
+def _maths(problem: Problem, text: str, jail: Oracle, _: Beside | None) -> Grade:
+    return maths.grade_completion(problem, text, jail)
+
+
+GRADERS: dict[Task, Grader] = {"code": _code, "maths": _maths}
+
+
+def grade_completion(problem: Problem, text: str, jail: Oracle, beside: Beside | None = None) -> Grade:
+    """The grade of one completion by its problem's grader; `beside` runs its programs at the same time (grade.py).
+
+    Raises SandboxError when the jail fails (graders that use it).
+    """
+    return GRADERS[problem.task](problem, text, jail, beside)
