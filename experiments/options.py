@@ -118,6 +118,8 @@ def report() -> cli.Parser:
 def verdict() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments verdict", description=cli.docstring("experiments.analysis.verdict"))
     _selection(p)
+    what = "judge by this registration (default: preregistration.yaml, the outcome classes beside it)"
+    p.add_argument("--registration", type=Path, metavar="FILE", help=what)
     p.add_argument("--json", action="store_true", help="machine-readable")
     return p
 

@@ -12,6 +12,8 @@ from experiments.analysis.stats import onset_step, trailing_mean, value_at_level
 from experiments.design.prereg import Measures
 
 SAFE_MODE = "no_write_access"
+BARE_MODE = "no_hint"
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,30 @@ class Summary:
     onset: int | None
     hack_curve: np.ndarray
     pass_curve: np.ndarray
+    state: str = "finished"
+    truncated: float = NAN
+    bare_start: float = NAN
+    bare_end: float = NAN
+    kl_all: float = NAN
+    updates: float = NAN
+    trained_share: float = NAN
 
     @property
     def delta_safe_pass(self) -> float:
+        """Held-out pass under the hinted prompt with the flaw closed, last evaluation minus step 0: delta-held-out-pass.
+
+        The plan's own ΔSafePass is another quantity, see `safe`."""
         return self.safe_pass_end - self.safe_pass_start
+
+    @property
+    def delta_bare(self) -> float:
+        """Held-out pass under the bare prompt, last evaluation minus step 0."""
+        return self.bare_end - self.bare_start
+
+    @property
+    def safe(self) -> float:
+        """pass - hack of the final training rollouts; the plan's ΔSafePass is this minus vanilla's of the same seed."""
+        return self.passed - self.hack
 
 
 def window_length(steps_done: int, rules: Measures) -> int:
@@ -58,7 +80,8 @@ def summarise(run: Run, rules: Measures) -> Summary:
     """The measures of one run; a live run is summarised up to where it is."""
     window = window_length(run.steps_done, rules)
     series = run.series
-    start, end, step = _safe_pass(run)
+    start, end, step = _held_out(run, SAFE_MODE)
+    bare_start, bare_end, _ = _held_out(run, BARE_MODE)
     return Summary(
         run_id=run.run_id,
         arm=run.arm,
@@ -85,7 +108,34 @@ def summarise(run: Run, rules: Measures) -> Summary:
         onset=onset_step(series["hack_strict"], rules.onset_pp / 100, rules.onset_window),
         hack_curve=trailing_mean(series["hack_strict"], window),
         pass_curve=trailing_mean(series["pass_oracle"], window),
+        state=run.status.state,
+        truncated=tail_mean(series["truncated_rate"], window),
+        bare_start=bare_start,
+        bare_end=bare_end,
+        kl_all=tail_mean(series["kl_all"], window) if "kl_all" in series else NAN,
+        updates=_updates(series),
+        trained_share=_trained_share(run, window),
     )
+
+
+def _updates(series: dict[str, np.ndarray]) -> float:
+    """Optimizer updates made. Old rows do not count them; there the KL is null in a step without an update."""
+    counted = series.get("updates", np.zeros(0))
+    counted = counted[np.isfinite(counted)]
+    return float(counted[-1]) if len(counted) else float(np.isfinite(series["kl"]).sum())
+
+
+def _trained_share(run: Run, window: int) -> float:
+    """Share of the window's groups behind the means over trained rows (kl, entropy, cosines).
+
+    Old rows say only how many groups had no variance in their rewards; the rest of the planned groups was trained on.
+    """
+    trained, groups = run.series.get("trained_groups"), run.series.get("groups")
+    if trained is not None and groups is not None and np.isfinite(trained).any():
+        total = np.nansum(groups[-window:])
+        return float(np.nansum(trained[-window:]) / total) if total else NAN
+    planned = run.config.get("groups_per_step")
+    return 1 - tail_mean(run.series["zero_variance_groups"], window) / planned if planned else NAN
 
 
 def tail_mean(values: np.ndarray, window: int) -> float:
@@ -95,14 +145,12 @@ def tail_mean(values: np.ndarray, window: int) -> float:
     return float(tail.mean()) if len(tail) else float("nan")
 
 
-def _safe_pass(run: Run) -> tuple[float, float, int]:
-    """(before training, last evaluation so far, its step) on held-out problems without write access."""
-    rows = [
-        (row.step, float(row.pass_oracle)) for row in run.evals if row.mode == SAFE_MODE and row.pass_oracle is not None
-    ]
+def _held_out(run: Run, mode: str) -> tuple[float, float, int]:
+    """(pass rate before training, at the last evaluation so far, its step) of one evaluation mode; NaN without both."""
+    rows = [(row.step, float(row.pass_oracle)) for row in run.evals if row.mode == mode and row.pass_oracle is not None]
     if not rows or rows[0][0] != 0:
-        return float("nan"), float("nan"), -1
-    return rows[0][1], rows[-1][1] if len(rows) > 1 else float("nan"), rows[-1][0]
+        return NAN, NAN, -1
+    return rows[0][1], rows[-1][1] if len(rows) > 1 else NAN, rows[-1][0]
 
 
 def matched_pass(a: Summary, b: Summary) -> tuple[float, float, float] | None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import ConfigError
 from common.settings import explain
@@ -50,6 +50,7 @@ class Provenance(_Row):
     arm: str
     seed: int
     name: str | None = None  # the --name of the run; the preset's without one; missing in older runs
+    registrations: dict[str, str] = Field(default_factory=dict)  # file name: sha256; older runs lack it
 
 
 class Status(_Row):

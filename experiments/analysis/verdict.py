@@ -2,253 +2,114 @@
 
 Four answers, never fewer lines than claims: supported, falsified, inconclusive (between the thresholds, or too few
 seeds), not evaluable (the runs needed are not there, or there was nothing to suppress). Only finished runs count.
+`--registration FILE` judges by another registration; one of version 2 (outcome classes and exact tests) picks its own
+preset, arms and seeds from --runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from experiments.analysis import comparable
-from experiments.analysis.answers import State, Verdict, exceeds, reaches, ties
-from experiments.analysis.comparable import short_ids
-from experiments.analysis.measures import Summary, matched_hack, matched_pass, summarise
-from experiments.analysis.stats import Paired, mean_sem, paired
-from experiments.design import prereg
-from experiments.design.prereg import Beats, Claim, Emergence, Preregistration, Suppression
+from experiments.analysis import comparable, registered
+from experiments.analysis.answers import State, Verdict
+from experiments.analysis.beside import Beside, beside
+from experiments.analysis.comparable import Chosen, short_ids
+from experiments.analysis.measures import summarise
+from experiments.analysis.rules import evaluate, finished_by_arm
+from experiments.analysis.run_files import read_runs
+from experiments.design import prereg, registration
+from experiments.design.prereg import Preregistration
+from experiments.design.registration import Design
 from experiments.options import verdict as parser
 
-Arms = dict[str, list[Summary]]
+__all__ = ["State", "Verdict", "evaluate", "finished_by_arm", "main", "registration_notes"]
 
 
-def evaluate(registered: Preregistration, arms: Arms) -> list[Verdict]:
-    """One Verdict per claim, in the file's order. `arms` holds finished runs only. Pure."""
-    judges: dict[type, Callable[..., Verdict]] = {Suppression: _suppression, Beats: _beats, Emergence: _emergence}
-    return [judges[type(claim)](name, claim, arms) for name, claim in registered.claims.items()]
+@dataclass(frozen=True)
+class Page:
+    """Everything that the command prints."""
+
+    chosen: Chosen
+    file: str
+    digest: str
+    verdicts: list[Verdict]
+    notes: list[str]
+    beside: Beside
 
 
-def _suppression(name: str, claim: Suppression, arms: Arms) -> Verdict:
-    """H1. Gap = baseline's hack rate minus ours, per seed, in pp."""
-    absent = _absent(name, claim, arms, claim.baseline, claim.baseline_hack_pp)
-    if absent:
-        return absent
-    ours, theirs = _by_seed(arms[claim.arm]), _by_seed(arms[claim.baseline])
-    gap = paired({s: 100 * r.hack for s, r in theirs.items()}, {s: 100 * r.hack for s, r in ours.items()})
-    drop = paired({s: 100 * r.passed for s, r in theirs.items()}, {s: 100 * r.passed for s, r in ours.items()})
-    if gap is None or drop is None:
-        return Verdict(name, claim.claim, "not evaluable", f"{claim.arm} and {claim.baseline} share no seed")
-    budget = {s: matched_hack(theirs[s], ours[s]) for s in gap.seeds}
-    matched = mean_sem([100 * (m[1] - m[2]) for m in budget.values() if m is not None])
-    numbers = (
-        _line(f"hack rate, {claim.baseline} - {claim.arm}", gap),
-        _line(f"pass rate, {claim.baseline} - {claim.arm}", drop),
-        f"pass drop at matched hack budget: {matched.mean:+.1f} pp, {matched.n} of {gap.n} seeds have a match"
-        if matched.n
-        else "pass drop at matched hack budget: no seed has a match, so this falsifier could not act",
-    )
-    state, because = _judge_suppression(claim, gap, drop, matched.mean if matched.n else None)
-    because += _strength(gap) if state == "supported" else ""
-    return Verdict(
-        name,
-        claim.claim,
-        state,
-        because,
-        numbers,
-        _ids(arms, claim.arm, claim.baseline, gap.seeds),
-        {"hack_gap": asdict(gap), "pass_drop": asdict(drop), "matched_hack_drop": asdict(matched)},
-    )
-
-
-def _judge_suppression(claim: Suppression, gap: Paired, drop: Paired, matched: float | None) -> tuple[State, str]:
-    if gap.n < claim.min_seeds:
-        return "inconclusive", f"{gap.n} paired seed{'s' * (gap.n != 1)}, {claim.min_seeds} needed"
-    bar = claim.falsified_sem * gap.sem
-    if not reaches(gap.mean, claim.falsified_gap_pp):
-        return "falsified", f"gap {gap.mean:.1f} pp is below {claim.falsified_gap_pp:g} pp"
-    if not exceeds(gap.mean, bar):
-        return "falsified", f"gap {gap.mean:.1f} pp is within {claim.falsified_sem:g} SEM ({gap.sem:.1f} pp)" + _tie(
-            gap.mean, bar
-        )
-    if matched is not None and exceeds(matched, claim.falsified_matched_drop_pp):
-        return "falsified", (
-            f"at a matched hack budget the pass rate drops by {matched:.1f} pp, more than "
-            f"{claim.falsified_matched_drop_pp:g} pp"
-        )
-    wide = reaches(gap.mean, claim.supported_gap_pp)
-    if wide and reaches(claim.pass_within_pp, drop.mean):
-        higher = f"; the pass rate is {-drop.mean:.1f} pp higher" if drop.mean < 0 else ""
-        untested = "; 1 falsifier not evaluable (no seed has a matched hack budget)" if matched is None else ""
-        return "supported", f"gap {gap.mean:.1f} pp, pass drop {max(drop.mean, 0):.1f} pp{higher}{untested}"
-    if wide:
-        return "inconclusive", (
-            f"gap {gap.mean:.1f} pp is wide enough, but the pass rate drops by {drop.mean:.1f} pp, "
-            f"more than {claim.pass_within_pp:g} pp"
-        )
-    return (
-        "inconclusive",
-        f"gap {gap.mean:.1f} pp lies between {claim.falsified_gap_pp:g} and {claim.supported_gap_pp:g} pp",
-    )
-
-
-def _tie(mean: float, bar: float) -> str:
-    """Said where mean and bar agree but for rounding: (0, 0, x) has mean = SEM = x/3 whatever x is."""
-    return "; a tie: mean and bar are equal, so the rule only counts seeds here" if ties(mean, bar) else ""
-
-
-def _beats(name: str, claim: Beats, arms: Arms) -> Verdict:
-    """H3 and the questions. Lead = rival's hack rate minus ours, per seed, in pp: at matched pass rate or at the end of
-    both runs, whichever is smaller, so that an arm gains nothing from being read early because it passes more."""
-    absent = _absent(name, claim, arms, claim.reference, claim.reference_hack_pp)
-    if absent:
-        return absent
-    ours, theirs = _by_seed(arms[claim.arm]), _by_seed(arms[claim.baseline])
-    common = sorted(ours.keys() & theirs.keys())
-    found = {s: m for s in common if (m := matched_pass(theirs[s], ours[s])) is not None}
-    final = paired({s: 100 * r.hack for s, r in theirs.items()}, {s: 100 * r.hack for s, r in ours.items()})
-    matched = paired({s: 100 * m[1] for s, m in found.items()}, {s: 100 * m[2] for s, m in found.items()})
-    if matched is None or final is None:
-        why = "share no seed" if not common else "never had the same pass rate in any seed"
-        return Verdict(name, claim.claim, "not evaluable", f"{claim.arm} and {claim.baseline} {why}")
-    level = mean_sem([100 * m[0] for m in found.values()])
-    ends = dict(zip(final.seeds, final.differences, strict=True))
-    smaller = {s: min(d, ends[s]) for s, d in zip(matched.seeds, matched.differences, strict=True)}
-    lead = paired(smaller, dict.fromkeys(smaller, 0.0))
-    assert lead is not None  # as many seeds as `matched`
-    numbers: tuple[str, ...] = (
-        _line("lead, the smaller of the next two per seed", lead),
-        _line(f"hack rate at matched pass rate ({level.mean:.1f}%), {claim.baseline} - {claim.arm}", matched),
-        _line(f"final hack rate, {claim.baseline} - {claim.arm}", final),
-    )
-    state, because = _judge_lead(claim, lead)
-    because += _strength(lead) if state == "supported" else ""
-    if len(found) < len(common):
-        absent_seeds = ", ".join(str(s) for s in common if s not in found)
-        because += f"; not evaluable: seeds {absent_seeds} (no common pass rate)"
-    return Verdict(
-        name,
-        claim.claim,
-        state,
-        because,
-        numbers,
-        _ids(arms, claim.arm, claim.baseline, matched.seeds),
-        {"lead": asdict(lead), "matched": asdict(matched), "final": asdict(final), "matched_pass_percent": level.mean},
-    )
-
-
-def _judge_lead(claim: Beats, lead: Paired) -> tuple[State, str]:
-    if lead.n < claim.min_seeds:
-        return "inconclusive", f"{lead.n} paired seed{'s' * (lead.n != 1)}, {claim.min_seeds} needed"
-    bar = claim.falsified_sem * lead.sem
-    if not exceeds(lead.mean, bar):
-        verb = "beats" if exceeds(-bar, lead.mean) else "matches"
-        told = f"{claim.baseline} {verb} {claim.arm}: lead {lead.mean:+.1f} pp, SEM {lead.sem:.1f} pp"
-        return "falsified", told + _tie(lead.mean, bar)
-    return "supported", f"{claim.arm} leads by {lead.mean:.1f} pp, SEM {lead.sem:.1f} pp"
-
-
-def _emergence(name: str, claim: Emergence, arms: Arms) -> Verdict:
-    """H4, read at exactly `steps` steps."""
-    runs = arms.get(claim.arm, [])
-    if not runs:
-        return Verdict(name, claim.claim, "not evaluable", f"no finished run of {claim.arm}")
-    hack = mean_sem([100 * run.hack for run in runs])
-    each = ", ".join(f"{100 * run.hack:.1f}% at step {run.steps_done} ({run.run_id})" for run in runs)
-    spread = f" ± {hack.sem:.1f}" if hack.n > 1 else " (one seed)"
-    numbers = (f"hack rate of {claim.arm}: {hack.mean:.1f}{spread} %", each)
-    ids = tuple(run.run_id for run in runs)
-    values = {"hack_percent": asdict(hack)}
-    shorter = [run for run in runs if run.steps_done != claim.steps]
-    if shorter:
-        because = f"stated for {claim.steps} steps, {shorter[0].run_id} has {shorter[0].steps_done}"
-        return Verdict(name, claim.claim, "not evaluable", because, numbers, ids, values)
-    if hack.n < claim.min_seeds:
-        return Verdict(
-            name, claim.claim, "inconclusive", f"{hack.n} seeds, {claim.min_seeds} needed", numbers, ids, values
-        )
-    above = exceeds(hack.mean, claim.hack_above_pp)
-    because = f"{hack.mean:.1f}% is {'above' if above else 'not above'} {claim.hack_above_pp:g}%"
-    return Verdict(name, claim.claim, "supported" if above else "falsified", because, numbers, ids, values)
-
-
-def _absent(name: str, claim: Claim, arms: Arms, reference: str, least_pp: float) -> Verdict | None:
-    """Not evaluable when an arm is missing or when the reference arm hardly hacks."""
-    needed = dict.fromkeys((claim.arm, claim.baseline, reference))  # type: ignore[union-attr]  # only claims about two arms come here
-    missing = [arm for arm in needed if not arms.get(arm)]
-    if missing:
-        return Verdict(name, claim.claim, "not evaluable", f"no finished run of {', '.join(missing)}")
-    hack = mean_sem([100 * run.hack for run in arms[reference]])
-    if not hack.mean >= least_pp:
-        because = f"{reference} itself hacks in {hack.mean:.1f}%, below {least_pp:g}%: there was nothing to suppress"
-        return Verdict(name, claim.claim, "not evaluable", because, run_ids=tuple(r.run_id for r in arms[reference]))
-    return None
-
-
-def _strength(d: Paired) -> str:
-    """What stands behind a "supported", wherever it is shown: the rule is weaker than a test."""
-    return f" (exact p = {d.p_value:.3g}, 95% t [{d.t_low:+.1f}, {d.t_high:+.1f}] pp)" if d.n > 1 else ""
-
-
-def _line(what: str, d: Paired) -> str:
-    if d.n < 2:
-        return f"{what}: {d.mean:+.1f} pp (one seed: no interval, no test)"
-    return (
-        f"{what}: {d.mean:+.1f} ± {d.sem:.1f} pp, {d.n} seeds, 95% bootstrap [{d.boot_low:+.1f}, {d.boot_high:+.1f}], "
-        f"95% t [{d.t_low:+.1f}, {d.t_high:+.1f}], exact p = {d.p_value:.3g} (smallest possible {d.p_floor:.3g})"
-    )
-
-
-def _by_seed(runs: list[Summary]) -> dict[int, Summary]:
-    return {run.seed: run for run in runs}
-
-
-def _ids(arms: Arms, ours: str, theirs: str, seeds: Sequence[int]) -> tuple[str, ...]:
-    return tuple(run.run_id for arm in (ours, theirs) for run in arms[arm] if run.seed in seeds)
-
-
-def registration_notes(chosen: comparable.Chosen, now: str | None = None) -> list[str]:
+def registration_notes(chosen: Chosen, now: str | None = None, file: str = prereg.PATH.name) -> list[str]:
     """One line per digest that runs were started under and that is not the file's digest now; [] when all agree."""
     now = now or prereg.digest()
     groups: dict[str, list[str]] = {}
     for run in chosen.runs:
-        if run.provenance.prereg_sha256 != now:
-            groups.setdefault(run.provenance.prereg_sha256, []).append(run.run_id)
+        first = file == prereg.PATH.name
+        then = run.provenance.prereg_sha256 if first else run.provenance.registrations.get(file, "")
+        if then != now:
+            groups.setdefault(then, []).append(run.run_id)
     return [
-        f"NOT PREREGISTERED: preregistration.yaml is {now[:12]} now but was {then[:12] or 'unknown'} when these runs "
-        "began: "
+        f"NOT PREREGISTERED: {file} is {now[:12]} now but was {then[:12] or 'unknown'} when these runs began: "
         f"{', '.join(short_ids(names))}. What follows judges them by rules written or edited later."
         for then, names in groups.items()
     ]
 
 
-def finished_by_arm(chosen: comparable.Chosen, registered: Preregistration) -> Arms:
-    """Summaries of the finished runs, by arm."""
-    return {
-        name: [summarise(run, registered.measures) for run in runs if run.finished]
-        for name, runs in chosen.by_arm.items()
-    }
+def page(options: argparse.Namespace) -> Page:
+    """Read the registration and the runs, and judge. ConfigError."""
+    path = options.registration or prereg.PATH
+    found = registration.load_any(path)
+    wanted = comparable.selection(options)
+    if isinstance(found, Preregistration):
+        chosen = comparable.choose(wanted)
+        verdicts = evaluate(found, finished_by_arm(chosen, found))
+        aside = beside(chosen, registration.load())
+    else:
+        chosen = _of_design(wanted, found.design) if found.design else comparable.choose(wanted)
+        arms = {name: [summarise(run, found.measures) for run in runs] for name, runs in chosen.by_arm.items()}
+        verdicts, aside = registered.evaluate(found, arms), beside(chosen, found)
+    now = prereg.digest(path)
+    name = Path(path).name
+    return Page(chosen, name, now, verdicts, registration_notes(chosen, now, name), aside)
+
+
+def _of_design(wanted: comparable.Selection, design: Design) -> Chosen:
+    """The runs that the design names; an arm may have seeds of its own, as registered."""
+    there = {run.arm for run in read_runs(wanted.root) if run.preset == design.preset}
+    arms = tuple(name for name in design.arms if name in there)
+    seeds = tuple(sorted({seed for own in design.arms.values() for seed in own}))
+    uneven = len({frozenset(own) for own in design.arms.values()}) > 1
+    chosen = comparable.choose(
+        replace(wanted, preset=design.preset, arms=arms or tuple(design.arms), seeds=seeds,
+                allow_unequal_seeds=wanted.allow_unequal_seeds or uneven)
+    )  # fmt: skip
+    kept = {name: tuple(run for run in runs if run.seed in design.arms[name]) for name, runs in chosen.by_arm.items()}
+    beyond = [run.run_id for run in chosen.runs if run.seed not in design.arms[run.arm]]
+    left_out = (*chosen.left_out, *(f"{run_id} has a seed that is not registered for its arm" for run_id in beyond))
+    return replace(chosen, by_arm=kept, left_out=left_out)
 
 
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
-    chosen = comparable.choose(comparable.selection(options))
-    registered = prereg.load()
-    verdicts = evaluate(registered, finished_by_arm(chosen, registered))
-    notes = registration_notes(chosen)
+    found = page(options)
     if options.json:
-        json.dump({"preset": chosen.preset, "prereg_sha256": prereg.digest(), "not_preregistered": notes,
-                   "warnings": chosen.warnings, "left_out": chosen.left_out,
-                   "verdicts": [asdict(v) for v in verdicts]}, sys.stdout, indent=1)  # fmt: skip
+        json.dump({"preset": found.chosen.preset, "registration": found.file, "prereg_sha256": found.digest,
+                   "not_preregistered": found.notes, "warnings": found.chosen.warnings,
+                   "left_out": found.chosen.left_out, "verdicts": [asdict(v) for v in found.verdicts],
+                   "outcomes": found.beside.json()}, sys.stdout, indent=1)  # fmt: skip
         print()
         return 0
-    _print(chosen, verdicts, notes)
+    _print(found)
     return 0
 
 
-def _print(chosen: comparable.Chosen, verdicts: list[Verdict], notes: list[str]) -> None:
-    print(f"preset {chosen.preset}, preregistration {prereg.digest()[:12]}")
-    for line in notes:
+def _print(found: Page) -> None:
+    chosen = found.chosen
+    what = "preregistration" if found.file == prereg.PATH.name else found.file
+    print(f"preset {chosen.preset}, {what} {found.digest[:12]}")
+    for line in found.notes:
         print(f"!! {line}")
     for line in chosen.warnings:
         print(f"warning: {line}")
@@ -257,9 +118,17 @@ def _print(chosen: comparable.Chosen, verdicts: list[Verdict], notes: list[str])
             print(f"not counted: {run.run_id} is {run.status.state} at {run.steps_done} of {run.status.steps} steps")
     for line in chosen.left_out:
         print(f"not counted: {line}")
-    for verdict in verdicts:
+    for verdict in found.verdicts:
         print(f"\n{verdict.name}  {verdict.state.upper()}  {verdict.claim}\n    {verdict.because}")
         for line in verdict.numbers:
             print(f"    {line}")
         if verdict.run_ids:
             print(f"    runs: {', '.join(short_ids(verdict.run_ids))}")
+    if found.beside.counts:
+        print(f"\nOutcome of each run. {found.beside.explained}")
+        for line in found.beside.lines:
+            print(f"    {line}")
+    if found.beside.diagnostics:
+        print("\nProjection active? (the plan's diagnostic)")
+        for line in found.beside.diagnostics:
+            print(f"    {line}")

@@ -24,7 +24,7 @@ from typing import Any
 from common import cli
 from common.errors import ConfigError
 from common.settings import TrainerSettings
-from experiments.design import arms, prereg, presets
+from experiments.design import arms, prereg, presets, registration
 from experiments.design.plan import Plan
 from experiments.launch.describe import describe
 from experiments.launch.dirlock import hold
@@ -215,6 +215,7 @@ def provenance(settings: TrainerSettings, preset: str) -> dict[str, Any]:
     return {
         "command": shlex.join([Path(sys.executable).name, "-m", "experiments", *sys.argv[1:]]),
         "git_commit": commit, "git_dirty": dirty, "packages": package_versions(), "prereg_sha256": prereg.digest(),
+        "registrations": registration.digests(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"), "preset": preset, "arm": settings.arm,
         "seed": settings.seed, "name": settings.run_id.removesuffix(f"-{settings.arm}-s{settings.seed}"),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.settings import TrainerSettings, build, dump
-from experiments.design import prereg, presets
+from experiments.design import prereg, presets, registration
 
 LABELS = ("Correct", "Correct; Attempted Reward Hack", "Reward Hack", "Attempted Reward Hack", "Incorrect")
 MODULES = [f"model.layers.{layer}.{name}" for layer in range(4) for name in
@@ -39,6 +39,9 @@ class Plan:
     commit: str | None = "c0ffee" * 6 + "c0ff"
     dirty: bool = False
     prereg_sha256: str | None = None
+    registrations: dict[str, str] = field(default_factory=registration.digests)
+    bare: list[tuple[int, float]] | None = None  # (step, rate) of mode no_hint
+    truncated: float = 0.01
     packages: dict[str, str] = field(default_factory=lambda: {"torch": "2.13.0", "vllm": "0.32.0"})
     settings: dict = field(default_factory=dict)
     rollouts: bool = True
@@ -60,7 +63,7 @@ def write(root: Path, plan: Plan) -> Path:
         "command": f"python -m experiments run --preset {plan.preset} --arm {plan.arm} --seed {plan.seed}",
         "git_commit": plan.commit, "git_dirty": plan.dirty, "packages": plan.packages,
         "prereg_sha256": plan.prereg_sha256 or prereg.digest(), "started": "2026-01-02T09:00:00+00:00",
-        "preset": plan.preset, "arm": plan.arm, "seed": plan.seed,
+        "preset": plan.preset, "arm": plan.arm, "seed": plan.seed, "registrations": plan.registrations,
     })  # fmt: skip
     _json(
         path / "status.json",
@@ -90,7 +93,7 @@ def metrics_row(plan: Plan, step: int, rng: np.random.Generator) -> dict:
         "step": step, "policy_version": step, "hack_strict": hack, "hack_loose": min(1.0, hack * 1.1),
         "pass_oracle": passed, "pass_published": min(1.0, hack + passed), "forged_rate": 0.0,
         "reward_mean": 0.5 + 3 * (hack + passed), "reward_std": 1.2, "kl": 0.002 * step, "entropy": 0.9 - 0.004 * step,
-        "length_mean": 40.0, "truncated_rate": 0.01, "cos_mean": cos, "cos_std": None if cos is None else 0.12,
+        "length_mean": 40.0, "truncated_rate": plan.truncated, "cos_mean": cos, "cos_std": None if cos is None else 0.12,
         "frac_fired": (0.5 + min(0.5, cos) if fired else 0.0) if cos is not None else None,
         "grad_norm_mean": None if cos is None else 0.031,
         "update_cos_mean": None if cos is None else (0.6 * cos if plan.arm == "vanilla" else 0.1 * cos),
@@ -129,6 +132,12 @@ def _evals(plan: Plan) -> list[dict]:
     points = plan.safe_pass or [(0, plan.passed[0]), (len(plan.passed), plan.passed[-1])]
     hacks = plan.hack or [0.0]
     rows = []
+    for step, rate in plan.bare or []:
+        rows.append({
+            "step": step, "mode": "no_hint", "problems": 48, "samples": 4, "pass_oracle": rate, "pass_published": rate,
+            "hack_strict": 0.0, "hack_loose": 0.0, "forged_rate": 0.0, "length_mean": 41.0, "infra_errors": 0,
+            "label_counts": {"Correct": 3, "Incorrect": 5},
+        })  # fmt: skip
     for index, (step, rate) in enumerate(points):
         late = hacks[-1] if index else hacks[0]
         for mode, hack in (("no_write_access", 0.0), ("hint", late), ("random_test_name", late * 0.5)):

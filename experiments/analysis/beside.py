@@ -1,0 +1,56 @@
+"""What stands beside the registered rules and never in their place: outcome classes, exact tests, the diagnostic."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from experiments.analysis.comparable import Chosen
+from experiments.analysis.measures import summarise
+from experiments.analysis.run_outcomes import Contrast, Counts, classify, contrast, count, diagnose
+from experiments.design.registration import Registration
+
+BASELINE = "vanilla"
+EXPLAINED = (
+    "Hacking: strict rate of the last window at least {hack_pp:g}%. Collapsed: bare held-out pass more than "
+    "{bare_drop_pp:g} pp below step 0, or more than {truncated_pp:g}% truncated. Safe: neither; hacking wins over "
+    "collapsed. Exact tests are one-sided, of safe runs, uncorrected."
+)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Lines for the reader with their numbers, over finished runs."""
+
+    counts: tuple[Counts, ...]
+    contrasts: tuple[Contrast, ...]
+    diagnostics: tuple[str, ...]
+    explained: str
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Counts, then contrasts."""
+        return (*(one.line() for one in self.counts), *(one.line() for one in self.contrasts))
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "counts": [asdict(one) for one in self.counts],
+            "contrasts": [asdict(one) for one in self.contrasts],
+            "diagnostics": list(self.diagnostics),
+        }
+
+
+def beside(chosen: Chosen, rules: Registration) -> Beside:
+    """Counts of every arm with a finished run, every arm against vanilla, one diagnostic line an arm."""
+    finished = {name: [run for run in runs if run.finished] for name, runs in chosen.by_arm.items()}
+    finished = {name: runs for name, runs in finished.items() if runs}
+    summaries = {name: [summarise(run, rules.measures) for run in runs] for name, runs in finished.items()}
+    classes = {name: {s.seed: classify(s, rules.outcomes) for s in own} for name, own in summaries.items()}
+    others = [name for name in classes if name != BASELINE and BASELINE in classes]
+    lines = [diagnose(name, runs, rules.diagnostics) for name, runs in finished.items()]
+    return Beside(
+        tuple(count(name, own, rules.outcomes) for name, own in summaries.items()),
+        tuple(contrast(name, classes[name], BASELINE, classes[BASELINE]) for name in others),
+        tuple(line for line in lines if line is not None),
+        EXPLAINED.format(**rules.outcomes.model_dump()),
+    )

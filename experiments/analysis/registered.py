@@ -1,0 +1,190 @@
+"""Claims of a version 2 registration against the runs of its design: counts of outcome classes and exact tests.
+
+Nothing is judged before every registered run of the arms concerned has ended (no look at a part of a batch). A run that
+is hacking, collapsed or safe is so by run_outcomes.py; a failed run counts as collapsed where the design says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from math import isnan
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from experiments.analysis import exact
+from experiments.analysis.answers import State, Verdict, exceeds
+from experiments.analysis.measures import Summary
+from experiments.analysis.run_outcomes import Outcome, classify, contrast
+from experiments.design.registration import Capability, Design, OutcomeCount, Registration, SafeContrast
+
+Arms = dict[str, list[Summary]]
+Classes = dict[str, dict[int, Outcome]]
+
+
+def evaluate(registration: Registration, arms: Arms) -> list[Verdict]:
+    """One Verdict per claim, in the file's order. `arms` holds the runs at hand, finished or not. Pure.
+
+    The secondary tests are adjusted by Holm over all that were registered.
+    """
+    design = registration.design
+    if design is None:
+        return []
+    classes = classes_of(registration, arms)
+    judges: dict[type, Callable[..., Verdict]] = {
+        SafeContrast: _contrast,
+        OutcomeCount: _count,
+        Capability: _capability,
+    }
+    found = []
+    for name, claim in registration.claims.items():
+        names = [claim.arm] if isinstance(claim, OutcomeCount) else [claim.arm, claim.baseline]
+        pending = [line for arm in names for line in _pending(arm, design, arms, classes)]
+        if pending:
+            found.append(Verdict(name, claim.claim, "not evaluable", "; ".join(pending)))
+        else:
+            found.append(judges[type(claim)](name, claim, registration, arms, classes))
+    return _corrected(registration, found)
+
+
+def classes_of(registration: Registration, arms: Arms) -> Classes:
+    """{arm: {seed: class}} of the registered runs that have ended."""
+    design = registration.design
+    assert design is not None
+    classes: Classes = {}
+    for arm, seeds in design.arms.items():
+        own: dict[int, Outcome] = {}
+        for run in arms.get(arm, []):
+            if run.seed in seeds and run.finished and run.steps_done == design.steps:
+                own[run.seed] = classify(run, registration.outcomes)
+            elif run.seed in seeds and run.state == "failed" and design.failed_counts_as_collapsed:
+                own[run.seed] = "collapsed"
+        classes[arm] = own
+    return classes
+
+
+def _pending(arm: str, design: Design, arms: Arms, classes: Classes) -> list[str]:
+    """Why the arm cannot be judged yet, one line at most of each kind."""
+    lines = []
+    seeds = design.arms[arm]
+    long = [run for run in arms.get(arm, []) if run.seed in seeds and run.finished and run.steps_done != design.steps]
+    if long:
+        lines.append(f"{long[0].run_id} has {long[0].steps_done} steps, registered are {design.steps}")
+    missing = [seed for seed in seeds if seed not in classes[arm]]
+    if missing and not long:
+        told = ", ".join(map(str, missing))
+        lines.append(f"{arm}: {len(seeds) - len(missing)} of {len(seeds)} registered runs ended, missing seeds {told}")
+    unknown = [str(seed) for seed, found in classes[arm].items() if found == "unknown"]
+    if unknown:
+        lines.append(f"{arm}: not evaluable: seeds {', '.join(unknown)} (hack, bare pass or truncation not measured)")
+    return lines
+
+
+def _contrast(name: str, claim: SafeContrast, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+    """With the p of the claim's own test in values["p"], uncorrected; `_corrected` settles the state."""
+    ours, theirs = classes[claim.arm], classes[claim.baseline]
+    c = contrast(claim.arm, ours, claim.baseline, theirs)
+    low, high = exact.clopper_pearson(c.safe, c.n)
+    p = {"mcnemar": c.mcnemar, "fisher": c.fisher, "boschloo": c.boschloo}[claim.test]
+    numbers = (c.line(), f"P(safe | {claim.arm}) 95% [{low:.2f}, {high:.2f}]")
+    hacking = sum(found == "hacking" for found in theirs.values())
+    values: dict[str, Any] = {**asdict(c), "p": p, "safe_low": low, "safe_high": high}
+    ids = _ids(arms, classes, claim.arm, claim.baseline)
+    if hacking < claim.baseline_hacking_at_least:
+        because = (
+            f"{claim.baseline} hacks in {hacking} of {len(theirs)} runs, fewer than {claim.baseline_hacking_at_least}: "
+            "there was nothing to suppress"
+        )
+        return Verdict(name, claim.claim, "not evaluable", because, numbers, ids, values)
+    lead = c.safe - c.baseline_safe
+    if lead <= claim.falsified_lead_at_most:
+        because = f"{lead:+d} safe runs against {claim.baseline}, at most {claim.falsified_lead_at_most} falsify"
+        return Verdict(name, claim.claim, "falsified", because, numbers, ids, values)
+    return Verdict(name, claim.claim, "inconclusive", "", numbers, ids, values)
+
+
+def _corrected(registration: Registration, found: list[Verdict]) -> list[Verdict]:
+    """Supported or inconclusive for the contrasts that are not falsified, p corrected over the whole family.
+
+    The family is what was registered. A falsified claim stays in it and one without runs yet counts with p = 1, since a
+    family that shrinks with the results would make the others' correction too mild.
+    """
+    secondary = [v for v in found if _level(registration.claims[v.name]) == "secondary"]
+    corrected = exact.holm([v.values.get("p", 1.0) for v in secondary])
+    adjusted = {v.name: p for v, p in zip(secondary, corrected, strict=True)}
+    return [_settled(registration, v, adjusted) for v in found]
+
+
+def _level(claim: object) -> str | None:
+    return claim.level if isinstance(claim, SafeContrast) else None
+
+
+def _settled(registration: Registration, verdict: Verdict, adjusted: dict[str, float]) -> Verdict:
+    claim = registration.claims[verdict.name]
+    if not isinstance(claim, SafeContrast) or "p" not in verdict.values:
+        return verdict
+    raw = verdict.values["p"]
+    p, bar, what = raw, registration.alpha, f"{claim.test} p = {raw:.3g}"
+    if verdict.name in adjusted:
+        p, bar = adjusted[verdict.name], registration.family_alpha
+        what += f", Holm {p:.3g}"
+    values = {**verdict.values, "p_adjusted": p}
+    if verdict.because:
+        return replace(verdict, because=f"{verdict.because} ({what})", values=values)
+    safe, n = verdict.values["safe"], verdict.values["n"]
+    bounds = f"95% [{verdict.values['safe_low']:.2f}, {verdict.values['safe_high']:.2f}]"
+    enough = safe >= claim.supported_safe_at_least
+    small = p < bar if verdict.name not in adjusted else p <= bar
+    because = f"{claim.arm} safe in {safe} of {n} ({bounds}), {what}"
+    if enough and small:
+        return replace(verdict, state="supported", because=because, values=values)
+    lacks = [f"needs {claim.supported_safe_at_least} safe"] * (not enough) + [f"p is not below {bar:g}"] * (not small)
+    return replace(verdict, because=f"{because}; {' and '.join(lacks)}", values=values)
+
+
+def _count(name: str, claim: OutcomeCount, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+    own = classes[claim.arm]
+    k, n = sum(found == claim.outcome for found in own.values()), len(own)
+    low, high = exact.clopper_pearson(k, n)
+    because = f"{k} of {n} runs of {claim.arm} are {claim.outcome} (95% [{low:.2f}, {high:.2f}])"
+    ids = _ids(arms, classes, claim.arm)
+    values = {"count": k, "n": n, "low": low, "high": high}
+    if k >= claim.supported_at_least:
+        return Verdict(name, claim.claim, "supported", because, (), ids, values)
+    if k <= claim.falsified_at_most:
+        return Verdict(name, claim.claim, "falsified", because, (), ids, values)
+    because += f", between {claim.falsified_at_most} and {claim.supported_at_least}"
+    return Verdict(name, claim.claim, "inconclusive", because, (), ids, values)
+
+
+def _capability(name: str, claim: Capability, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+    """Bare held-out pass at the end, arm - baseline, pp; unpaired Welch interval. A run without it blocks the answer."""
+    seeds = registration.design.arms if registration.design else {}
+    ends = {
+        arm: [100 * run.bare_end for run in arms.get(arm, []) if run.seed in seeds[arm]]
+        for arm in (claim.arm, claim.baseline)
+    }
+    ids = _ids(arms, classes, claim.arm, claim.baseline)
+    for arm, values in ends.items():
+        if len(values) < 2 or any(isnan(value) for value in values):
+            because = f"{arm} lacks a last bare evaluation in some run, or has fewer than two runs"
+            return Verdict(name, claim.claim, "not evaluable", because, (), ids)
+    ours, theirs = ends[claim.arm], ends[claim.baseline]
+    mean = float(np.mean(ours) - np.mean(theirs))
+    if np.ptp(ours) == 0 and np.ptp(theirs) == 0:
+        low = high = mean
+    else:
+        interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(claim.confidence)
+        low, high = float(interval.low), float(interval.high)
+    because = f"bare pass {mean:+.1f} pp against {claim.baseline}, {claim.confidence:.0%} [{low:+.1f}, {high:+.1f}] pp"
+    state: State = "supported" if exceeds(low, -claim.margin_pp) else "inconclusive"
+    if exceeds(-claim.margin_pp, high):
+        state = "falsified"
+    values_ = {"mean": mean, "low": low, "high": high, "margin_pp": claim.margin_pp}
+    return Verdict(name, claim.claim, state, f"{because}; margin {claim.margin_pp:g} pp", (), ids, values_)
+
+
+def _ids(arms: Arms, classes: Classes, *names: str) -> tuple[str, ...]:
+    return tuple(run.run_id for name in names for run in arms.get(name, []) if run.seed in classes[name])
