@@ -104,9 +104,6 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
         )
         try:
             finished = trainer.run()
-        except Stopped:
-            finished = False
-            record.status("stopped", trainer.state.next_step)
         except (UserError, RankspaceError) as error:
             with suppress(OSError):  # the disk may be what failed
                 record.status("failed", trainer.state.next_step, str(error))
@@ -120,10 +117,6 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     return 0
 
 
-class Stopped(Exception):
-    """Asked to stop while waiting; everything up to the last checkpoint is safe."""
-
-
 def _resume() -> str:
     """How to go on, unless the command that started us says it. Under torchrun it is torchrun's to be started again."""
     if cli.STARTED_BY in os.environ:
@@ -135,6 +128,8 @@ def _resume() -> str:
 
 def _check(stop: cli.Stop, lock) -> None:
     if stop.is_set():
+        from services.trainer.train import Stopped
+
         raise Stopped
     lock.require()
 

@@ -21,8 +21,9 @@ from services.trainer.policy import Policy
 
 @dataclass
 class State:
-    """Where the run stands. `next_step`: updates done so far, which is also the policy version.
+    """Where the run stands. `next_step`: steps done so far, which is also the policy version.
 
+    `updates`: optimizer updates made, fewer than steps; None in a checkpoint that did not count them.
     `hack_rates`: strict hack rate of every step so far that has one (window.py).
     """
 
@@ -31,6 +32,7 @@ class State:
     expected: dict[str, list] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
+    updates: int | None = 0
     evaluated: list[int] = field(default_factory=list)
     hack_rates: list[float] = field(default_factory=list)
 
@@ -132,8 +134,8 @@ class _Damaged(Exception):
 
 
 def _renamed(fields: dict) -> dict:
-    """State as today's fields: checkpoints before 0.2 said `fates` for `outcomes`."""
-    return {"outcomes" if name == "fates" else name: value for name, value in fields.items()}
+    """State as today's fields: checkpoints before 0.2 said `fates` for `outcomes` and did not count updates."""
+    return {"updates": None} | {"outcomes" if name == "fates" else name: value for name, value in fields.items()}
 
 
 def _load_one(policy: Policy, folder: Path) -> State:

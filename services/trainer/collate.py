@@ -15,6 +15,7 @@ from typing import Any
 
 from common.settings import TrainerSettings
 from common.types import Grade, GradedGroup
+from services.trainer.divergence import mean_kl
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def collate(
     from rankspace import group_advantages
 
     rows: list[TrainingSample] = []
-    zero_variance = 0
+    zero_variance = trained = 0
     flat: list[list[float]] = []
     for graded, group_rewards in zip(groups, rewards, strict=True):
         valid = torch.tensor([r is not None for r in group_rewards])
@@ -58,9 +59,12 @@ def collate(
         if info["zero_variance"]:
             zero_variance += 1
             continue
-        rows.extend(_rows(graded, flat[-1], s))
+        new = _rows(graded, flat[-1], s)
+        trained += any(not row.masked and row.token_ids for row in new)
+        rows.extend(new)
     stats = grading_stats(groups) | _reward_stats(rewards) | _staleness(groups, version)
-    return TrainBatch(rows, flat, stats | {"zero_variance_groups": zero_variance})
+    stats |= {"groups": len(groups), "zero_variance_groups": zero_variance, "trained_groups": trained}
+    return TrainBatch(rows, flat, stats | {"kl_all": mean_kl(groups)})
 
 
 def _rows(graded: GradedGroup, advantages: list[float], s: TrainerSettings) -> list[TrainingSample]:

@@ -18,8 +18,9 @@ import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from common.errors import ConfigError
 from common.metrics import Metrics
 from common.settings import TrainerSettings, changed, dump
 from common.types import GradedGroup
+from services.trainer.divergence import log_prob_sums
 from services.trainer.gauges import Gauges
 from services.trainer.loggers import Loggers, Past
 
@@ -90,8 +92,15 @@ class Record:
             _keep(self.dir / name, lambda row: row["step"] < next_step)
         _keep(self.dir / "eval.jsonl", lambda row: row["step"] in evaluated)
         for path in (self.dir / "rollouts").glob("step_*.jsonl.gz"):
-            if int(path.name[5:11]) >= next_step:
+            step = int(path.name[5:11])
+            if step == next_step and step in evaluated:
+                _keep_evaluation(path)  # it stands before the step of its number, so the checkpoint has it
+            elif step >= next_step:
                 path.unlink()
+
+    def updates(self) -> int:
+        """Optimizer updates that the rows on disk tell of."""
+        return sum(row["optimised"] for row in _rows(self.dir / "metrics.jsonl"))
 
     def replay(self) -> None:
         """Let the gauges show again what the rows of a resumed run say, and start the loggers where those rows end."""
@@ -143,13 +152,28 @@ def _rollout_rows(step: int, groups: Sequence[GradedGroup], advantages: Sequence
                 "group_id": group.group_id, "step": step, "purpose": group.purpose, "mode": mode, "problem_id": group.problem.id,
                 "policy_version": group.policy_version, "index": index, "text": completion.text,
                 "prompt_ids": group.prompt_ids, "token_ids": completion.token_ids,
-                "logprobs": [round(x, 5) for x in completion.logprobs],
+                "logprobs": [round(x, 5) for x in completion.logprobs], **log_prob_sums(completion),
                 "finish_reason": completion.finish_reason, "reward": grade.reward,
                 "advantage": None if math.isnan(advantage) else advantage, "label": grade.label,
                 "test_modification": grade.test_modification, "oracle_correct": grade.oracle_correct,
                 "published_correct": grade.published_correct, "evidence": grade.evidence, "status": grade.status,
                 "reason": grade.reason,
             }  # fmt: skip
+
+
+def _keep_evaluation(path: Path) -> None:
+    """Leave the rows of the evaluation and drop those of the training step, which is done again."""
+    kept: list[bytes] = []
+    with (
+        suppress(EOFError, gzip.BadGzipFile, zlib.error),
+        gzip.open(path) as file,
+    ):  # a kill may cut the last member off
+        for line in file:
+            if line.endswith(b"\n") and json.loads(line)["purpose"] != "train":
+                kept.append(line)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(gzip.compress(b"".join(kept), compresslevel=3))
+    os.replace(draft, path)
 
 
 def _append(path: Path, row: dict) -> None:

@@ -11,7 +11,8 @@ from services.trainer.rollouts import Collected
 
 GRADING = (
     "hack_strict", "hack_loose", "pass_oracle", "pass_published", "forged_rate", "reward_mean", "reward_std", "length_mean",
-    "truncated_rate", "zero_variance_groups", "infra_errors", "staleness_mean", "staleness_max", "tokens", "label_counts",
+    "truncated_rate", "zero_variance_groups", "groups", "infra_errors", "staleness_mean", "staleness_max", "tokens",
+    "label_counts", "kl_all",
 )  # fmt: skip
 LOSS = ("loss", "kl", "entropy", "ratio_mean", "ratio_max", "clip_frac")
 PROJECTION = {
@@ -31,11 +32,13 @@ def step_row(
     seconds: dict[str, float],
     publisher: Publisher,
     outcomes: Counter[str],
+    updates: int,
 ) -> dict[str, Any]:
-    """`metrics` is None when no group had variance and no step was made."""
+    """`metrics` is None when no group had variance and no step was made. `updates`: made so far, with this step's."""
     found = metrics or {}
-    row: dict[str, Any] = {"step": k, "policy_version": k + 1, "optimised": metrics is not None}
+    row: dict[str, Any] = {"step": k, "policy_version": k + 1, "optimised": metrics is not None, "updates": updates}
     row |= {name: batch.stats[name] for name in GRADING}
+    row["trained_groups"] = batch.stats["trained_groups"] if metrics is not None else 0
     row |= {name: found.get(name) for name in LOSS}
     row |= {name: found.get(source) for name, source in PROJECTION.items()}
     row |= {

@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 from common import failpoints
 from common.settings import TrainerSettings
@@ -35,6 +36,10 @@ from services.trainer.rollouts import Collected, Rollouts
 from services.trainer.shaping import Shaper
 from services.trainer.steprow import step_row
 from services.trainer.window import intervenes
+
+
+class Stopped(Exception):
+    """Raised by `Rollouts.check` when the run is asked to stop while it waits for groups or proofs."""
 
 
 class Trainer:
@@ -69,10 +74,11 @@ class Trainer:
     def run(self) -> bool:
         """Resume where the last checkpoint stands, or start. True when all steps are done, False when asked to stop."""
         self._resume()
-        self._evaluate_if_due()
-        while self.state.next_step < self.s.steps and not self.stop.is_set():
-            self._step(self.state.next_step)
+        with suppress(Stopped):  # it comes while waiting, when no step is half done: what is finished is saved
             self._evaluate_if_due()
+            while self.state.next_step < self.s.steps and not self.stop.is_set():
+                self._step(self.state.next_step)
+                self._evaluate_if_due()
         finished = self.state.next_step >= self.s.steps
         self._checkpoint()
         self.rollouts.recover()  # what was graded twice and came late
@@ -113,6 +119,8 @@ class Trainer:
             self.state = found
             self.publisher.restore(found.expected)
         self.record.cut(self.state.next_step, self.state.evaluated)
+        if self.state.updates is None:
+            self.state.updates = self.record.updates()
         self.record.replay()
         self.record.count(self.state.outcomes, self.state.tokens)
         self.rollouts.trained_before = self.state.next_step
@@ -148,7 +156,8 @@ class Trainer:
         )
         self.state.outcomes = dict(Counter(self.state.outcomes) + outcomes)
         self.state.tokens += batch.stats["tokens"]
-        row = step_row(k, collected, batch, metrics, seconds, self.publisher, outcomes)
+        self.state.updates = (self.state.updates or 0) + (metrics is not None)
+        row = step_row(k, collected, batch, metrics, seconds, self.publisher, outcomes, self.state.updates)
         cosines = [metrics[name].tolist() if metrics and name in metrics else None for name in ("cos", "update_cos")]
         self.record.step(row, *cosines)
         self.record.count(outcomes, batch.stats["tokens"])

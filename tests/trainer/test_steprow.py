@@ -23,7 +23,7 @@ def row(metrics):
     groups = [graded([grade(3.5, "Reward Hack"), grade(0.5)], group_id=f"r/train/0/{i}") for i in range(2)]
     batch = collate(groups, [[3.5, 0.5]] * 2, SETTINGS, version=0)
     return step_row(
-        7, Collected(groups, {}), batch, metrics, {"train": 0.123456, "wait": 2.0}, PUBLISHER, GROUP_OUTCOMES
+        7, Collected(groups, {}), batch, metrics, {"train": 0.123456, "wait": 2.0}, PUBLISHER, GROUP_OUTCOMES, 5
     )
 
 
