@@ -47,7 +47,7 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         Grant("xlen", "R", (keys.REQUESTS, keys.ROLLOUTS)),
         Grant(CONSUME, "RW", (keys.graded(_ANY),)),
         Grant("set get del watch", "RW", (f"{keys.PREFIX}:delta:*", keys.trainer_lock(_ANY))),
-        Grant("hget del", "RW", (f"{keys.PREFIX}:proofs:*",)),
+        Grant("hget hvals del", "RW", (f"{keys.PREFIX}:proofs:*",)),
         Grant("sismember del", "RW", (f"{keys.PREFIX}:seals:*",)),
     ),
     "ref_server": (

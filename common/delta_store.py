@@ -52,6 +52,11 @@ def prove(client: redis.Redis, proof: DeliveryProof) -> None:
     client.hset(keys.proofs(proof.run_id, proof.version), proof.replica, pack(proof))
 
 
+def proofs(client: redis.Redis, run_id: str, version: int) -> list[DeliveryProof]:
+    """What every generator answered to that version."""
+    return [unpack(data, DeliveryProof) for data in raw(client.hvals(keys.proofs(run_id, version)))]
+
+
 def proof(client: redis.Redis, run_id: str, version: int, replica: str) -> DeliveryProof | None:
     """What `replica` answered to that version, or None."""
     data = client.hget(keys.proofs(run_id, version), replica)

@@ -8,6 +8,11 @@ before a step is trained on, every living replica has proven a push no older tha
 sampled for it. (Not so while several runs share the generators: each replica then holds the run it last served.)
 Covers: wrong vector, wrong module order, a generator that skipped a push, stale prefix caches on the probe, merged
 weights that differ. Does not cover: a generator that proves one set of weights and samples from another on purpose.
+
+A resumed run pushes numbers again that its former process had pushed, and on a GPU the last bits differ. Proofs of such a
+former push are noted when the number is pushed again. A group sampled from it is trained on if that proof's probe
+log-probs are within the bound of ours (the ratio uses the group's own log-probs), and is stale otherwise. So is a group
+of a number that only the former process has reached.
 """
 
 from __future__ import annotations
@@ -57,6 +62,8 @@ class Publisher:
         self.last_gap: float | None = None
         self.last_bytes = 0
         self.last_seconds: float | None = None
+        self._resumed = False
+        self._former: dict[int, set[str]] = {}  # version -> checksums proven before this process pushed that number
         self._published_s: dict[int, float] = {}
         self._measured = -1
 
@@ -73,6 +80,9 @@ class Publisher:
         )
         self.expected[version] = Expected(delta.checksum, probe_logprobs)
         self.expected.pop(version - REMEMBERED, None)
+        before = delta_store.proofs(self.queue.client, self.run_id, version)
+        self._former[version] = {proof.checksum for proof in before} - {delta.checksum}
+        self._former.pop(version - REMEMBERED, None)
         self.last = delta
         started = time.perf_counter()
         self.last_bytes = delta_store.publish(self.queue.client, delta)
@@ -91,32 +101,43 @@ class Publisher:
 
     def restore(self, remembered: dict[str, list]) -> None:
         """After a restart: groups sampled from versions pushed before it can still be checked."""
+        self._resumed = True
         self.expected = {int(version): Expected(digest, logprobs) for version, (digest, logprobs) in remembered.items()}
 
-    def require_proof(self, graded: GradedGroup, patience_s: float = PROOF_S) -> None:
+    def require_proof(self, graded: GradedGroup, patience_s: float = PROOF_S) -> bool:
         """DeliveryError unless this group's generator has proven the version it sampled from.
 
         It did so before it sampled; but Redis may have forgotten it, so it has `patience_s` seconds to say it again.
+        False: the group comes from a former push of this number whose weights are not ours; it is stale.
         """
         group = graded.group
         expected = self.expected.get(group.policy_version)
+        if expected is None and self._resumed and group.policy_version > max(self.expected, default=0):
+            return False
         if expected is None:
             raise DeliveryError(
                 f"{group.group_id} was sampled from policy version {group.policy_version}, which this trainer never pushed; "
                 "use a new run_id, or clear Redis of the old run"
             )
         if self.proven.get((group.replica, group.policy_version)) == expected.checksum:
-            return
+            return True
+        former = self._former.get(group.policy_version, set())
         deadline = time.monotonic() + patience_s
-        while (proof := delta_store.proof(self.queue.client, self.run_id, group.policy_version, group.replica)) is None:
+        while True:
+            proof = delta_store.proof(self.queue.client, self.run_id, group.policy_version, group.replica)
+            if proof is not None and proof.checksum in former:
+                return probe_gap(expected.logprobs, proof.probe_logprobs) <= self.bound
+            if proof is not None and (proof.checksum == expected.checksum or time.monotonic() > deadline):
+                break
             if time.monotonic() > deadline:
                 raise DeliveryError(
                     f"generator {group.replica} sampled {group.group_id} from policy version {group.policy_version} without "
                     "proving that it loaded it; restart the generator"
                 )
-            time.sleep(0.1)
+            time.sleep(0.1)  # another checksum may be a load of a former push that was under way: the new one will come
         self._check(proof, expected)
         self.proven[group.replica, group.policy_version] = proof.checksum
+        return True
 
     def require_all(self, oldest: int, patience_s: float, check: Callable[[], None]) -> None:
         """Wait until every living generator has proven version `oldest` or a newer one.

@@ -107,6 +107,18 @@ class Rollouts:
         outcomes, self.outcomes = self.outcomes, Counter()
         return outcomes
 
+    def drop_stale(self, collected: Collected, fresh: Callable[[GradedGroup], bool]) -> None:
+        """Take the groups that are not `fresh` out of `collected` and count them as stale."""
+        groups, collected.groups = collected.groups, []
+        for graded in groups:
+            if fresh(graded):
+                collected.groups.append(graded)
+                continue
+            self.outcomes["stale"] += 1
+            collected.dropped[graded.group.group_id] = (
+                f"stale: it was sampled from an earlier push of version {graded.group.policy_version}, before a restart"
+            )
+
     def acknowledge(self, collected: Collected) -> None:
         """After the checkpoint: these messages are never needed again."""
         self.queue.ack(keys.TRAINERS, *collected.deliveries)

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from common import failpoints
+from common.errors import QueueError
 from common.settings import TrainerSettings
 from services.trainer.checkpoint import State
 from services.trainer.collate import TrainBatch, collate
@@ -90,9 +91,9 @@ class Trainer:
         for ahead in range(k, min(k + self.s.max_staleness, self.s.steps - 1) + 1):
             self.rollouts.ask(train_requests(self.s, self.train_problems, ahead))
         collected = self.rollouts.collect(train_requests(self.s, self.train_problems, k))
-        for graded in collected.groups:
-            self.publisher.require_proof(graded)
+        self.rollouts.drop_stale(collected, self.publisher.require_proof)
         self.publisher.require_all(max(0, k - self.s.max_staleness), self.s.group_timeout_s, self.rollouts.check)
+        self._require_any(k, collected)
         collected_at = time.perf_counter()
         if self.s.refresh_every and k and k % self.s.refresh_every == 0:
             self.ranks.refresh(self.pairs)
@@ -112,6 +113,18 @@ class Trainer:
         self.pending.append(collected)
         if (k + 1) % self.s.checkpoint_every == 0:
             self._checkpoint()
+
+    def _require_any(self, k: int, collected: Collected) -> None:
+        """QueueError when not one group of step k came; the finished steps are saved, and a new start asks again."""
+        if collected.groups:
+            return
+        self._checkpoint()
+        self.rollouts.acknowledge(collected)
+        reason = next(iter(collected.dropped.values()), "none was asked for")
+        raise QueueError(
+            f"all {len(collected.dropped)} groups of step {k} were dropped (first: {reason}); mend the cause and start the "
+            "same command again: it asks for them anew"
+        )
 
     def _resume(self) -> None:
         found = self.ranks.load(self.s.run_dir)

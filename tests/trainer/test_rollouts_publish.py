@@ -1,6 +1,7 @@
 """The trainer's side of the queue and the proof of delivery, on a real Redis."""
 
 import threading
+import time
 
 import pytest
 
@@ -9,7 +10,7 @@ from common.errors import DeliveryError, QueueError
 from common.queue import Queue, connect
 from common.types import DeliveryProof, DroppedGroup, checksum
 from services.trainer.publish import Publisher, probe_gap
-from services.trainer.rollouts import Rollouts
+from services.trainer.rollouts import Collected, Rollouts
 from tests.samples import grade, graded, request
 
 
@@ -183,3 +184,51 @@ def test_a_gap_is_the_mean_so_that_one_rounded_token_stops_nothing_and_other_wei
     for broken in ([-2.0], [-2.0, -9.0, -0.5, float("nan")]):
         assert probe_gap(ours, broken) == float("inf")
     assert probe_gap([], []) == float("inf"), "a proof without a token proves nothing"
+
+
+def resumed_at_10(queue, bound=0.01):
+    """checkpoint_every=5, max_staleness=1: the former process had proven 10 and 11; this one goes on at 10."""
+    old = Publisher(queue, "r", [("a", 3)], [1, 2, 3], bound)
+    old.push(10, b"\1\0\0\0" * 3, [-1.0, -2.0])
+    kept = old.remembered()
+    old.push(11, b"\2\0\0\0" * 3, [-1.0, -2.0])
+    for version, byte in ((10, 1), (11, 2)):
+        prove(queue, version=version, digest=checksum(bytes([byte, 0, 0, 0]) * 3))
+    new = Publisher(queue, "r", [("a", 3)], [1, 2, 3], bound)
+    new.restore(kept)
+    new.push(10, b"\1\0\0\0" * 3, [-1.0, -2.0])
+    assert new.require_proof(answer(0, version=10))
+    return new
+
+
+def test_a_group_of_a_former_push_with_other_bits_is_trained_on_at_once(queue):
+    new = resumed_at_10(queue)
+    new.push(11, b"\3\0\0\0" * 3, [-1.0, -2.004])  # recomputed on a GPU: the last bits differ
+    started = time.monotonic()
+    assert new.require_proof(answer(0, version=11))
+    assert time.monotonic() - started < 0.5
+    assert not new._holds("gen-0", 11), "the former proof proves no push of this process"
+    prove(queue, (-1.0, -2.004), version=11, digest=checksum(b"\3\0\0\0" * 3))
+    assert new.require_proof(answer(1, version=11)) and new._holds("gen-0", 11)
+
+
+def test_a_group_of_a_former_push_with_other_weights_is_stale_and_counted(queue):
+    new = resumed_at_10(queue)
+    new.push(11, b"\3\0\0\0" * 3, [-1.0, -3.0])
+    collected = Collected([answer(0, version=10), answer(1, version=11), answer(2, version=12)], {})
+    rollouts = make(queue)
+    rollouts.drop_stale(collected, new.require_proof)
+    assert [g.group.group_id for g in collected.groups] == ["r/train/0/0"]
+    assert list(collected.dropped) == ["r/train/0/1", "r/train/0/2"] and rollouts.outcomes["stale"] == 2
+
+
+def test_a_load_of_a_former_push_that_was_under_way_is_waited_for(queue):
+    new = resumed_at_10(queue)
+    new.push(12, b"\3\0\0\0" * 3, [-1.0, -2.0])
+    prove(queue, version=12, digest="f" * 64)  # came after the push: nobody knows what it is
+    with pytest.raises(DeliveryError, match="another delta_S"):
+        new.require_proof(answer(0, version=12), patience_s=0.2)
+    late = threading.Timer(0.4, prove, (queue,), {"version": 12, "digest": checksum(b"\3\0\0\0" * 3)})
+    late.start()
+    assert new.require_proof(answer(0, version=12))
+    late.join()

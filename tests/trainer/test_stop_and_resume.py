@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import services.trainer.train as train
+from common.errors import QueueError
 from common.metrics import Metrics
 from common.settings import TrainerSettings, build
 from services.trainer.record import Record
@@ -46,7 +47,13 @@ class World:
             ranks=1, load=nothing, train_step=self.train_step, snapshot=lambda ids: (b"", []), save=self.save
         )
         rollouts = SimpleNamespace(
-            ask=nothing, collect=self.collect, recover=nothing, acknowledge=nothing, check=nothing, trained_before=0
+            ask=nothing,
+            collect=self.collect,
+            recover=nothing,
+            acknowledge=nothing,
+            check=nothing,
+            trained_before=0,
+            drop_stale=nothing,
         )
         publisher = SimpleNamespace(
             require_proof=lambda group: True, require_all=nothing, push=nothing, probe_ids=[], remembered=dict
@@ -83,6 +90,19 @@ def test_another_error_while_waiting_saves_nothing(settings, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         world.trainer.run()
     assert world.saved == []
+
+
+def test_a_step_whose_groups_were_all_dropped_stops_the_run_and_is_asked_again(settings, monkeypatch):
+    world = World(settings, 99, monkeypatch)
+    acknowledged, real = [], world.collect
+
+    def collect(requests):
+        return real(requests) if world.trained < 3 else Collected([], {"r/train/3/0": "generate: no room"}, ["d"])
+
+    world.trainer.rollouts.collect, world.trainer.rollouts.acknowledge = collect, acknowledged.append
+    with pytest.raises(QueueError, match=r"all 1 groups of step 3 were dropped \(first: generate: no room\)"):
+        world.trainer.run()
+    assert (world.trained, world.saved, acknowledged[-1].deliveries) == (3, [3], ["d"])
 
 
 def test_a_finished_run_started_again_keeps_its_last_evaluation(settings):
