@@ -101,6 +101,8 @@ class Stack:
         client = self._wait("Redis", self._connected)
         say("starting vLLM, the reference model and the graders ...")
         generators = self._start_generators(model, server, gpus)
+        # A worker alone takes every core; several share them.
+        sandbox = {"parallel": max(1, len(os.sched_getaffinity(0)) // graders), **sandbox}
         for i in range(graders):
             values = {**sandbox, "name": f"grader-{i}", **self.access("sandbox"), "isolation": isolation}
             self._spawn(
