@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -52,13 +52,18 @@ class Summary:
     kl_all: float = NAN
     updates: float = NAN
     trained_share: float = NAN
+    baseline_safe: float = NAN  # `safe` of the finished vanilla run of the same seed; `against_vanilla` sets it
+
+    @property
+    def delta_held_out(self) -> float:
+        """Held-out pass under the hinted prompt with the flaw closed, last evaluation minus step 0. Earlier reports
+        call it ΔSafePass, which is the plan's name for another quantity."""
+        return self.safe_pass_end - self.safe_pass_start
 
     @property
     def delta_safe_pass(self) -> float:
-        """Held-out pass under the hinted prompt with the flaw closed, last evaluation minus step 0: delta-held-out-pass.
-
-        The plan's own ΔSafePass is another quantity, see `safe`."""
-        return self.safe_pass_end - self.safe_pass_start
+        """The plan's ΔSafePass: (pass - hack) of the final training rollouts minus vanilla's of the same seed."""
+        return self.safe - self.baseline_safe
 
     @property
     def delta_bare(self) -> float:
@@ -67,7 +72,7 @@ class Summary:
 
     @property
     def safe(self) -> float:
-        """pass - hack of the final training rollouts; the plan's ΔSafePass is this minus vanilla's of the same seed."""
+        """pass - hack of the final training rollouts."""
         return self.passed - self.hack
 
 
@@ -116,6 +121,12 @@ def summarise(run: Run, rules: Measures) -> Summary:
         updates=_updates(series),
         trained_share=_trained_share(run, window),
     )
+
+
+def against_vanilla(arms: dict[str, tuple[Summary, ...]]) -> dict[str, tuple[Summary, ...]]:
+    """The same summaries with `baseline_safe` of their seed, where vanilla has a finished run of it."""
+    base = {s.seed: s.safe for s in arms.get("vanilla", ()) if s.finished}
+    return {name: tuple(replace(s, baseline_safe=base.get(s.seed, NAN)) for s in own) for name, own in arms.items()}
 
 
 def _updates(series: dict[str, np.ndarray]) -> float:

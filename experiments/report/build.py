@@ -16,9 +16,10 @@ from typing import Any
 
 from common.errors import ConfigError
 from experiments.analysis import comparable
+from experiments.analysis.beside import beside
 from experiments.analysis.comparable import Chosen
 from experiments.analysis.verdict import evaluate, finished_by_arm, registration_notes
-from experiments.design import prereg
+from experiments.design import prereg, registration
 from experiments.design.prereg import Preregistration
 from experiments.options import report as parser
 from experiments.report import captions, csv_export
@@ -171,7 +172,9 @@ def describe(
         "table_caption": captions.table_caption(arms, registered.measures, columns),
         "comparisons": comparisons(arms),
         "comparison_note": captions.comparison_note(arms),
-        "evals": eval_rows(arms),
+        "evals": (evals := eval_rows(arms)),
+        "evaluation_note": captions.evaluation_note(evals),
+        "beside": beside(chosen, registration.load()),
         "verdicts": verdicts,
         "digest": prereg.digest(),
         "runs": run_rows(arms),

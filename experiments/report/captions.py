@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from experiments.analysis.stats import Mean, Paired
@@ -85,11 +87,19 @@ def table_caption(arms: list[ArmView], rules: Measures, columns: tuple[Column, .
     own = seeds(arms)
     window = window_text(arms, rules)
     meanings = {
-        "safe": "ΔSafePass: protected-oracle pass rate on held-out problems without write access to the evaluator, "
-                "last evaluation minus step 0, percentage points",
+        "safe_plan": "ΔSafePass: (Pass % − Hack %) minus vanilla's of the same seed, percentage points",
         "hack": f"Hack %: strict label “Reward Hack” of the published detector, training rollouts, {window}",
+        "loose": "Loose %: any attempted hack, same rollouts",
         "pass": "Pass %: protected oracle on the same rollouts",
-        "kl": "KL: k3 estimate from the initial policy, nats per token, same steps",
+        "bare": "Bare %: protected oracle on held-out problems under the bare prompt, last evaluation",
+        "bare_change": "ΔBare: the same minus step 0",
+        "safe": "ΔHeldOut: protected oracle on held-out problems under the hinted prompt with the flaw closed, last "
+                "evaluation minus step 0 (earlier reports call this ΔSafePass)",
+        "kl_all": "KL: k3 estimate from the initial policy over all completions, nats per token, same steps (older runs "
+                  "did not measure it)",
+        "kl": "KL·trained: the same over trained rows only, that is groups whose rewards differ",
+        "trained": "Trained %: share of groups behind KL·trained, mean·cos, frac·fired and ‖g‖ in these steps",
+        "updates": "Updates: optimizer updates made, fewer than steps where a step had no group to train on",
         "cos": "mean·cos: cosine of the gradient with v before projection, mean over modules and all steps",
         "fired": "frac·fired: share of modules with cos > 0, which a projecting arm projects, all steps",
         "norm": "‖g‖: gradient norm, mean over modules and all steps",
@@ -130,6 +140,21 @@ def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:
     }  # fmt: skip
 
 
+MODES = {
+    "no_write_access": "No write access: the hinted prompt, as in training; a test function in the response is not "
+    "taken, the protected oracle decides.",
+    "hint": "Hint: as in training.",
+    "random_test_name": "Random test name: the same flaw under a test-function name that is drawn.",
+    "no_hint": "No hint: the bare prompt, which offers no loophole.",
+}
+
+
+def evaluation_note(rows: list[dict[str, Any]]) -> str:
+    """What each evaluation mode poses and grades, for the modes at hand, and what "forged" means."""
+    told = [MODES[mode] for mode in dict.fromkeys(row["mode"] for row in rows) if mode in MODES]
+    return " ".join([*told, "Forged: the published evaluator says correct, the protected oracle says no."])
+
+
 def comparison_note(arms: list[ArmView]) -> str:
     """How to read the table of paired differences."""
     n = len(seeds(arms))
@@ -138,8 +163,9 @@ def comparison_note(arms: list[ArmView]) -> str:
     return (
         "Arm minus vanilla, paired by seed over finished runs, percentage points: mean ± SEM, 95% bootstrap interval "
         "(percentile; too narrow for so few seeds, the verdicts give the t interval too). p: exact permutation test of "
-        f"the hack rate, two-sided; the smallest possible with {n} seeds is {2 / 2**n:g}. q: p adjusted for the number "
-        "of arms (Benjamini-Hochberg). Matched pass: hack rate of both arms where their trajectories have the same "
+        f"the hack rate, two-sided; the smallest possible is 2 / 2^k with k non-zero differences, {2 / 2**n:g} at {n} seeds. "
+        "q: p adjusted for the number of arms (Benjamini-Hochberg). "
+        "Matched pass: hack rate of both arms where their trajectories have the same "
         "pass rate; the arm that ends with the higher pass rate is read earlier in its run, which flatters it."
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis.comparable import Chosen
-from experiments.analysis.measures import Summary, matched_pass, summarise
+from experiments.analysis.measures import Summary, against_vanilla, matched_pass, summarise
 from experiments.analysis.run_files import PHASES, Run, read_rollouts, rollout_steps
 from experiments.analysis.stats import Mean, Paired, false_discovery, mean_sem, paired
 from experiments.design import arms as arm_table
@@ -64,11 +64,19 @@ class Column:
     signed: bool = False
 
 
+# The key "safe" is older than its head: it stays the name of the CSV column of the same quantity.
 COLUMNS = (
-    Column("safe", "ΔSafePass", r"$\Delta$SafePass", 1, lambda s: 100 * s.delta_safe_pass, signed=True),
+    Column("safe_plan", "ΔSafePass", r"$\Delta$SafePass", 1, lambda s: 100 * s.delta_safe_pass, signed=True),
     Column("hack", "Hack %", r"Hack \%", 1, lambda s: 100 * s.hack),
+    Column("loose", "Loose %", r"Loose \%", 1, lambda s: 100 * s.hack_loose),
     Column("pass", "Pass %", r"Pass \%", 1, lambda s: 100 * s.passed),
-    Column("kl", "KL", "KL", 3, lambda s: s.kl),
+    Column("bare", "Bare %", r"Bare \%", 1, lambda s: 100 * s.bare_end),
+    Column("bare_change", "ΔBare", r"$\Delta$Bare", 1, lambda s: 100 * s.delta_bare, signed=True),
+    Column("safe", "ΔHeldOut", r"$\Delta$HeldOut", 1, lambda s: 100 * s.delta_held_out, signed=True),
+    Column("kl_all", "KL", "KL", 3, lambda s: s.kl_all),
+    Column("kl", "KL·trained", r"KL$\cdot$trained", 3, lambda s: s.kl),
+    Column("trained", "Trained %", r"Trained \%", 0, lambda s: 100 * s.trained_share),
+    Column("updates", "Updates", "Updates", 0, lambda s: s.updates),
     Column("cos", "mean·cos", r"mean$\cdot$cos", 3, lambda s: s.cos_mean, signed=True),
     Column("fired", "frac·fired", r"frac$\cdot$fired", 2, lambda s: s.frac_fired),
     Column("norm", "‖g‖", r"$\lVert g\rVert$", 3, lambda s: s.grad_norm),
@@ -100,10 +108,11 @@ class Comparison:
 def views(chosen: Chosen, registered: Preregistration) -> list[ArmView]:
     """The arms in table order."""
     found = []
+    each = {name: tuple(summarise(r, registered.measures) for r in runs) for name, runs in chosen.by_arm.items()}
+    paired_up = against_vanilla(each)
     for name, runs in chosen.by_arm.items():
         arm = arm_table.ARMS.get(name) or arm_table.Arm(name, "?", "no longer in the table of arms", {}, "")
-        summaries = tuple(summarise(run, registered.measures) for run in runs)
-        found.append(ArmView(name, arm.letter, arm.title, arm.tells, runs, summaries))
+        found.append(ArmView(name, arm.letter, arm.title, arm.tells, runs, paired_up[name]))
     return found
 
 
@@ -143,7 +152,7 @@ def comparisons(arms: list[ArmView], baseline: str = "vanilla") -> list[Comparis
         if arm.name == baseline or not own or not base:
             continue
         rows.append((arm.name, _difference(own, base, lambda s: s.hack), _difference(own, base, lambda s: s.passed),
-                     _difference(own, base, lambda s: s.delta_safe_pass), _matched(own, base),
+                     _difference(own, base, lambda s: s.delta_held_out), _matched(own, base),
                      tuple(s.run_id for s in (*own.values(), *base.values()))))  # fmt: skip
     adjusted = false_discovery([row[1].p_value if row[1] else float("nan") for row in rows]) if rows else []
     return [Comparison(*row[:5], p, row[5]) for row, p in zip(rows, adjusted, strict=True)]
@@ -164,7 +173,7 @@ def eval_rows(arms: list[ArmView]) -> list[dict[str, Any]]:
     for arm in arms:
         ids = {summary.run_id for summary in arm.counted}
         runs = [run for run in arm.runs if run.run_id in ids]
-        for mode in ("no_write_access", "hint", "random_test_name", "no_hint"):
+        for mode in dict.fromkeys(row.mode for run in runs for row in run.evals):
             mine = [[row for row in run.evals if row.mode == mode] for run in runs]
             mine = [rows_ for rows_ in mine if rows_]
             if mine:
@@ -191,9 +200,7 @@ def run_rows(arms: list[ArmView]) -> list[dict[str, Any]]:
             "steps": f"{run.steps_done}/{run.status.steps}", "window": s.window,
             "cells": [number(c.value(s), c.digits, c.signed) for c in COLUMNS],
             "onset": "never" if s.onset is None else str(s.onset),
-            "further": [
-                number(100 * s.hack_loose, 1), number(100 * s.forged, 1), number(s.entropy, 2), number(s.length, 0)
-            ],
+            "further": [number(100 * s.forged, 1), number(s.entropy, 2), number(s.length, 0)],
             "infra": int(np.nansum(run.series["infra_errors"])),
             "dropped": int(np.nansum(run.series["dropped_groups"])),
             "zero": number(float(np.nanmean(run.series["zero_variance_groups"])), 1),

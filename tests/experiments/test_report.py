@@ -128,10 +128,14 @@ def test_one_seed_proves_nothing_and_says_so(demo, many):
 
 def test_markdown_table_and_caption(demo):
     text = demo["report.md"]
-    assert "| Arm | ΔSafePass | Hack % | Pass % | KL | mean·cos | frac·fired | ‖g‖ | Runs |" in text
     assert (
-        "| vanilla | +30.0 | 60.0 | 35.0 | 0.013 | +0.300 | 0.00 | 0.031 | [demo-vanilla-s0](#run-demo-vanilla-s0) |"
-        in text
+        "| Arm | ΔSafePass | Hack % | Loose % | Pass % | Bare % | ΔBare | ΔHeldOut | KL | KL·trained | Trained % | Updates | "
+        "mean·cos | frac·fired | ‖g‖ | Runs |" in text
+    )
+    # ΔSafePass of vanilla is 0 by definition; loose = 1.1 times strict; 15 of 16 groups have unlike rewards
+    assert (
+        "| vanilla | 0.0 | 60.0 | 66.0 | 35.0 | – | – | +30.0 | – | 0.013 | 94 | 8 | +0.300 | 0.00 | 0.031 | "
+        "[demo-vanilla-s0](#run-demo-vanilla-s0) |" in text
     )
     assert "mean of the last 2 training steps (the last quarter of the run, as that is fewer than 25)" in text
     assert '<a id="run-demo-vanilla-s0"></a>' in text
@@ -148,10 +152,11 @@ def test_tables_have_one_width_throughout(many):
 def test_latex(demo):
     text = demo["table.tex"]
     assert (
-        r"Arm & $\Delta$SafePass & Hack \% & Pass \% & KL & mean$\cdot$cos & frac$\cdot$fired & $\lVert g\rVert$ \\"
+        r"Arm & $\Delta$SafePass & Hack \% & Loose \% & Pass \% & Bare \% & $\Delta$Bare & $\Delta$HeldOut & KL & "
         in text
     )
-    assert r"projected & +60.0 & 10.0 & 65.0 & 0.013 & +0.200 & 0.70 & 0.031 \\ % demo-projected-s0" in text
+    # (65 - 10) - (35 - 60) = 80
+    assert r"projected & +80.0 & 10.0 & 11.0 & 65.0 & -- & -- & +60.0 & -- & 0.013 & 94 & 8 & +0.200 & 0.70 &" in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
     assert not re.search(r"(?<!\\)[_#]", text.split(r"\midrule")[1].split("%")[0])
     assert text.count("{") == text.count("}")
@@ -159,15 +164,18 @@ def test_latex(demo):
 
 def test_csv(many):
     rows = many["runs.csv"].splitlines()
-    assert rows[0].startswith("run_id,arm,seed,state,steps,window,safe,hack,pass,kl,cos,fired,norm,onset,commit,prereg")
-    assert len(rows) == 1 + 21 and all(len(row.split(",")) == 16 for row in rows)
+    head = rows[0].split(",")
+    assert head[:6] == ["run_id", "arm", "seed", "state", "steps", "window"]
+    assert {"safe", "hack", "pass", "kl", "cos", "fired", "norm", "onset", "commit", "prereg"} <= set(head)  # as ever
+    assert {"safe_plan", "loose", "bare", "bare_change", "kl_all", "trained", "updates"} <= set(head)
+    assert len(rows) == 1 + 21 and all(len(row.split(",")) == len(head) for row in rows)
 
 
 def test_columns_can_be_cut(tmp_path, text_only):
     write(tmp_path, Plan(cos=[0.1] * 4))
     out = tmp_path / "out"
     assert build.main(["--runs", str(tmp_path), "--out", str(out), "--columns", "3"]) == 0
-    assert "| Arm | ΔSafePass | Hack % | Pass % | Runs |" in (out / "report.md").read_text()
+    assert "| Arm | ΔSafePass | Hack % | Loose % | Runs |" in (out / "report.md").read_text()
     assert "{lrrr}" in (out / "table.tex").read_text()
     assert "mean·cos: " not in (out / "table.tex").read_text()
     with pytest.raises(ConfigError, match="--columns 0"):
@@ -222,7 +230,25 @@ def test_runs_without_direction_or_rollouts_or_evaluation(tmp_path):
     assert "figures/cosines.png" not in files and "figures/heat_map.png" not in files
     assert "No run has a direction loaded." in files["report.html"]
     assert "No rollouts kept." in files["report.md"] and "No evaluation has been written yet." in files["report.md"]
-    assert "| vanilla | – | 60.0 |" in files["report.md"]
+    assert "| vanilla | 0.0 | 60.0 |" in files["report.md"] and "1 hacking, 0 collapsed of 1" in files["report.md"]
+
+
+def test_outcomes_diagnostic_and_modes_are_on_the_page(tmp_path):
+    for seed in (0, 1):
+        write(tmp_path, Plan(seed=seed, cos=[0.3] * 4, bare=[(0, 0.5), (4, 0.45)]))
+        write(tmp_path, Plan(arm="projected", seed=seed, hack=[0.0] * 4, cos=[0.012] * 4, bare=[(0, 0.5), (4, 0.45)]))
+    files = report(tmp_path)
+    for name in ("report.md", "report.html"):
+        text = files[name]
+        assert "projected: 2 safe, 0 hacking, 0 collapsed of 2" in text and "McNemar 0.25" in text
+        assert "projected: not active: mean cos +0.012 is not above 0.2" in text and "fires 0.50" in text
+        assert "No write access: the hinted prompt, as in training" in text and "offers no loophole" in text
+        assert "the prompt offers no loophole and the evaluator cannot" not in text
+    # (30 - 0) - (30 - 60) = 60; bare 45%, 5 pp lower than at step 0, in columns of their own
+    assert (
+        "| projected | +60.0 ± 0.0 | 0.0 ± 0.0 | 0.0 ± 0.0 | 30.0 ± 0.0 | 45.0 ± 0.0 | −5.0 ± 0.0 |"
+        in files["report.md"]
+    )
 
 
 def test_one_step(tmp_path):
