@@ -8,6 +8,7 @@ help:             ## this list
 
 setup:            ## virtual environment and redis-server
 	@bash deploy/setup.sh
+	@[ "$(MAKECMDGOALS)" != setup ] || echo "next, in each shell: source .venv/bin/activate"
 
 demo: setup       ## RL with a loophole, without and with the projection; ends with a picture and a table
 	@$(PY) -m experiments demo

@@ -29,6 +29,7 @@ EXIT_STOPPED = 3
 EXIT_INTERRUPTED = 130
 COMPLETING = "_ARGCOMPLETE"  # set by the shell while it asks for completions
 SERVICE_GOES_ON = "what it had not finished is taken over by another one, or by itself when it is back"
+OURS = frozenset({"bench", "common", "deploy", "experiments", "rankspace", "services", "tasks", "tests"})
 STARTED_BY = "RANKSPACE_STARTED_BY"  # set for the children of a command that says itself how to resume
 
 
@@ -127,6 +128,14 @@ def run(main: Callable[[], int | None], also: tuple[type[Exception], ...] = ()) 
         return fail(str(error))
     except KeyboardInterrupt as error:
         return interrupted(str(error), EXIT_STOPPED if isinstance(error, Terminated) else EXIT_INTERRUPTED)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or package in OURS:
+            raise  # a fault of ours, not of the environment
+        return fail(
+            f"the Python package '{package}' is not installed for {sys.executable}; run `make setup` once, then `source "
+            ".venv/bin/activate` in each shell (or write .venv/bin/python for python)"
+        )
     except BrokenPipeError:  # `... | head`: whoever read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
