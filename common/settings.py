@@ -9,6 +9,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -49,9 +50,18 @@ class RedisSettings(Settings):
                 "field 'redis_url' must hold no user or password (settings are saved and shown); give redis_username and "
                 "redis_password_file"
             )
+        _check_options(self.redis_url)
         if self.redis_username is not None and self.redis_password_file is None:
             raise ValueError("redis_username needs redis_password_file: the file that holds that user's password")
         return self
+
+
+def _check_options(url: str) -> None:
+    """Only options that concern the way there: others change what redis-py answers, and nothing here reads that."""
+    names = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    for name in sorted(names):
+        if name != "db" and not name.startswith("ssl_"):
+            raise ValueError(f"field 'redis_url': option '{name}' is not understood here; write redis://HOST:PORT/DB")
 
 
 Projection = Literal[

@@ -54,6 +54,8 @@ def load_pairs(path: str | Path, split: str | None = None) -> list[Pair]:
     if not path.is_file():
         raise RankspaceError(f"no pairs file {path}: give a JSON-lines file of contrastive pairs")
     pairs = [_parse(path, number, line) for number, line in _numbered(path)]
+    if not pairs:
+        raise RankspaceError(f"{path} is empty: give a JSON-lines file of contrastive pairs")
     if len({p.id for p in pairs}) != len(pairs):
         raise RankspaceError(f"{path}: two pairs share an id; give each its own")
     kept = [p for p in pairs if split is None or p.split == split]

@@ -37,8 +37,11 @@ class Place:
 
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
-    chosen = comparable.choose(comparable.selection(options))
     from experiments.report import build, csv_export
+    from experiments.report.out import check_out
+
+    check_out(options.out)
+    chosen = comparable.choose(comparable.selection(options))
     from experiments.report.figures.drift import scatter
     from experiments.report.tables import views
     from rankspace.run_checkpoint import checkpoints

@@ -195,10 +195,16 @@ def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
         settings.adapter,
         *extra,
     ]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"})
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise ConfigError(f"extraction of {out} failed: {lines[-1].removeprefix('error: ')}")
+    last = "no message"
+    env = {**os.environ, "NO_COLOR": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", env=env) as process:
+        assert process.stderr is not None
+        for line in process.stderr:  # how far it is; warnings of libraries
+            last = line.strip() or last
+            if not last.startswith("error: "):
+                print(line, end="", file=sys.stderr, flush=True)
+    if process.returncode:
+        raise ConfigError(f"extraction of {out} failed: {last.removeprefix('error: ')}")
 
 
 def write_provenance(settings: TrainerSettings, preset: str) -> None:

@@ -23,6 +23,7 @@ from experiments.design import prereg, registration
 from experiments.design.prereg import Preregistration
 from experiments.options import report as parser
 from experiments.report import captions, csv_export
+from experiments.report.out import check_out
 from experiments.report.tables import (
     COLUMNS,
     ArmView,
@@ -70,6 +71,7 @@ def make(options: argparse.Namespace) -> list[ArmView]:
     columns = len(COLUMNS) if options.columns is None else options.columns
     if not 1 <= columns <= len(COLUMNS):
         raise ConfigError(f"--columns {columns}: give a number from 1 to {len(COLUMNS)}")
+    check_out(options.out)
     chosen = comparable.choose(comparable.selection(options))
     registered = prereg.load()
     arms = views(chosen, registered)

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     counts = rowfiles.write_rows(options.output, _graded(rows, options), "status")
     summary = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     print(f"{sum(counts.values())} rows: {summary}", file=sys.stderr)
-    return 0
+    return 0 if counts["graded"] else cli.EXIT_FAILED
 
 
 def _graded(rows: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -42,12 +42,29 @@ def arguments(parser: cli.Parser, argv: list[str]) -> argparse.Namespace:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Non-empty lines of a JSON-lines file (`.gz` too), not parsed. Raises ConfigError when it cannot be read."""
+    """Non-empty lines of a JSON-lines file (`.gz` too), not parsed.
+
+    ConfigError when it cannot be read, is empty, or no line of it is a JSON object; a bad line among good ones is a row.
+    """
     try:
         with _open(path, "rt") as file:
-            return [line for line in file if line.strip()]
+            numbered = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise ConfigError(f"--input {path} cannot be read ({error}): give a JSON-lines file") from error
+    if not numbered:
+        raise ConfigError(f"--input {path} is empty: give a JSON-lines file")
+    if not any(_is_row(line) for _, line in numbered):
+        raise ConfigError(
+            f"--input {path}:{numbered[0][0]} is no JSON object, nor any line after it: give a JSON-lines file"
+        )
+    return [line for _, line in numbered]
+
+
+def _is_row(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], count_by: str) -> Counter[Any]:

@@ -217,3 +217,18 @@ def test_the_docstring_of_a_module_is_read_without_importing_it():
     before = set(sys.modules)
     assert cli.docstring("bench.loop") == ast.get_docstring(ast.parse((ROOT / "bench" / "loop.py").read_text()))
     assert set(sys.modules) - before <= {"bench"}  # the folder, to find the file
+
+
+def test_without_the_environment_the_line_says_how_to_activate_it(capsys):
+    def missing():
+        raise ModuleNotFoundError("No module named 'redis'", name="redis.client")
+
+    assert cli.run(missing) == 2
+    said = capsys.readouterr().err
+    assert "'redis' is not installed" in said and "source .venv/bin/activate" in said and said.count("\n") == 1
+
+    def ours():
+        raise ModuleNotFoundError("No module named 'experiments.nothing'", name="experiments.nothing")
+
+    with pytest.raises(ModuleNotFoundError):
+        cli.run(ours)

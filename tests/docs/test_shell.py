@@ -398,18 +398,3 @@ def test_zsh_takes_the_function():
     done = subprocess.run(["zsh", "-f", "-c", f"{completion.script('zsh')}\necho ${{_comps[python3]}}"],
                           capture_output=True, text=True, timeout=60)  # fmt: skip
     assert done.stdout.strip() == "_rankspace_complete", done.stderr
-
-
-def test_without_the_environment_the_line_says_how_to_activate_it(capsys):
-    def missing():
-        raise ModuleNotFoundError("No module named 'redis'", name="redis.client")
-
-    assert cli.run(missing) == 2
-    said = capsys.readouterr().err
-    assert "'redis' is not installed" in said and "source .venv/bin/activate" in said and said.count("\n") == 1
-
-    def ours():
-        raise ModuleNotFoundError("No module named 'experiments.nothing'", name="experiments.nothing")
-
-    with pytest.raises(ModuleNotFoundError):
-        cli.run(ours)

@@ -211,3 +211,23 @@ def test_split_keeps_parts_apart():
     assert split({"lr": 1, "generator.enforce_eager": True}) == {
         "trainer": {"lr": 1}, "generator": {"enforce_eager": True}, "sandbox": {}
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["report", "drift"])
+def test_out_is_tried_before_the_work(tmp_path, capsys, command):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/x")):
+        assert main([command, "--runs", str(tmp_path / "no runs"), "--out", str(out)]) == EXIT_USER_ERROR
+        said = capsys.readouterr().err
+        assert f"--out {out}" in said and len(said.splitlines()) == 1
+
+
+def test_extraction_says_how_far_it_is_and_why_it_failed(tmp_path, capsys, monkeypatch):
+    made = plan("smoke", "projected", 0).trainer
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho 'extract: 3 of 28' >&2; echo 'error: no room' >&2; exit 2\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(run.sys, "executable", str(script))
+    with pytest.raises(ConfigError, match="failed: no room"):
+        run.extract(made, tmp_path / "v.safetensors", [])
+    assert capsys.readouterr().err == "extract: 3 of 28\n"

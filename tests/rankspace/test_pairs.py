@@ -55,7 +55,7 @@ def test_missing_empty_or_binary_file(tmp_path):
     with pytest.raises(RankspaceError, match="no pairs file"):
         load_pairs(tmp_path / "none.jsonl")
     (tmp_path / "e").write_text("")
-    with pytest.raises(RankspaceError, match="has no pair"):
+    with pytest.raises(RankspaceError, match="is empty"):
         load_pairs(tmp_path / "e")
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RankspaceError, match="not UTF-8"):
