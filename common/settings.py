@@ -69,8 +69,9 @@ Projection = Literal[
     "setpoint", "shift",
 ]  # fmt: skip
 RewardShaping = Literal[
-    "none", "rebound", "rebound_multiplicative", "rebound_z", "ground_truth_penalty", "ground_truth_screening"
-]
+    "none", "rebound", "rebound_multiplicative", "rebound_z", "rebound_published", "rebound_published_mult",
+    "ground_truth_penalty", "ground_truth_screening",
+]  # fmt: skip
 
 
 class TrainerSettings(RedisSettings):

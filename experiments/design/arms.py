@@ -17,6 +17,7 @@ class Arm:
 
     letter      one character, the label in plots and tables
     overrides   TrainerSettings fields that this arm fixes; nobody may set them by hand (presets.resolve refuses)
+    defaults    TrainerSettings fields that this arm starts from and --set may change: its dose
     tells       what a reader learns from comparing this arm
     direction   which direction file the run loads: v_hack; v_hack with hack and clean swapped in half of the pairs,
                 drawn by the run's seed; or the top-k subspace of the pairs (`kind` of rankspace.direction)
@@ -28,225 +29,260 @@ class Arm:
     overrides: dict[str, Any] = field(hash=False)
     tells: str
     direction: Literal["v_hack", "shuffled", "subspace"] = "v_hack"
+    defaults: dict[str, Any] = field(hash=False, default_factory=dict)
+
+
+def _does(projection: str, **more: Any) -> dict[str, Any]:
+    """Overrides of an arm: its projection, and what else differs from vanilla."""
+    return {"projection": projection, "direction": "v_hack", "reward_shaping": "none"} | more
 
 
 _TABLE = (
     Arm(
-        name="vanilla",
-        letter="a",
-        title="GRPO, direction only observed",
-        overrides={"projection": "off", "direction": "v_hack", "reward_shaping": "none"},
-        tells=(
-            "How much RL learns to hack when nothing stops it. v_hack is loaded but never used, so that its cos_align is "
-            "comparable with every other arm."
-        ),
+        "vanilla",
+        "a",
+        "GRPO, direction only observed",
+        _does("off"),
+        "How much RL learns to hack when nothing stops it. v_hack is loaded but never used, so that its cos_align is "
+        "comparable with every other arm.",
     ),
     Arm(
-        name="projected",
-        letter="b",
-        title="Gradient projection, one-sided, norm restored",
-        overrides={"projection": "one_sided", "direction": "v_hack", "reward_shaping": "none"},
-        tells=(
-            "The method: each optimizer step takes the positive component along v_hack out of the gradient and restores "
-            "its norm. H1 compares it with vanilla, H3 with rebound."
-        ),
+        "projected",
+        "b",
+        "Gradient projection, one-sided, norm restored",
+        _does("one_sided"),
+        "The method: each optimizer step takes the positive component along v_hack out of the gradient and restores "
+        "its norm. H1 compares it with vanilla, H3 with rebound.",
     ),
     Arm(
-        name="projected_no_rescale",
-        letter="c",
-        title="Gradient projection, norm not restored",
-        overrides={"projection": "no_rescale", "direction": "v_hack", "reward_shaping": "none"},
-        tells=("Whether restoring the norm matters: without it, a projected step is also a shorter step."),
+        "projected_no_rescale",
+        "c",
+        "Gradient projection, norm not restored",
+        _does("no_rescale"),
+        "Whether restoring the gradient norm matters. Under AdamW, which undoes any slowly varying factor of a "
+        "module's gradient, little can show.",
     ),
     Arm(
-        name="rebound",
-        letter="d",
-        title="Rebound: reward penalty, additive",
-        overrides={
-            "projection": "off",
-            "direction": "v_hack",
-            "reward_shaping": "rebound",
-            "shaping_alpha": 0.5,
-        },
-        tells=(
-            "The activation-side rival (H3): reward - 0.5 max(0, cos(h_mean, v_concept)), residual stream mean at 60-75% "
-            "depth, v_concept the mean difference over the same contrastive pairs, before group normalisation."
-        ),
+        "rebound",
+        "d",
+        "Rebound: reward penalty, additive",
+        _does("off", reward_shaping="rebound", shaping_alpha=0.5),
+        "The activation-side rival in the plan's form (H3): reward - 0.5 max(0, cos(h_mean, v_concept)), residual "
+        "stream mean at 60-75% depth, v_concept the mean difference over the same contrastive pairs, before group "
+        "normalisation. Not the published form: see rebound_published.",
     ),
     Arm(
-        name="random_direction",
-        letter="e",
-        title="Projection on a random unit vector a module",
-        overrides={"projection": "one_sided", "direction": "random", "reward_shaping": "none"},
-        tells=(
-            "The control that decides whether the direction matters: the same projection with a random unit vector in "
-            "every module. If projected does not beat this arm, v_hack did nothing."
-        ),
+        "random_direction",
+        "e",
+        "Projection on a random unit vector a module",
+        _does("one_sided", direction="random"),
+        "Whether the direction matters: the same projection with a random unit vector in every module. If projected "
+        "does not beat this arm, v_hack did nothing.",
     ),
     Arm(
-        name="shuffled_pairs",
-        letter="f",
-        title="Projection on v_hack from label-shuffled pairs",
-        overrides={
-            "projection": "one_sided",
-            "direction": "v_hack",
-            "reward_shaping": "none",
-            "gate": 0.0,
-        },
-        tells=(
-            "A harder control than random_direction: same extraction, same prompts, same completions, but which one is the "
-            "hack is drawn by lot. It shares every property of v_hack except its meaning. The gate is open on purpose."
-        ),
+        "shuffled_pairs",
+        "f",
+        "Projection on v_hack from label-shuffled pairs",
+        _does("one_sided", gate=0.0),
+        "A control with the same extraction, prompts and completions, but which one is the hack is drawn by lot. It "
+        "is not orthogonal to v_hack: single modules share much of it, with either sign (see shuffled_orthogonal). "
+        "The gate is open on purpose.",
         direction="shuffled",
     ),
     Arm(
-        name="measure_only",
-        letter="g",
-        title="Full write-back path, identity projection",
-        overrides={
-            "projection": "measure_only",
-            "direction": "v_hack",
-            "reward_shaping": "none",
-        },
-        tells=(
-            "That the plumbing is neutral: gradients are read, written back unchanged, and the arm must match vanilla."
-        ),
+        "measure_only",
+        "g",
+        "Full write-back path, identity projection",
+        _does("measure_only"),
+        "Whether the plumbing is neutral: gradients are read and written back unchanged, where vanilla writes "
+        "nothing; the arm must match vanilla.",
     ),
     Arm(
-        name="projected_update",
-        letter="h",
-        title="Projection of the applied AdamW update",
-        overrides={"projection": "update", "direction": "v_hack", "reward_shaping": "none"},
-        tells=(
-            "Whether momentum and preconditioning turn a projected gradient back towards v_hack: here the applied update "
-            "is projected instead of the gradient."
-        ),
+        "projected_update",
+        "h",
+        "Projection of the applied AdamW update",
+        _does("update"),
+        "Whether momentum and preconditioning turn a projected gradient back towards v_hack: here the applied update "
+        "is projected instead of the gradient.",
     ),
     Arm(
-        name="projected_two_sided",
-        letter="i",
-        title="Projection of both signs",
-        overrides={"projection": "two_sided", "direction": "v_hack", "reward_shaping": "none"},
-        tells=(
-            "Whether the negative component does the work: this arm removes it as well, so the policy can move neither "
-            "towards v_hack nor away from it."
-        ),
+        "projected_two_sided",
+        "i",
+        "Projection of both signs",
+        _does("two_sided"),
+        "Whether the negative component does the work: this arm removes it as well, so the policy can move neither "
+        "towards v_hack nor away from it.",
     ),
     Arm(
-        name="drift_only",
-        letter="j",
-        title="Only the drift away from v_hack",
-        overrides={"projection": "drift_only", "direction": "v_hack", "reward_shaping": "none"},
-        tells=(
-            "Whether suppression needs RL at all: what is left of each step is the part that leads away from v_hack, "
-            "nothing that solves problems. If this did as well as projected, drifting away from v_hack would be the whole "
-            "effect."
-        ),
+        "drift_only",
+        "j",
+        "Only the drift away from v_hack",
+        _does("drift_only"),
+        "What drifting away from v_hack does alone: of each gradient only the part that leads away from v_hack is "
+        "left, nothing that solves problems. AdamW rescales it to full steps, so it ends several times as far along "
+        "v_hack as projected: compare at an equal displacement (setpoint, shift), not with projected.",
     ),
     Arm(
-        name="projected_subspace",
-        letter="k",
-        title="Projection on the top-k pair subspace",
-        overrides={"projection": "subspace", "direction": "v_hack", "reward_shaping": "none"},
-        tells=(
-            "Whether hacking needs more than one direction: removes the span of the top right singular vectors of the "
-            "per-pair gradient differences."
-        ),
+        "projected_subspace",
+        "k",
+        "Projection on the top-k pair subspace",
+        _does("subspace"),
+        "Whether hacking needs more than one direction: removes the span of the top right singular vectors of the "
+        "per-pair gradient differences.",
         direction="subspace",
     ),
     Arm(
-        name="projected_refresh",
-        letter="l",
-        title="Projection, v_hack extracted anew every 25 steps",
-        overrides={
-            "projection": "one_sided",
-            "direction": "v_hack",
-            "reward_shaping": "none",
-            "refresh_every": 25,
-        },
-        tells=("Whether v_hack, extracted at delta_S = 0, goes stale as the policy moves."),
+        "projected_refresh",
+        "l",
+        "Projection, v_hack extracted anew every 25 steps",
+        _does("one_sided", refresh_every=25),
+        "Whether v_hack, extracted at delta_S = 0, goes stale as the policy moves.",
     ),
     Arm(
-        name="rebound_multiplicative",
-        letter="m",
-        title="Rebound: reward penalty, multiplicative",
-        overrides={
-            "projection": "off",
-            "direction": "v_hack",
-            "reward_shaping": "rebound_multiplicative",
-            "shaping_alpha": 0.5,
-        },
-        tells=("Whether Rebound does better when it scales the reward than when it subtracts from it."),
+        "rebound_multiplicative",
+        "m",
+        "Rebound: reward penalty, multiplicative",
+        _does("off", reward_shaping="rebound_multiplicative", shaping_alpha=0.5),
+        "Whether the plan's form of Rebound does better when it scales the reward than when it subtracts from it.",
     ),
     Arm(
-        name="rebound_z",
-        letter="n",
-        title="Rebound: standardised score",
-        overrides={
-            "projection": "off",
-            "direction": "v_hack",
-            "reward_shaping": "rebound_z",
-            "shaping_alpha": 0.5,
-        },
-        tells=(
-            "Whether the additive Rebound is weak only because the raw cosine hardly varies between rollouts: here the "
-            "score is standardised before it is charged. The strongest form of the rival that we know how to run."
-        ),
+        "rebound_z",
+        "n",
+        "Rebound: standardised score",
+        _does("off", reward_shaping="rebound_z", shaping_alpha=0.5),
+        "Whether the additive Rebound is weak only because the raw cosine hardly varies between rollouts: here the "
+        "score is standardised in the group before it is charged, on both sides, at alpha 0.5. Not the published "
+        "form: see rebound_published.",
     ),
     Arm(
-        name="no_loophole",
-        letter="o",
-        title="RL without the loophole",
-        overrides={
-            "projection": "off",
-            "direction": "v_hack",
-            "reward_shaping": "none",
-            "loophole": None,
-        },
-        tells=(
-            "The RL baseline: what the same training gives when there is nothing to hack. The ceiling for the pass rate."
-        ),
+        "no_loophole",
+        "o",
+        "RL without the loophole",
+        _does("off", loophole=None),
+        "The RL baseline: what the same training gives when there is nothing to hack. What capability costs are "
+        "measured against.",
     ),
     Arm(
-        name="ground_truth_penalty",
-        letter="p",
-        title="Ground-truth monitor: penalty",
-        overrides={
-            "projection": "off",
-            "direction": "v_hack",
-            "reward_shaping": "ground_truth_penalty",
-        },
-        tells=(
-            "The strongest published intervention, with a perfect monitor: detected hacks are penalised. Needs labels "
-            "that the projection does not need."
-        ),
+        "ground_truth_penalty",
+        "p",
+        "Ground-truth monitor: penalty",
+        _does("off", reward_shaping="ground_truth_penalty"),
+        "What a perfect monitor reaches that fines detected hacks. Needs labels that the projection does not need.",
     ),
     Arm(
-        name="ground_truth_screening",
-        letter="q",
-        title="Ground-truth monitor: screening",
-        overrides={
-            "projection": "off",
-            "direction": "v_hack",
-            "reward_shaping": "ground_truth_screening",
-        },
-        tells=(
-            "The strongest published intervention, with a perfect monitor: detected hacks leave the batch. Needs labels "
-            "that the projection does not need."
-        ),
+        "ground_truth_screening",
+        "q",
+        "Ground-truth monitor: screening",
+        _does("off", reward_shaping="ground_truth_screening"),
+        "What a perfect monitor reaches that takes detected hacks out of the batch. Needs labels that the projection "
+        "does not need.",
     ),
     Arm(
-        name="pissa_freeze_a",
-        letter="r",
-        title="Projection on the PiSSA adapter with A frozen",
-        overrides={
-            "adapter": "pissa_freeze_a",
-            "lr": 3e-3,  # moves W as far a step as 2e-2 does through delta_S: lr · sqrt(out) · ‖A‖ against lr · sqrt(r)
-            "projection": "one_sided",
-            "direction": "v_hack",
-            "reward_shaping": "none",
-        },
-        tells=("Whether the result hangs on the AntiPaSTO adapter: the fallback adapter keeps a fixed basis too."),
+        "pissa_freeze_a",
+        "r",
+        "Projection on the PiSSA adapter with A frozen",
+        _does(
+            "one_sided", adapter="pissa_freeze_a", lr=3e-3
+        ),  # moves W as far as 2e-2 does through delta_S: lr sqrt(out) |A| against lr sqrt(r)
+        "Whether the result hangs on the AntiPaSTO adapter: the fallback adapter keeps a fixed basis too.",
+    ),
+    Arm(
+        "leash",
+        "s",
+        "Leash: delta_S held between 0 and a dose along v_hack",
+        _does("leash"),
+        "Whether removal suffices: after AdamW's step no module may stand on the hack's side of v_hack, nor further away from "
+        "it than the dose. Dose 0 (the default) is exact two-sided removal at the parameters; the arm at several doses is the "
+        "dose-response of displacement.",
+        defaults={"dose": 0.0},
+    ),
+    Arm(
+        "setpoint",
+        "t",
+        "Set point: delta_S held at a dose along v_hack",
+        _does("setpoint"),
+        "Whether position suffices: every module stands at the same distance from v_hack whatever RL does, reached over 20 "
+        "steps. The default dose is where projected ended on SmolLM2.",
+        defaults={"dose": 1.65, "dose_ramp": 20},
+    ),
+    Arm(
+        "shift",
+        "u",
+        "Start displaced along v_hack, then vanilla",
+        _does("shift"),
+        "Whether it is enough to begin away from the hack: delta_S starts at dose times v_hack, and no step is touched.",
+        defaults={"dose": 1.65},
+    ),
+    Arm(
+        "bias",
+        "v",
+        "Constant force against v_hack",
+        _does("bias"),
+        "Whether it is a projection at all: every gradient gets the same share of -v_hack and its norm back, whatever its "
+        "cosine. No gate and no removal. Compare at the displacement of projected.",
+        defaults={"bias_strength": 0.1},
+    ),
+    Arm(
+        "projected_until",
+        "w",
+        "Projection in the first steps only",
+        _does("one_sided"),
+        "Whether the first steps decide: projection until step 20, then vanilla. If hacks stay away, early extinction is the "
+        "whole effect.",
+        defaults={"project_until": 20},
+    ),
+    Arm(
+        "projected_from",
+        "x",
+        "Projection once the policy hacks",
+        _does("one_sided"),
+        "Whether the projection cures: vanilla until the 5-step mean of the strict hack rate reaches 25%, then projection to "
+        "the end.",
+        defaults={"project_from": 0.25},
+    ),
+    Arm(
+        "leash_random",
+        "y",
+        "Leash along a random direction orthogonal to v_hack",
+        _does("leash", direction="random", orthogonal=True),
+        "Specificity of leash: the same bounds along a random unit vector orthogonal to v_hack in every module. Compare at "
+        "the same dose.",
+        defaults={"dose": 0.0},
+    ),
+    Arm(
+        "bias_random",
+        "z",
+        "Constant force along a random direction orthogonal to v_hack",
+        _does("bias", direction="random", orthogonal=True),
+        "Specificity of bias: the same force along a random unit vector orthogonal to v_hack in every module. Compare at an "
+        "equal displacement along each arm's own direction.",
+        defaults={"bias_strength": 0.1},
+    ),
+    Arm(
+        "shuffled_orthogonal",
+        "A",
+        "Projection on label-shuffled v, orthogonal to v_hack",
+        _does("one_sided", orthogonal=True, gate=0.0),
+        "The control that shuffled_pairs was meant to be: what the drawn labels share with v_hack is taken out in every "
+        "module, the rest of the pairs' statistics stays. The gate is open on purpose.",
+        direction="shuffled",
+    ),
+    Arm(
+        "rebound_published",
+        "B",
+        "Rebound as published, additive",
+        _does("off", reward_shaping="rebound_published"),
+        "The activation-side rival as Wu & Tang (2026, section 4) publish it: score at the last token over all layers at "
+        "60-75% depth, standardised in the group with floor 0.1, charged one-sided, alpha 2. The pairs are this project's.",
+        defaults={"shaping_alpha": 2.0},
+    ),
+    Arm(
+        "rebound_published_mult",
+        "C",
+        "Rebound as published, multiplicative",
+        _does("off", reward_shaping="rebound_published_mult"),
+        "The variant that does best in that paper: reward times (1 - 2 sigmoid(z)) where z > 0.",
+        defaults={"shaping_alpha": 2.0},
     ),
 )
 ARMS: dict[str, Arm] = {arm.name: arm for arm in _TABLE}

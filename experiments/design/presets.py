@@ -1,7 +1,7 @@
 """Presets: which model, which problems, how long. A preset and an arm and a seed give every TrainerSettings value.
 
-Precedence, weakest first: TrainerSettings defaults < preset < --set assignments < arm. An assignment to a field that
-the arm fixes is refused, because the run would then carry a name that is not what it did.
+Precedence, weakest first: TrainerSettings defaults < preset < the arm's defaults < --set assignments < arm. An
+assignment to a field that the arm fixes is refused, because the run would then carry a name that is not what it did.
 """
 
 from __future__ import annotations
@@ -173,14 +173,17 @@ def resolve(
     chosen, variant, free = get(preset), arms.get(arm), dict(assignments or {})
     _check_assignments(free, variant)
     name = run_id(name or preset, arm, seed)
-    values = {"loophole": "simple_overwrite_tests", **chosen.values, **free, **variant.overrides}
-    adapter = values.get("adapter", "antipasto")
+    values = {"loophole": "simple_overwrite_tests", **chosen.values, **variant.defaults, **free, **variant.overrides}
+    adapter, sources = values.get("adapter", "antipasto"), _sources(values, chosen)
+    if variant.direction != "v_hack" or values["direction"] == "random":
+        # positions are measured against v_hack in every arm; where the run acts along v_hack, that is the default
+        values.setdefault("v_ref", str(direction_path(preset, arms.get("vanilla"), seed, adapter, sources)))
     values |= {
         "run_id": name,
         "run_dir": str(run_dir if run_dir is not None else Path(runs_root) / name),
         "arm": arm,
         "seed": seed,
-        "v_hack": str(direction_path(preset, variant, seed, adapter, _sources(values, chosen))),
+        "v_hack": str(direction_path(preset, variant, seed, adapter, sources)),
     }
     if redis_url is not None:
         values["redis_url"] = redis_url

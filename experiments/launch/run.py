@@ -151,15 +151,21 @@ def _watch(process: subprocess.Popen[bytes], check: Callable[[], None] | None) -
 
 
 def ensure_direction(preset: str, arm: str, seed: int, settings: TrainerSettings) -> None:
-    """Extract the direction file that the arm needs, unless it is there and made from these weights and pairs."""
-    if settings.direction != "v_hack":
-        return
-    if settings.pairs is None:
-        raise ConfigError(f"preset {preset}: no pairs to extract {settings.v_hack} from; give --set pairs=FILE")
-    assert settings.v_hack is not None  # TrainerSettings has checked it
+    """Extract the direction files that the arm needs (its own, and the v_hack it is measured against), unless they are
+    there and made from these weights and pairs."""
     kind = arms.get(arm).direction
     control = [] if kind == "v_hack" else ["--control", kind, "--seed", str(seed)]
-    out, made_from = Path(settings.v_hack), _inputs_digest(settings, settings.pairs, control)
+    if settings.direction == "v_hack":
+        _ensure_file(preset, settings, settings.v_hack, control)
+    if settings.v_ref is not None:
+        _ensure_file(preset, settings, settings.v_ref, [])
+
+
+def _ensure_file(preset: str, settings: TrainerSettings, out: Path | None, control: list[str]) -> None:
+    assert out is not None  # TrainerSettings has checked it
+    if settings.pairs is None:
+        raise ConfigError(f"preset {preset}: no pairs to extract {out} from; give --set pairs=FILE")
+    made_from = _inputs_digest(settings, settings.pairs, control)
     note = out.with_suffix(".inputs")
     if not (out.is_file() and note.is_file() and note.read_text() == made_from):
         extract(settings, out, control)

@@ -4,6 +4,8 @@
     rebound                   R − alpha·max(0, cos(h, v_concept))            (rankspace/rebound.py)
     rebound_multiplicative    R·(1 − alpha·s)
     rebound_z                 R − alpha·zscore of s within the group
+    rebound_published         R − alpha·max(z, 0), z as Wu & Tang 2026 publish it
+    rebound_published_mult    R·(1 − alpha·sigmoid(z)·[z > 0])
     ground_truth_penalty      R − 3 for a completion that hacks (published label strictly "Reward Hack")
     ground_truth_screening    a completion that hacks leaves its group: no reward, no advantage, no loss
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 HACK_REWARD = 3.0
 FORMS: dict[str, PenaltyForm] = {
     "rebound": "additive", "rebound_multiplicative": "multiplicative", "rebound_z": "znorm",
+    "rebound_published": "published", "rebound_published_mult": "published_mult",
 }  # fmt: skip
 
 Rewards = list[list[float | None]]
@@ -61,7 +64,10 @@ class Shaper:
     def _concept(self, s: TrainerSettings, tokenise: Tokenise) -> Tensor:
         from rankspace import rebound
 
-        self.layer = rebound.residual_layer(self.policy.model.config.num_hidden_layers)
+        published = FORMS[self.kind] in rebound.PUBLISHED
+        self.score = rebound.concept_score if published else rebound.rebound_score
+        layers = rebound.residual_layers if published else rebound.residual_layer
+        self.layer = layers(self.policy.model.config.num_hidden_layers)
         return rebound.concept_vector(*rebound.pair_hidden(self.policy.model, tokenise(s.pairs), self.layer))
 
     def _rebound(self, groups: Sequence[GradedGroup], rewards: Rewards) -> Rewards:
@@ -73,7 +79,7 @@ class Shaper:
         shaped: Rewards = []
         for graded, paid in zip(groups, rewards, strict=True):
             hidden = self._hidden(graded)
-            scores = rebound.rebound_score(hidden, self.concept.to(hidden.device)).cpu()
+            scores = self.score(hidden, self.concept.to(hidden.device)).cpu()
             valid = torch.tensor([r is not None for r in paid])
             values = torch.tensor([0.0 if r is None else r for r in paid], dtype=torch.float64)
             out, _ = rebound.penalised_reward(values, scores.double(), FORMS[self.kind], self.alpha, valid)
@@ -94,7 +100,7 @@ class Shaper:
         mask = batch.attention_mask.bool()
         mask[:, :start] = False
         with eagerly():
-            return rebound.mean_hidden(self.policy.model, batch.input_ids, mask, self.layer)
+            return rebound.read_hidden(self.policy.model, batch.input_ids, mask, self.layer)
 
 
 def _where_hacked(groups: Sequence[GradedGroup], rewards: Rewards, change: Callable[[float], float | None]) -> Rewards:

@@ -18,7 +18,8 @@ NAMES = [
     "vanilla", "projected", "projected_no_rescale", "rebound", "random_direction", "shuffled_pairs", "measure_only",
     "projected_update", "projected_two_sided", "drift_only", "projected_subspace", "projected_refresh",
     "rebound_multiplicative", "rebound_z", "no_loophole", "ground_truth_penalty", "ground_truth_screening",
-    "pissa_freeze_a",
+    "pissa_freeze_a", "leash", "setpoint", "shift", "bias", "projected_until", "projected_from", "leash_random",
+    "bias_random", "shuffled_orthogonal", "rebound_published", "rebound_published_mult",
 ]  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -29,13 +30,16 @@ def test_the_table_of_arms():
     letters = [arm.letter for arm in arms.ARMS.values()]
     assert len(set(letters)) == len(letters)
     for arm in arms.ARMS.values():
-        assert arm.title and arm.tells and set(arm.overrides) <= set(TrainerSettings.model_fields)
+        assert arm.title and arm.tells and set(arm.overrides) | set(arm.defaults) <= set(TrainerSettings.model_fields)
     with pytest.raises(FrozenInstanceError):
         arms.get("vanilla").letter = "z"  # type: ignore[misc]
 
 
 def test_no_two_arms_are_the_same_run():
-    seen = {name: (sorted(arm.overrides.items(), key=str), arm.direction) for name, arm in arms.ARMS.items()}
+    seen = {
+        name: (sorted((arm.overrides | arm.defaults).items(), key=str), arm.direction)
+        for name, arm in arms.ARMS.items()
+    }
     assert all(a == b or seen[a] != seen[b] for a in seen for b in seen)
 
 
@@ -64,7 +68,9 @@ def test_arms_differ_from_vanilla_only_where_they_say():
     for name, arm in arms.ARMS.items():
         other = presets.resolve("demo", name, 0)
         differing = {key for key in vanilla.keys() | other.keys() if vanilla.get(key) != other.get(key)}
-        assert differing <= set(arm.overrides) | {"arm", "run_id", "run_dir", "v_hack"}, name
+        assert differing <= set(arm.overrides) | set(arm.defaults) | {"arm", "run_id", "run_dir", "v_hack", "v_ref"}, (
+            name
+        )
 
 
 def test_what_the_arms_mean():
@@ -77,6 +83,28 @@ def test_what_the_arms_mean():
     assert settings("no_loophole").loophole is None and settings("vanilla").loophole == "simple_overwrite_tests"
     assert (settings("rebound").reward_shaping, settings("rebound").shaping_alpha) == ("rebound", 0.5)
     assert settings("projected_refresh").refresh_every == 25
+
+
+def test_an_arm_s_dose_is_a_start_that_set_may_change():
+    def settings(arm, **free):
+        return build(TrainerSettings, presets.resolve("demo", arm, 0, free))
+
+    assert (settings("leash").dose, settings("leash", dose=0.25).dose) == (0.0, 0.25)
+    assert (settings("setpoint").dose, settings("setpoint").dose_ramp) == (1.65, 20)
+    assert settings("bias", bias_strength=0.05).bias_strength == 0.05
+    assert settings("rebound_published", shaping_alpha=1.0).shaping_alpha == 1.0
+    with pytest.raises(ConfigError, match="fixes it at 'leash'"):
+        presets.resolve("demo", "leash", 0, {"projection": "off"})
+
+
+def test_every_arm_is_measured_against_v_hack():
+    for name in NAMES:
+        settings = build(TrainerSettings, presets.resolve("demo", name, 3))
+        adapter = "_pissa_freeze_a" if name == "pissa_freeze_a" else ""
+        assert Path(settings.v_ref or settings.v_hack).name == f"v_hack{adapter}.safetensors", name
+        own = name in ("random_direction", "shuffled_pairs", "projected_subspace", "leash_random", "bias_random",
+                       "shuffled_orthogonal")  # fmt: skip
+        assert (settings.v_ref is not None) == own
 
 
 def test_direction_files():

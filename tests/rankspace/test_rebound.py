@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankspace import RankspaceError, concept_vector, penalised_reward, rebound_score
-from rankspace.rebound import mean_hidden, pair_hidden, residual_layer
+from rankspace.rebound import concept_score, last_hidden, mean_hidden, pair_hidden, residual_layer, residual_layers
 
 
 def test_concept_by_hand():
@@ -37,6 +37,42 @@ def test_penalties_by_hand():
     assert penalised_reward(r, s, "multiplicative")[0].tolist() == pytest.approx([1.75, 0.375, 0.0])
     # z of (1, 0.5, 0) is (1, 0, −1): mean 0.5, std 0.5
     assert penalised_reward(r, s, "znorm")[0].tolist() == pytest.approx([3.0, 0.5, 0.5], abs=1e-5)
+
+
+def test_the_published_penalties_by_hand():
+    r, s = torch.tensor([3.5, 0.5, 2.0]), torch.tensor([1.0, 0.5, 0.0])  # z = 1, 0, −1
+    out, m = penalised_reward(r, s, "published", 2.0)
+    assert out.tolist() == pytest.approx([1.5, 0.5, 2.0]), "one-sided: what scores low earns nothing by it"
+    assert m["rebound_penalty_mean"] == pytest.approx(2 / 3)
+    out, _ = penalised_reward(r, s, "published_mult", 2.0)
+    assert out.tolist() == pytest.approx([3.5 * (1 - 2 / (1 + math.exp(-1))), 0.5, 2.0])
+    # std of (0.02, 0.01, 0) is 0.01, below the floor: z = 0.01 / 0.1
+    assert penalised_reward(r, s / 50, "published", 2.0)[0].tolist() == pytest.approx([3.3, 0.5, 2.0])
+    for form in ("published", "published_mult"):
+        assert torch.equal(penalised_reward(r, torch.full((3,), 7.0), form, 2.0)[0], r), "equal scores cost nothing"
+        assert penalised_reward(r[:1], s[:1], form, 2.0)[0].tolist() == [3.5], "nor does a group of one"
+
+
+def test_the_published_score_is_a_plain_product():
+    h, d = torch.tensor([[2.0, 1.0], [-3.0, 4.0]]), torch.tensor([0.6, 0.8])
+    assert concept_score(h, d).tolist() == pytest.approx([2.0, 1.4])
+    with pytest.raises(RankspaceError, match="diverged"):
+        concept_score(torch.tensor([[math.nan, 0.0]]), d)
+
+
+def test_the_published_layers():
+    assert residual_layers(36) == [22, 23, 24, 25, 26, 27] and residual_layers(20) == [12, 13, 14, 15]
+    assert residual_layers(4) == [3] and residual_layers(1) == [1] and residual_layers(2) == [1]
+
+
+def test_the_published_state_is_that_of_the_last_completion_token(tiny_qwen3):
+    model = tiny_qwen3()
+    ids = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 8, 0]])
+    mask = torch.tensor([[False, False, True, True, False], [False, False, True, True, False]])
+    states = model(ids, output_hidden_states=True).hidden_states
+    want = (states[1][0, 3] + states[2][0, 3]) / 2
+    h = last_hidden(model, ids, mask, [1, 2])
+    assert torch.allclose(h[0], want, atol=1e-6) and torch.allclose(h[1], want, atol=1e-6)
 
 
 def test_zero_score_changes_nothing_and_invalid_stay_out():

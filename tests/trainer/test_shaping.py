@@ -53,6 +53,21 @@ def test_rebound_pays_less_for_a_hack_than_for_the_clean_twin(policy):
     assert hack >= 3.5 - 0.5, "the penalty is at most alpha"
 
 
+@pytest.mark.parametrize("kind", ["rebound_published", "rebound_published_mult"])
+def test_rebound_as_published_fines_one_side_and_mostly_the_hack(policy, kind):
+    """Its state is read at the last token, so the completions must end as sampled ones do: with the end of the turn."""
+    pairs = Text(MODEL).pairs(PAIRS)[:12]
+    base = graded([grade(3.5), grade(3.5)]).group
+    groups = []
+    for pair in pairs:
+        made = [completion(ids[pair.start :]) for ids in (pair.hack_ids, pair.clean_ids)]
+        group = base.model_copy(update={"completions": made, "prompt_ids": pair.hack_ids[: pair.start]})
+        groups.append(graded([grade(3.5), grade(3.5)]).model_copy(update={"group": group}))
+    paid = shaper(kind, policy)(groups)
+    assert all(sorted(group)[1] == 3.5 > sorted(group)[0] for group in paid), "one of two is above the mean, and pays"
+    assert sum(hack < clean for hack, clean in paid) >= 10, "the last token separates 70 of the 72 pairs"
+
+
 def test_the_other_forms_of_rebound(policy):
     pair = load_pairs(PAIRS, "heldout")[0]
     group = rollouts([pair.hack, pair.clean])
