@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from rankspace import RankspaceError
-from services.trainer.policy import require_finite
+from common.settings import TrainerSettings, build
+from rankspace import Layout, RankspaceError, random_direction, save_direction
+from services.trainer.policy import _directions, require_finite
 
 SCRIPT = """
 import json, sys, torch
@@ -28,7 +31,7 @@ s = build(TrainerSettings, {
     "run_id": "r", "run_dir": str(root), "model": "tasks/organism/model", "train_problems": "a", "heldout_problems": "b",
     "projection": projection, "direction": "random", "groups_per_step": 2, "group_size": 4, "micro_batch": 4,
     "svd_cache": ".cache/svd", "zero_stage": stage, "adapter": adapter,
-    "refresh_every": refresh, "pairs": "tasks/pairs/pairs.jsonl",
+    "refresh_every": refresh, "pairs": "tasks/pairs/pairs.jsonl", **json.loads(sys.argv[7]),
 })
 policy = Policy(s)
 g = torch.Generator().manual_seed(0)
@@ -51,8 +54,8 @@ pairs = Text(s.model).pairs(s.pairs)[:4] if refresh else []
 for k in range(first, 2 if mode == "half" else 4):
     if refresh and k and k % refresh == 0:
         policy.refresh(pairs)
-    m = policy.train_step(batches[k])
-    trace.append([m["cos_mean"], m["update_cos_mean"], m["loss"]])
+    m = policy.train_step(batches[k], k)
+    trace.append([m["cos_mean"], m["update_cos_mean"], m["loss"], m["displacement_own"]])
     checkpoint.save(policy, State(next_step=k + 1), root, 2)
 import hashlib
 digest = hashlib.sha256(policy.vector()).hexdigest()
@@ -61,9 +64,20 @@ print("RESULT", json.dumps({"digest": digest, "norm": norm, "trace": trace, "kep
 """
 
 
-def run(mode, root, projection="one_sided", stage=2, refresh=0, adapter="antipasto"):
+def run(mode, root, projection="one_sided", stage=2, refresh=0, adapter="antipasto", **more):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, mode, str(root), projection, str(stage), str(refresh), adapter]
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        mode,
+        str(root),
+        projection,
+        str(stage),
+        str(refresh),
+        adapter,
+        json.dumps(more),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stderr[-2000:]
@@ -112,6 +126,66 @@ def test_the_projection_changes_the_update_and_removes_the_component(tmp_path):
     projected = run("half", tmp_path / "b", projection="two_sided")
     assert plain["trace"][0][0] == projected["trace"][0][0], "the same gradient before projection"
     assert plain["digest"] != projected["digest"]
+
+
+def test_a_ramp_goes_on_where_the_checkpoint_stands(tmp_path):
+    more = {"projection": "setpoint", "dose": 0.4, "dose_ramp": 4}
+    whole = run("whole", tmp_path / "a", **more)
+    doses = [row[3] / 28**0.5 for row in whole["trace"]]  # the organism has 28 modules
+    assert doses == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=1e-6)
+    run("half", tmp_path / "b", **more)
+    resumed = run("resume", tmp_path / "b", **more)
+    assert resumed["digest"] == whole["digest"] and resumed["trace"] == whole["trace"][2:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("projection", ["leash", "bias", "shift"])
+def test_every_other_intervention_resumes(tmp_path, projection):
+    more = {"projection": projection, "dose": 0.0 if projection == "leash" else 0.4}
+    whole = run("whole", tmp_path / "a", **more)
+    run("half", tmp_path / "b", **more)
+    assert run("resume", tmp_path / "b", **more)["digest"] == whole["digest"]
+
+
+def settings(**more):
+    base = {"run_id": "r", "run_dir": "x", "model": "m", "train_problems": "a", "heldout_problems": "b"}
+    return build(TrainerSettings, base | more)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """An adapter of two modules, and a v_hack and a shuffled direction for it on disk."""
+    modules = [("a", 6), ("b", 9)]
+    made = {"v_hack": random_direction(modules, 1), "shuffled": random_direction(modules, 2)}
+    for kind, direction in made.items():
+        checked = replace(direction, kind=kind, metadata={"validation": {"frac_positive": 0.9, "n_pairs": 3}})
+        save_direction(checked, tmp_path / f"{kind}.safetensors")
+    return SimpleNamespace(modules=modules, fingerprint=None), tmp_path
+
+
+def test_the_run_s_own_v_hack_is_the_reference(files):
+    adapter, folder = files
+    own, reference = _directions(settings(direction="v_hack", v_hack=folder / "v_hack.safetensors"), adapter)
+    assert own is reference and own.kind == "v_hack"
+    own, reference = _directions(settings(direction="v_hack", v_hack=folder / "shuffled.safetensors"), adapter)
+    assert own.kind == "shuffled" and reference is None, "a control is no reference"
+    assert _directions(settings(direction="random"), adapter)[1] is None
+    assert _directions(settings(direction="none"), adapter) == (None, None)
+
+
+@pytest.mark.parametrize("own", [{"direction": "random"}, {"direction": "v_hack", "v_hack": "shuffled.safetensors"}])
+def test_a_control_is_made_orthogonal_to_the_reference_that_it_is_measured_against(files, own):
+    adapter, folder = files
+    paths = {k: folder / v if k == "v_hack" else v for k, v in own.items()}
+    made, reference = _directions(settings(**paths, orthogonal=True, v_ref=folder / "v_hack.safetensors"), adapter)
+    layout = Layout.of(adapter.modules)
+    assert (layout.pad(made.vectors) * layout.pad(reference.vectors)).sum(-1).abs().max() < 1e-6
+
+
+def test_a_reference_that_is_no_v_hack_is_refused(files):
+    adapter, folder = files
+    with pytest.raises(RankspaceError, match=r"field v_ref: .* is of kind 'shuffled', give a v_hack file"):
+        _directions(settings(direction="random", v_ref=folder / "shuffled.safetensors"), adapter)
 
 
 def test_writing_gradients_back_unchanged_trains_the_same_bits_as_leaving_them(tmp_path):
