@@ -237,3 +237,32 @@ def test_scratch_size_is_measured(tmp_path):
         assert not scratch.too_big(fd, 10**9, 10)
     finally:
         os.close(fd)
+
+
+def test_a_scratch_that_cannot_be_emptied_replaces_the_jail_and_keeps_the_verdict(monkeypatch):
+    with Executor() as executor:
+
+        def fails(_top):
+            raise NotADirectoryError("'a' -> '.up-7-1'")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(scratch, "empty", fails)
+            assert executor.run_script("open('left', 'w').close(); print(1)").stdout == b"1\n"
+        assert executor.run_script("import os; print(os.listdir('.'))").stdout == b"[]\n"
+        assert executor.replaced == 1
+
+
+def test_foreseen_names_of_the_cleaner_do_not_stop_it(tmp_path):
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    for serial in range(20):
+        (tmp_path / f".up-{os.getpid()}-{serial}").write_text("")
+    scratch.empty_path(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not landlock_present(), reason="this kernel has no Landlock ABI 6: no full jail")
+@pytest.mark.parametrize("command", [6, 7, 37, 38, 1024])
+def test_no_lock_outlives_a_job(command):
+    lock = f"import fcntl, struct; fcntl.fcntl(0, {command}, struct.pack('hhqqi', 1, 0, 7, 1, 0))"
+    with Executor() as executor:
+        assert b"PermissionError" in executor.run_script(lock).stderr

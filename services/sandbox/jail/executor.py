@@ -24,6 +24,7 @@ two looks at the scratch (every 50 ms) where the tmpfs of the outer wall is abse
 from __future__ import annotations
 
 import contextlib
+import logging
 import marshal
 import os
 import secrets
@@ -46,6 +47,7 @@ __all__ = ["Executor", "IsolationError", "Limits", "Outcome", "SandboxError", "l
 
 REQUIRED_LAYERS = ("landlock", "seccomp")
 _ZYGOTE = Path(__file__).with_name("zygote.py")
+log = logging.getLogger(__name__)
 _NOTE_BYTES = 4  # at the start of a job's memory file: how far it is
 _SETUP_BYTES = 100_000
 
@@ -184,10 +186,8 @@ class Executor:
     def _replace(self) -> None:
         self._stop()
         self.replaced += 1
-        try:
-            scratch.empty_path(self._scratch)
-        except FileNotFoundError:  # the server's outer half takes it away when the server dies under it
-            self._scratch = self._new_scratch()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch = self._new_scratch()  # whatever a job did to the old one stays behind
         self._start()
 
     @property
@@ -300,8 +300,17 @@ class Executor:
         finally:
             os.close(memfd)
             pipes.close()
-            if self._scratch_fd >= 0:
-                scratch.empty(self._scratch_fd)
+            self._clean()
+
+    def _clean(self) -> None:
+        """Empty the scratch after a job. One that cannot be emptied goes with its fork server; the verdict stays."""
+        if self._scratch_fd < 0:
+            return
+        try:
+            scratch.empty(self._scratch_fd)
+        except Exception as error:  # whatever a job left there, it must not end its grader
+            log.warning("a scratch could not be emptied, its jail is replaced: %s: %s", type(error).__name__, error)
+            self._stop()
 
     def _keep_setup(self, setup: bytes) -> None:
         """Have the fork server run setup code once; its jobs then find the namespace ready."""

@@ -9,6 +9,7 @@ Only called when no process of the job is left. Does not cover: files kept open 
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -26,9 +27,9 @@ def empty(top: int) -> None:
     """Remove everything beneath the open directory `top`. Raises OSError when something cannot be removed.
 
     Depth first without recursion: a directory found inside `here` is moved up to `top` under a fresh name, so that
-    paths never grow and one descriptor is enough however deep the nesting.
+    paths never grow and one descriptor is enough however deep the nesting. The names are drawn after the job's end: a
+    name that the job could foresee would be taken already, and stop the cleaning.
     """
-    serial = 0
     while True:
         names = os.listdir(top)
         if not names:
@@ -40,9 +41,8 @@ def empty(top: int) -> None:
             try:
                 for inner in os.listdir(here):
                     if not _unlink(here, inner):
-                        serial += 1
                         os.chmod(inner, 0o700, dir_fd=here)  # moving a directory needs write permission on it
-                        os.rename(inner, f".up-{os.getpid()}-{serial}", src_dir_fd=here, dst_dir_fd=top)
+                        os.rename(inner, f".up-{secrets.token_hex(16)}", src_dir_fd=here, dst_dir_fd=top)
             finally:
                 os.close(here)
             os.rmdir(name, dir_fd=top)

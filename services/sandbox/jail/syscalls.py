@@ -293,8 +293,12 @@ def outer_policy() -> SeccompRules:
     }
     policy = SeccompRules().refuse(" ".join(name for name in NUMBERS if name not in always))
     policy.refuse_unless("prlimit64", 0, [0])  # one's own limits only, and the hard ones go down only
-    policy.refuse_if("fcntl", 1, [8, 15])  # F_SETOWN, F_SETOWN_EX: have the kernel signal somebody else
-    return policy.refuse_if("ioctl", 1, [0x5412, 0x541C])  # TIOCSTI, TIOCLINUX: type into a terminal
+    # F_SETOWN, F_SETOWN_EX: have the kernel signal somebody else. F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW and
+    # F_SETLEASE: a lock on a file that other jobs can open is a message to them.
+    policy.refuse_if("fcntl", 1, [8, 15, 6, 7, 37, 38, 1024])
+    # TIOCSTI, TIOCLINUX: type into a terminal. FS_IOC_SETFLAGS (also in its 32-bit form), FS_IOC_FSSETXATTR,
+    # FS_IOC_SETVERSION: marks on the scratch directory that the next job would see.
+    return policy.refuse_if("ioctl", 1, [0x5412, 0x541C, 0x40086602, 0x40046602, 0x401C5820, 0x40087602])
 
 
 def job_policy() -> SeccompRules:
