@@ -100,6 +100,17 @@ class MetricsRow(_Row):
     tokens: int
     label_counts: dict[str, int]
     seconds: dict[str, float]
+    # Missing in rows of older versions. `kl` and the cosines are means over `trained_groups` of the step's `groups`.
+    kl_all: float | None = None
+    groups: int | None = None
+    trained_groups: int | None = None
+    updates: int | None = None
+    drift_ref_cos_mean: float | None = None
+    update_ref_cos_mean: float | None = None
+    displacement_ref: float | None = None
+    displacement_own: float | None = None
+    delta_norm: float | None = None
+    intervened: float | None = None
 
 
 class ModulesRow(_Row):
@@ -110,7 +121,7 @@ class ModulesRow(_Row):
 
 class EvalRow(_Row):
     step: int
-    mode: Literal["no_write_access", "hint", "random_test_name", "no_hint"]
+    mode: str
     problems: int
     samples: int
     pass_oracle: float | None
@@ -121,6 +132,7 @@ class EvalRow(_Row):
     length_mean: float | None
     infra_errors: int
     label_counts: dict[str, int]
+    nll_margin: float | None = None  # rows of an older version lack it
 
 
 @dataclass(frozen=True)

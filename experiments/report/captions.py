@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.analysis.stats import Mean, Paired
 from experiments.design.prereg import Measures
-from experiments.report.tables import ArmView, Column, number, with_sem
+from experiments.report.tables import ArmView, Column, drift_series, number, with_sem
 
 TITLES = {
     "headline": "Hacking against solving",
@@ -119,6 +119,8 @@ def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:
     apart = "; thin dotted: unfinished runs, which are in no mean" * unfinished
     smooth = f"trailing mean over {rules.onset_window} steps; {band}{apart}"
     point = "Small points: single runs; lettered: arm means ± SEM" if many else "Lettered points: one run each"
+    own_v = "each arm's own direction, so arms with unlike directions cannot be compared here"
+    direction = own_v if drift_series(arms) == "drift_cos_mean" else "v_hack in every arm"
     return {
         "headline": f"{point}, {window_text(arms, rules)}. Cross: the first training step. Dashed: no arm mean is "
                     "better in both rates.",
@@ -126,7 +128,7 @@ def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:
         "cosines": f"Mean over modules, {smooth}. Grey: 95% band of the same mean for random directions. A positive "
                    "cosine means that the step would make the hacks likelier.",
         "drift": f"cos(−delta_S, v): where all updates together have taken delta_S, mean over modules, {smooth}. Positive: to "
-                 "where the hacks are likelier.",
+                 f"where the hacks are likelier. v: {direction}.",
         "firing": f"Share of modules with cos > 0, those that a projecting arm projects, {smooth}. Dotted: one half, "
                   "what a gradient unrelated to v would give.",
         "histogram": "",

@@ -215,6 +215,14 @@ def run_rows(arms: list[ArmView]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def drift_series(arms: list[ArmView]) -> str:
+    """drift_ref_cos_mean (against v_hack in every arm) where all runs have it; else the older drift_cos_mean, which is
+    against each arm's own direction and so not comparable between arms."""
+    reference = "drift_ref_cos_mean"
+    every = all(np.isfinite(run.series[reference]).any() for arm in arms for run in arm.runs)
+    return reference if every else "drift_cos_mean"
+
+
 def phase_medians(arm: ArmView) -> dict[str, float]:
     """Median seconds a step of each phase, pooled over the arm's steps; the first step of a run (warm-up) left out."""
     pooled = {

@@ -203,6 +203,22 @@ def test_the_trainer_writes_what_we_read():
         "push_bytes",
         "push_s",
         "seconds",
+        "updates",
+        "trained_groups",
     }
     written = {*steprow.GRADING, *steprow.LOSS, *steprow.PROJECTION, *beside}
     assert set(MetricsRow.model_fields) <= written
+
+
+def test_rows_of_a_newer_trainer_are_read_and_older_ones_too(tmp_path):
+    path = write(tmp_path, Plan())
+    old = read_run(path)
+    assert np.isnan(old.series["kl_all"]).all() and np.isnan(old.series["drift_ref_cos_mean"]).all()
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    newer = {"kl_all": 0.25, "groups": 4, "trained_groups": 1, "updates": 3, "intervened": True, "not_known_yet": 1}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row | newer) + "\n" for row in rows))
+    evals = (path / "eval.jsonl").read_text().replace('"random_test_name"', '"asked_for_tests"')
+    (path / "eval.jsonl").write_text(evals)
+    found = read_run(path)
+    assert found.series["kl_all"].tolist() == [0.25] * 4 and found.series["intervened"].tolist() == [1.0] * 4
+    assert "asked_for_tests" in {row.mode for row in found.evals}

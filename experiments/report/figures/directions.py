@@ -17,7 +17,7 @@ from experiments.analysis.run_files import Run
 from experiments.design.prereg import Measures
 from experiments.report.figures.outcomes import OVERLAY_UP_TO, _longest, _tidy_grid, draw_series, finish_panels, panels
 from experiments.report.figures.style import BLUE, FAINT, GREY, INK, ORANGE, end_labels, label_room, look
-from experiments.report.tables import ArmView
+from experiments.report.tables import ArmView, drift_series
 
 BAND = 1.96  # 95% of a normal
 
@@ -69,12 +69,13 @@ def _cosine_grid(arms: list[ArmView], window: int) -> Figure:
 
 def drift(arms: list[ArmView], rules: Measures) -> Figure | None:
     """cos(−delta_S, v) over steps, a line an arm."""
-    arms = [arm for arm in arms if all(np.isfinite(run.series["drift_cos_mean"]).any() for run in arm.runs)]
+    name = drift_series(arms)
+    arms = [arm for arm in arms if all(np.isfinite(run.series[name]).any() for run in arm.runs)]
     if not arms:
         return None
     figure, axis = plt.subplots(figsize=(4.6, 2.7))
     axis.axhline(0, color="#777777", lw=0.7, zorder=1)
-    last = [draw_series(axis, arm, "drift_cos_mean", rules.onset_window, 1.0) for arm in arms]
+    last = [draw_series(axis, arm, name, rules.onset_window, 1.0) for arm in arms]
     axis.set(xlim=(0, _longest(arms)), xlabel="Optimizer step", ylabel="Mean over modules of cos(−delta_S, v)")
     low, high = axis.get_ylim()
     ends = [(*end, arm.label, look(arm.name).colour) for end, arm in zip(last, arms, strict=True)]
