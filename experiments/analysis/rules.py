@@ -73,9 +73,10 @@ def _judge_suppression(claim: Suppression, gap: Paired, drop: Paired, matched: f
         )
     wide = reaches(gap.mean, claim.supported_gap_pp)
     if wide and reaches(claim.pass_within_pp, drop.mean):
-        higher = f"; the pass rate is {-drop.mean:.1f} pp higher" if drop.mean < 0 else ""
+        rose = exceeds(0, drop.mean)
+        change = f"the pass rate is {-drop.mean:.1f} pp higher" if rose else f"pass drop {max(drop.mean, 0):.1f} pp"
         untested = "; 1 falsifier not evaluable (no seed has a matched hack budget)" if matched is None else ""
-        return "supported", f"gap {gap.mean:.1f} pp, pass drop {max(drop.mean, 0):.1f} pp{higher}{untested}"
+        return "supported", f"gap {gap.mean:.1f} pp, {change}{untested}"
     if wide:
         return "inconclusive", (
             f"gap {gap.mean:.1f} pp is wide enough, but the pass rate drops by {drop.mean:.1f} pp, "
@@ -150,8 +151,8 @@ def _emergence(name: str, claim: Emergence, arms: Arms) -> Verdict:
         return Verdict(name, claim.claim, "not evaluable", f"no finished run of {claim.arm}")
     hack = mean_sem([100 * run.hack for run in runs])
     each = ", ".join(f"{100 * run.hack:.1f}% at step {run.steps_done} ({run.run_id})" for run in runs)
-    spread = f" ± {hack.sem:.1f}" if hack.n > 1 else " (one seed)"
-    numbers = (f"hack rate of {claim.arm}: {hack.mean:.1f}{spread} %", each)
+    spread = f" ± {hack.sem:.1f} %" if hack.n > 1 else " % (one seed)"
+    numbers = (f"hack rate of {claim.arm}: {hack.mean:.1f}{spread}", each)
     ids = tuple(run.run_id for run in runs)
     values = {"hack_percent": asdict(hack)}
     shorter = [run for run in runs if run.steps_done != claim.steps]

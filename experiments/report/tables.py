@@ -168,7 +168,8 @@ def _matched(own: dict[int, Summary], base: dict[int, Summary]) -> Paired | None
 
 
 def eval_rows(arms: list[ArmView]) -> list[dict[str, Any]]:
-    """Held-out evaluation per arm and mode: before training and the last one, means over the counted runs."""
+    """Held-out evaluation per arm and mode: before training and the last one, means over the counted runs. By
+    mode, so that one mode can be compared across arms."""
     rows = []
     for arm in arms:
         ids = {summary.run_id for summary in arm.counted}
@@ -185,7 +186,8 @@ def eval_rows(arms: list[ArmView]) -> list[dict[str, Any]]:
                     "hack_end": _percent([r[-1].hack_strict for r in mine]),
                     "forged": _percent([r[-1].forged_rate for r in mine]), "runs": [run.run_id for run in runs],
                 })  # fmt: skip
-    return rows
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    return sorted(rows, key=lambda row: modes.index(row["mode"]))  # stable: arms stay in table order
 
 
 def _percent(values: list[float | None]) -> str:

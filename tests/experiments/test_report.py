@@ -244,6 +244,9 @@ def test_outcomes_diagnostic_and_modes_are_on_the_page(tmp_path):
         assert "projected: not active: mean cos +0.012 is not above 0.2" in text and "fires 0.50" in text
         assert "No write access: the hinted prompt, as in training" in text and "offers no loophole" in text
         assert "the prompt offers no loophole and the evaluator cannot" not in text
+    table = files["report.md"].split("## Evaluation on held-out problems")[1].split("## The direction")[0]
+    assert re.findall(r"^\| (\w+) \| (no hint|hint) ", table, re.M) == [
+        ("vanilla", "hint"), ("projected", "hint"), ("vanilla", "no hint"), ("projected", "no hint")]  # fmt: skip
     # (30 - 0) - (30 - 60) = 60; bare 45%, 5 pp lower than at step 0, in columns of their own
     assert (
         "| projected | +60.0 ± 0.0 | 0.0 ± 0.0 | 0.0 ± 0.0 | 30.0 ± 0.0 | 45.0 ± 0.0 | −5.0 ± 0.0 |"
