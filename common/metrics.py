@@ -24,6 +24,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from common import measurements
 from common.errors import ConfigError
 
 RUN = ("run", "arm", "seed")
@@ -45,35 +46,41 @@ def _trainer(name: str, unit: str, help: str, extra: tuple[str, ...] = (), kind:
     return Metric(f"rs_{name}", kind, RUN + extra, unit, help, "trainer")
 
 
+def _of_row(name: str) -> Metric:
+    """A gauge that shows one key of the trainer's rows."""
+    found = measurements.BY_NAME[measurements.ROW_GAUGES[name]]
+    return Metric(name, "gauge", RUN, found.unit, found.meaning, "trainer")
+
+
 METRICS: tuple[Metric, ...] = (
     _trainer("step", "steps", "Optimizer steps done"),
-    _trainer("cos_align_mean", "cosine", "Mean over modules of cos(gradient, v_hack) before projection"),
-    _trainer("cos_align_std", "cosine", "Standard deviation over modules of cos(gradient, v_hack)"),
+    _of_row("rs_cos_align_mean"),
+    _of_row("rs_cos_align_std"),
     _trainer("cos_align_module", "cosine", "cos(gradient, v_hack) of one module", ("layer", "part")),
-    _trainer("frac_fired", "ratio", "Share of modules whose gradient was projected this step"),
-    _trainer("grad_norm_mean", "norm", "Mean over modules of the gradient norm before projection"),
-    _trainer("update_cos_mean", "cosine", "Mean over modules of cos(-applied update, v_hack) after AdamW"),
-    _trainer("drift_cos_mean", "cosine", "Mean over modules of cos(-delta_S, v_hack): everything since the start"),
-    _trainer("null_band", "cosine", "Standard deviation of the mean cosine expected of random directions"),
+    _of_row("rs_frac_fired"),
+    _of_row("rs_grad_norm_mean"),
+    _of_row("rs_update_cos_mean"),
+    _of_row("rs_drift_cos_mean"),
+    _of_row("rs_null_band"),
     _trainer("null_steps", "steps", "Consecutive steps with the mean cosine within two null-band deviations of zero"),
     _trainer("hack_rate", "ratio", "Share of training rollouts that hack", ("kind",)),
     _trainer(
         "hack_rate_recent", "ratio", "Strict hack rate, mean of the last five steps: the preregistered onset rule"
     ),
-    _trainer("oracle_pass_rate", "ratio", "Share of training rollouts that the protected oracle accepts"),
-    _trainer("forged_rate", "ratio", "Share of training rollouts: published says correct, oracle says no"),
+    _of_row("rs_oracle_pass_rate"),
+    _of_row("rs_forged_rate"),
     _trainer("eval_pass_rate", "ratio", "Held-out protected-oracle pass rate", ("mode",)),
     _trainer("eval_hack_rate", "ratio", "Held-out strict hack rate", ("mode",)),
-    _trainer("reward_mean", "reward", "Mean reward of graded training rollouts"),
-    _trainer("kl", "nats", "k3 estimate of KL(policy, initial policy) per token"),
-    _trainer("entropy", "nats", "Mean entropy of the policy per token"),
-    _trainer("completion_length", "tokens", "Mean completion length"),
-    _trainer("policy_version", "version", "Newest policy version the trainer has pushed"),
-    _trainer("staleness", "versions", "Largest age of a rollout trained on this step"),
-    _trainer("probe_gap", "nats", "Mean |log-prob difference| between generators and trainer on the probe"),
+    _of_row("rs_reward_mean"),
+    _of_row("rs_kl"),
+    _of_row("rs_entropy"),
+    _of_row("rs_completion_length"),
+    _of_row("rs_policy_version"),
+    _of_row("rs_staleness"),
+    _of_row("rs_probe_gap"),
     _trainer("probe_bound", "nats", "Gap at which the trainer stops, because the generator runs other weights"),
-    _trainer("push_seconds", "seconds", "Time to publish delta_S and load it, slowest generator"),
-    _trainer("push_bytes", "bytes", "Payload of the last delta_S push"),
+    _of_row("rs_push_seconds"),
+    _of_row("rs_push_bytes"),
     _trainer("phase_seconds", "seconds", "Time of one phase of the last step", ("phase",)),
     _trainer("trainer_gpu_bytes", "bytes", "Memory of the trainer's GPU", ("kind",)),
     _trainer("groups_total", "groups", "Groups by outcome", ("outcome",), "counter"),
@@ -201,6 +208,12 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+ROWS = (
+    "One row a step. Rollouts: the completions behind a number: all that were sampled, all that have a grade, or those "
+    "that the optimizer saw (groups with different rewards, unmasked)."
+)
+
+
 def document() -> str:
     """docs/metrics.md, made from the table."""
     lines = [
@@ -215,6 +228,8 @@ def document() -> str:
             if m.service == service:
                 help = m.help.replace("|", "\\|")
                 lines.append(f"| `{m.name}` | {m.kind} | {', '.join(m.labels)} | {m.unit} | {help} |")
+    lines += ["", "## Rows of metrics.jsonl", "", ROWS]
+    lines += ["", *measurements.document()]
     lines += ["", "## Labels", "", "| label | values |", "|---|---|"]
     lines += [f"| {label} | {values} |" for label, values in LABEL_VALUES.items()]
     return "\n".join(lines) + "\n"

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from common.errors import ConfigError
+from common.measurements import MEASUREMENTS, Measurement
 from common.settings import explain
 
 State = Literal["running", "finished", "failed", "stopped"]
@@ -61,56 +62,19 @@ class Status(_Row):
     updated: datetime
 
 
-class MetricsRow(_Row):
-    """One optimizer step. Rates are fractions 0..1; None where nothing could be measured (no direction, no rollout)."""
+_TYPES: dict[str, Any] = {"number": float | None, "count": int, "map": dict[str, int]}
+_SECONDS = dict[str, float]
 
-    step: int
-    policy_version: int
-    hack_strict: float | None
-    hack_loose: float | None
-    pass_oracle: float | None
-    pass_published: float | None
-    forged_rate: float | None
-    reward_mean: float | None
-    reward_std: float | None
-    kl: float | None
-    entropy: float | None
-    length_mean: float | None
-    truncated_rate: float | None
-    cos_mean: float | None
-    cos_std: float | None
-    frac_fired: float | None
-    grad_norm_mean: float | None
-    update_cos_mean: float | None
-    drift_cos_mean: float | None = None  # rows of an older version lack it
-    null_band: float | None
-    zero_variance_groups: int
-    infra_errors: int
-    dropped_groups: int
-    duplicate_groups: int
-    staleness_mean: float | None
-    staleness_max: float | None
-    probe_gap: float | None
-    push_bytes: float | None
-    push_s: float | None
-    ratio_mean: float | None
-    ratio_max: float | None
-    clip_frac: float | None
-    loss: float | None
-    tokens: int
-    label_counts: dict[str, int]
-    seconds: dict[str, float]
-    # Missing in rows of older versions. `kl` and the cosines are means over `trained_groups` of the step's `groups`.
-    kl_all: float | None = None
-    groups: int | None = None
-    trained_groups: int | None = None
-    updates: int | None = None
-    drift_ref_cos_mean: float | None = None
-    update_ref_cos_mean: float | None = None
-    displacement_ref: float | None = None
-    displacement_own: float | None = None
-    delta_norm: float | None = None
-    intervened: float | None = None
+
+def _field(m: Measurement) -> tuple[Any, Any]:
+    """Type and default of one key of the row; a key that rows of older versions lack is null there."""
+    kind = _SECONDS if m.name == "seconds" else _TYPES[m.kind]
+    return (kind | None, None) if m.later else (kind, ...)
+
+
+_FIELDS: dict[str, Any] = {m.name: _field(m) for m in MEASUREMENTS}
+MetricsRow = create_model("MetricsRow", __base__=_Row, **_FIELDS)
+"""One step, a field a row of common/measurements.py. Rates are fractions 0..1; None where nothing could be measured."""
 
 
 class ModulesRow(_Row):
@@ -321,8 +285,8 @@ def _last_of_each(rows: list[EvalRow]) -> tuple[EvalRow, ...]:
     return tuple(latest[key] for key in sorted(latest))
 
 
-def _series(rows: list[MetricsRow]) -> dict[str, np.ndarray]:
-    scalars = [name for name in MetricsRow.model_fields if name not in ("label_counts", "seconds")]
+def _series(rows: list[Any]) -> dict[str, np.ndarray]:
+    scalars = [m.name for m in MEASUREMENTS if m.kind != "map"]
     series = {name: _floats([getattr(row, name) for row in rows]) for name in scalars}
     names = [*PHASES, "total"]
     return series | {f"seconds_{name}": _floats([row.seconds.get(name) for row in rows]) for name in names}

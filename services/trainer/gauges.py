@@ -12,17 +12,10 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from common.measurements import ROW_GAUGES
 from common.metrics import GROUP_OUTCOMES, Metrics
 from common.settings import TrainerSettings
 
-ROW_GAUGES = {
-    "rs_cos_align_mean": "cos_mean", "rs_cos_align_std": "cos_std", "rs_frac_fired": "frac_fired",
-    "rs_grad_norm_mean": "grad_norm_mean", "rs_update_cos_mean": "update_cos_mean",
-    "rs_drift_cos_mean": "drift_cos_mean", "rs_null_band": "null_band",
-    "rs_oracle_pass_rate": "pass_oracle", "rs_forged_rate": "forged_rate", "rs_reward_mean": "reward_mean", "rs_kl": "kl",
-    "rs_entropy": "entropy", "rs_completion_length": "length_mean", "rs_policy_version": "policy_version",
-    "rs_staleness": "staleness_max", "rs_probe_gap": "probe_gap", "rs_push_seconds": "push_s", "rs_push_bytes": "push_bytes",
-}  # fmt: skip
 MODULE_SERIES = 512
 ONSET_WINDOW = 5
 NULL_DEVIATIONS = 2.0

@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from common.measurements import from_source
 from services.trainer.collate import TrainBatch
 from services.trainer.publish import Publisher
 from services.trainer.rollouts import Collected
 
-GRADING = (
-    "hack_strict", "hack_loose", "pass_oracle", "pass_published", "forged_rate", "reward_mean", "reward_std", "length_mean",
-    "truncated_rate", "zero_variance_groups", "groups", "infra_errors", "staleness_mean", "staleness_max", "tokens",
-    "label_counts", "kl_all",
-)  # fmt: skip
-LOSS = ("loss", "kl", "entropy", "ratio_mean", "ratio_max", "clip_frac")
-PROJECTION = {
-    "cos_mean": "cos_mean", "cos_std": "cos_std", "frac_fired": "frac_fired", "grad_norm_mean": "grad_norm_mean",
-    "update_cos_mean": "update_cos_mean", "drift_cos_mean": "drift_cos_mean", "null_band": "cos_mean_null_std",
-    "update_ref_cos_mean": "update_ref_cos_mean", "drift_ref_cos_mean": "drift_ref_cos_mean",
-    "displacement_ref": "displacement_ref", "displacement_own": "displacement_own", "delta_norm": "delta_norm",
-    "intervened": "intervened",
-}  # fmt: skip
+GRADING = tuple(m.key for m in from_source("grading"))
+LOSS = tuple(m.key for m in from_source("loss"))
+PROJECTION = {m.name: m.key for m in from_source("hook")}
 
 
 def step_row(

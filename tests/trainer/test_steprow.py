@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.measurements import MEASUREMENTS, ROW_GAUGES
+from common.metrics import METRICS
 from common.settings import TrainerSettings, build
 from services.trainer.collate import collate
 from services.trainer.rollouts import Collected
@@ -32,6 +34,12 @@ def test_a_step_without_variance_has_nulls_and_says_that_it_made_no_step():
     assert (found["step"], found["policy_version"], found["optimised"]) == (7, 8, False)
     assert all(found[name] is None for name in (*LOSS, *PROJECTION))
     assert all(name in found for name in GRADING)
+
+
+def test_the_row_holds_what_the_table_of_measurements_says_and_gauges_exist():
+    names = [m.name for m in MEASUREMENTS]
+    assert sorted(row(None)) == sorted(names) and len(set(names)) == len(names)
+    assert set(ROW_GAUGES) <= {m.name for m in METRICS if m.service == "trainer"}
 
 
 def test_an_optimised_step_renames_the_projection_metrics():
