@@ -33,6 +33,8 @@ from .adapter import PARAMETER, Adapter
 from .direction import Direction
 from .errors import RankspaceError
 from .hook import GradientHook
+from .hook_base import Intervention
+from .position import Placement
 from .projection import Variant
 
 try:
@@ -49,7 +51,7 @@ class ProjectionCallback(TrainerCallback):
     Args:
         adapter: made by `rankspace.attach` on the very model that the trainer gets, before the trainer is made.
         direction: v_hack or a control; checked against the adapter's modules.
-        variant, rescale: as in `projection.project`.
+        variant, rescale, reference: as in `hook_base.StepHook`.
 
     `metrics` holds those of the last step, with the per-module tensors `cos`, `null_std` and `update_cos`.
 
@@ -58,10 +60,16 @@ class ProjectionCallback(TrainerCallback):
     """
 
     def __init__(
-        self, adapter: Adapter, direction: Direction, variant: Variant = "one_sided", rescale: bool | None = None
+        self,
+        adapter: Adapter,
+        direction: Direction,
+        variant: Variant | Placement | Intervention = "one_sided",
+        rescale: bool | None = None,
+        reference: Direction | None = None,
     ):
         direction.require(adapter.modules)
         self.adapter, self.direction, self.variant, self.rescale = adapter, direction, variant, rescale
+        self.reference = reference
         self.metrics: dict[str, Any] = {}
         self._hook: GradientHook | None = None
         self._max_norm: float | None = None
@@ -72,7 +80,9 @@ class ProjectionCallback(TrainerCallback):
         optimizer, model = kwargs["optimizer"], kwargs["model"]
         _refuse_unsupported(args, optimizer)
         _require_same_modules(model, self.adapter)
-        self._hook = GradientHook(optimizer, self.adapter, self.direction, self.variant, self.rescale)
+        self._hook = GradientHook(optimizer, self.adapter, self.direction, self.variant, self.rescale, self.reference)
+        if state.global_step == 0:
+            self._hook.start()
         if self._max_norm is None:  # else an interrupted train() has left it with us
             self._max_norm = float(args.max_grad_norm)
         args.max_grad_norm = 0.0
@@ -82,7 +92,7 @@ class ProjectionCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._hook is None or args.max_grad_norm != 0.0:
             raise RankspaceError("ProjectionCallback joined a running training: add it before trainer.train()")
-        self.metrics = self._hook.before_step()
+        self.metrics = self._hook.before_step(state.global_step)
         if self._max_norm:
             torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self._max_norm)
         self._projected = True

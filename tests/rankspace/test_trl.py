@@ -6,6 +6,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import rankspace
 from rankspace import RankspaceError
+from rankspace.hook_base import Intervention
 
 trl = pytest.importorskip("trl")
 import datasets  # noqa: E402
@@ -119,6 +120,13 @@ def test_every_variant_reaches_the_optimizer_projected_first_and_clipped_second(
         assert torch.allclose(got, expected, rtol=1e-4, atol=1e-6 * N), variant
         wrong = rankspace.project(raw * (bound / N), v, layout, variant)[0]  # transformers' own order
         assert torch.allclose(got, wrong, rtol=1e-4, atol=1e-6 * N) == (variant == "one_sided"), variant
+
+
+@pytest.mark.parametrize("variant", ["setpoint", "shift"])
+def test_placements_act_through_the_trainer(tokenizer, tmp_path, stepped, variant):
+    _, metrics = one_step(tokenizer, tmp_path, stepped, Intervention(variant, dose=0.3), 0.0)
+    far = metrics["displacement_own"] / 14**0.5
+    assert far == pytest.approx(0.3, abs=1e-6) if variant == "setpoint" else abs(far - 0.3) < 0.15
 
 
 def test_loggers_that_come_after_the_callback_see_its_metrics(tokenizer, tmp_path):
