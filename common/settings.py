@@ -121,12 +121,16 @@ class TrainerSettings(RedisSettings):
     advantage: Literal["grpo", "dr_grpo"] = "grpo"
     clip_low: float = Field(0.2, gt=0)
     clip_high: float = Field(0.2, gt=0)
+    ratio_cap: float | None = Field(10.0, gt=1)  # weight of a token with A < 0 (dual clip); null: no cap
+    importance_cap: float | None = Field(None, gt=0)  # truncated importance sampling instead of the clip
     kl_beta: float = Field(0.0, ge=0)
     mask_truncated: bool = True
     max_staleness: int = Field(0, ge=0)
 
     # optimizer
     lr: float = Field(2e-2, gt=0)
+    lr_warmup_steps: int = Field(0, ge=0)
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     grad_clip: float = Field(1.0, gt=0)
@@ -164,6 +168,14 @@ class TrainerSettings(RedisSettings):
         self._method_fits()
         if (self.refresh_every or self.reward_shaping.startswith("rebound")) and self.pairs is None:
             raise ValueError("refresh_every and rebound need the field pairs: the contrastive pairs, JSON lines")
+        return self
+
+    @model_validator(mode="after")
+    def _cap_above_clip(self) -> TrainerSettings:
+        if self.ratio_cap is not None and self.ratio_cap <= 1 + self.clip_high:
+            raise ValueError(
+                f"field ratio_cap must be above 1 + clip_high = {1 + self.clip_high:g}, or null for no cap"
+            )
         return self
 
     def _method_fits(self) -> None:

@@ -2,11 +2,16 @@
 
     rho_t  = exp(logp_t − logp_old_t)                    logp_old: as sampled, by the version that sampled
     pg_t   = −min( rho_t A, clip(rho_t, 1 − lo, 1 + hi) A )
+           = −max( that min, cap · A )  for A < 0, with a ratio cap: dual clip (Ye et al. 2020, eq. 5)
     kl_t   = exp(d_t) − d_t − 1,  d_t = logp_ref_t − logp_t           k3: unbiased and never negative (Schulman 2020)
     l_t    = pg_t + beta · kl_t
 
     grpo:     L = 1/N sum_i  1/|o_i| sum_t l_it          N sequences that have a token (Shao et al. 2024, eq. 3)
     dr_grpo:  L = 1/Z sum_i  sum_t l_it                  Z constant: sequences x maximal length (Liu et al. 2025)
+
+Both log differences are clamped to ±20 nats, where their gradient ends: exp stays finite (e^20 = 4.9e8), so one damaged
+token can make a loss large but never NaN. Without a cap the weight of a token with A < 0 is rho_t itself, unbounded;
+with it the gradient of a token with rho_t > cap is 0.
 
 Identities: on-policy (logp = logp_old) rho = 1 and the gradient is −A ∇logp; logp = logp_ref gives kl = 0 exactly;
 A = 0 and beta = 0 give L = 0. A masked token is in neither numerator nor denominator, whatever it holds, even NaN.
@@ -29,6 +34,7 @@ from .errors import RankspaceError
 Statistics = tuple[Tensor, Tensor, Tensor | None]
 LossKind = Literal["grpo", "dr_grpo"]
 ROWS_PER_CHUNK = 1024
+MAX_LOG_RATIO = 20.0
 
 
 def completion_logprobs(
@@ -200,6 +206,8 @@ def policy_loss(
     kind: LossKind = "grpo",
     normaliser: float | None = None,
     entropy: Tensor | None = None,
+    ratio_cap: float | None = None,
+    importance_cap: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Clipped policy-gradient loss with a k3 KL penalty.
 
@@ -208,33 +216,46 @@ def policy_loss(
         advantages: [B]. mask: bool [B, T]. entropy: [B, T], only reported.
         normaliser: grpo: the number N of sequences (None: those with a token in this call); dr_grpo: the constant Z,
             required, e.g. sequences x max_completion_length. Values below 1 count as 1.
+        ratio_cap: dual clip for negative advantages, above 1 + clip_high; None: no cap.
+        importance_cap: truncated importance sampling instead of the clip (Yao et al. 2025): the token's gradient is
+            −min(rho_t, importance_cap) A ∇logp_t with the weight held constant; clip and ratio_cap then do nothing.
 
     Returns:
         (loss scalar, metrics floats): `loss`, `ratio_mean`, `ratio_min`, `ratio_max`, `clip_frac` (tokens whose
-        gradient the clip stopped), `clip_frac_low`, `clip_frac_high`, `approx_kl_old` (k3 between the sampling and
-        the present policy), `kl` (k3 to the reference; 0.0 without one), `entropy`, `n_tokens`, `n_sequences`.
+        gradient the clip stopped), `clip_frac_low`, `clip_frac_high`, `weight_capped`
+        (share of the `n_negative` tokens with A < 0 whose weight was capped), `approx_kl_old` (k3 between the sampling and
+        the present policy), `kl` (k3 to the reference; 0.0 without one), `entropy`, `n_tokens`, `n_negative`,
+        `n_sequences`.
 
     Raises:
         RankspaceError: shapes, an unknown kind, a missing reference or normaliser, or a log-prob that is not finite
             where the mask is True.
     """
+    if ratio_cap is not None and not ratio_cap > 1 + clip_high:
+        raise RankspaceError(f"ratio_cap {ratio_cap} must be above 1 + clip_high = {1 + clip_high:g}; None: no cap")
+    if importance_cap is not None and not importance_cap > 0:
+        raise RankspaceError(f"importance_cap {importance_cap} must be above 0; None: the clip instead")
     _check_loss_inputs(logprobs, old_logprobs, ref_logprobs, advantages, mask, kl_beta, kind, normaliser)
     zero = torch.zeros((), dtype=logprobs.dtype, device=logprobs.device)
     logp = torch.where(mask, logprobs, zero)
-    log_ratio = logp - torch.where(mask, old_logprobs, zero)
+    log_ratio = (logp - torch.where(mask, old_logprobs, zero)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
     A = advantages[:, None].to(logp.dtype)
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    per_token = -torch.minimum(ratio * A, clipped * A)
+    if importance_cap is not None:
+        per_token = -(ratio.detach().clamp(max=importance_cap) * A * logp)
+    else:
+        objective = torch.minimum(ratio * A, ratio.clamp(1 - clip_low, 1 + clip_high) * A)
+        if ratio_cap is not None:
+            objective = torch.where(A < 0, torch.maximum(objective, ratio_cap * A), objective)
+        per_token = -objective
     kl = torch.zeros_like(logp)
     if ref_logprobs is not None:
-        d = torch.where(mask, ref_logprobs, zero) - logp
+        d = (torch.where(mask, ref_logprobs, zero) - logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         kl = torch.expm1(d) - d
         per_token = per_token + kl_beta * kl if kl_beta else per_token
     loss = _aggregate(torch.where(mask, per_token, zero), mask, kind, normaliser)
-    low, high = (ratio < 1 - clip_low) & (A < 0), (ratio > 1 + clip_high) & (A > 0)
-    metrics = _loss_metrics(mask, ratio, log_ratio, low, high, kl, entropy, loss)
-    return loss, metrics
+    metrics = _loss_metrics(mask, log_ratio, kl, entropy, loss)
+    return loss, metrics | _cap_metrics(mask, ratio, A, clip_low, clip_high, ratio_cap, importance_cap)
 
 
 def _aggregate(values: Tensor, mask: Tensor, kind: str, normaliser: float | None) -> Tensor:
@@ -249,35 +270,60 @@ def _aggregate(values: Tensor, mask: Tensor, kind: str, normaliser: float | None
 
 @torch.no_grad()
 def _loss_metrics(
-    mask: Tensor,
-    ratio: Tensor,
-    log_ratio: Tensor,
-    low: Tensor,
-    high: Tensor,
-    kl: Tensor,
-    entropy: Tensor | None,
-    loss: Tensor,
+    mask: Tensor, log_ratio: Tensor, kl: Tensor, entropy: Tensor | None, loss: Tensor
 ) -> dict[str, float]:
     n = mask.sum().clamp_min(1)
+    ratio, some = log_ratio.exp(), mask.any()
 
     def mean(x: Tensor) -> Tensor:
-        return torch.where(mask, x.to(ratio.dtype), 0.0).sum() / n
+        return torch.where(mask, x, 0.0).sum() / n
 
-    some = mask.any()
-    values: dict[str, Any] = {
-        "loss": loss,
-        "ratio_mean": mean(ratio),
-        "ratio_min": torch.where(some, torch.where(mask, ratio, torch.inf).min(), 1.0),
-        "ratio_max": torch.where(some, torch.where(mask, ratio, -torch.inf).max(), 1.0),
-        "clip_frac": mean(low | high),
-        "clip_frac_low": mean(low),
-        "clip_frac_high": mean(high),
-        "approx_kl_old": mean(torch.expm1(log_ratio) - log_ratio),
-        "kl": mean(kl),
-        "entropy": mean(entropy) if entropy is not None else torch.zeros_like(loss),
-        "n_tokens": mask.sum(),
-        "n_sequences": mask.any(dim=1).sum(),
-    }
+    return _floats(
+        {
+            "loss": loss,
+            "ratio_mean": mean(ratio),
+            "ratio_min": torch.where(some, torch.where(mask, ratio, torch.inf).min(), 1.0),
+            "ratio_max": torch.where(some, torch.where(mask, ratio, -torch.inf).max(), 1.0),
+            "approx_kl_old": mean(torch.expm1(log_ratio) - log_ratio),
+            "kl": mean(kl),
+            "entropy": mean(entropy) if entropy is not None else torch.zeros_like(loss),
+            "n_tokens": mask.sum(),
+            "n_sequences": mask.any(dim=1).sum(),
+        }
+    )
+
+
+@torch.no_grad()
+def _cap_metrics(
+    mask: Tensor,
+    ratio: Tensor,
+    A: Tensor,
+    clip_low: float,
+    clip_high: float,
+    ratio_cap: float | None,
+    importance_cap: float | None,
+) -> dict[str, float]:
+    """Which tokens the clip stopped (shares of all tokens) and the cap held back (share of those with A < 0)."""
+    cap = ratio_cap if importance_cap is None else importance_cap
+    n, negative = mask.sum().clamp_min(1), mask & (A < 0)
+    none = torch.zeros_like(mask)
+    clips = importance_cap is None
+    low = mask & (ratio < 1 - clip_low) & (A < 0) if clips else none
+    high = mask & (ratio > 1 + clip_high) & (A > 0) if clips else none
+    capped = none if cap is None else negative & (ratio > cap)
+    return _floats(
+        {
+            "clip_frac": (low | high).sum() / n,
+            "clip_frac_low": low.sum() / n,
+            "clip_frac_high": high.sum() / n,
+            "weight_capped": capped.sum() / negative.sum().clamp_min(1),
+            "n_negative": negative.sum(),
+        }
+    )
+
+
+def _floats(values: dict[str, Tensor]) -> dict[str, float]:
+    """One host sync for all of them."""
     return dict(zip(values, torch.stack([v.detach().double() for v in values.values()]).tolist(), strict=True))
 
 

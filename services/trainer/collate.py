@@ -1,8 +1,8 @@
 """Graded groups -> what the optimizer step needs. Pure.
 
 A reward becomes an advantage here (group mean taken off); an infra error is no reward and leaves its group's mean and
-std; a group without variance teaches nothing and is left out and counted; a truncated completion keeps its advantage
-in the group's statistics but has no token in the loss.
+std; a group without variance is counted, and left out unless there is a KL term (kl_beta > 0), which its rows still
+have; a truncated completion keeps its advantage in the group's statistics but has no token in the loss.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ def collate(
         values = torch.tensor([math.nan if r is None else r for r in group_rewards], dtype=torch.float64)
         adv, info = group_advantages(values, valid, kind=s.advantage)
         flat.append([a if ok else math.nan for a, ok in zip(adv.tolist(), valid.tolist(), strict=True)])
-        if info["zero_variance"]:
-            zero_variance += 1
+        zero_variance += info["zero_variance"]
+        if (
+            info["zero_variance"] and not s.kl_beta
+        ):  # with a KL term the rows stay in: their advantage is 0, their KL is not
             continue
         new = _rows(graded, flat[-1], s)
         trained += any(not row.masked and row.token_ids for row in new)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from common.settings import TrainerSettings
 from services.trainer.collate import TrainingSample, micro_batches
+from services.trainer.schedule import learning_rate
 
 log = logging.getLogger("trainer")
 
@@ -93,7 +94,9 @@ class Policy:
             self.engine.backward(loss * self.accumulation * self.ranks)
             losses.append(info)
             if number == len(parts):
+                losses = self._of_all_ranks(losses)
                 require_finite(losses)
+                metrics["lr"] = self._set_rate(step)
                 metrics |= {} if self.hook is None else self.hook.before_step(step, intervene)
             self.engine.step()
         if self.hook is None:
@@ -102,6 +105,24 @@ class Policy:
             metrics |= self.hook.after_step()  # refreshes the adapter
             metrics["intervened"] = intervene and self.settings.projection not in ("off", "measure_only", "shift")
         return metrics | _mean_by_tokens(losses)
+
+    def _of_all_ranks(self, losses: list[dict]) -> list[dict]:
+        """Metrics of every rank's micro-batches, the same list on every rank: they decide alike, and end together."""
+        from torch import distributed
+
+        if self.ranks == 1:
+            return losses
+        gathered: list[list[dict]] = [[] for _ in range(self.ranks)]
+        distributed.all_gather_object(gathered, losses)
+        return [info for part in gathered for info in part]
+
+    def _set_rate(self, step: int | None) -> float:
+        """Give the optimizer the learning rate of this step, and return it."""
+        rate = self.settings.lr if step is None else learning_rate(self.settings, step)
+        optimizer = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        return rate
 
     def refresh(self, pairs: Sequence) -> None:
         """Extract v_hack anew from tokenised pairs, at the present delta_S, and project along it from now on."""
@@ -122,7 +143,7 @@ class Policy:
     def _loss(self, rows: Sequence[TrainingSample], sequences: int):
         import torch
 
-        from rankspace import policy_loss
+        from rankspace import RankspaceError, policy_loss
         from rankspace.batch import pad_batch
 
         s = self.settings
@@ -131,19 +152,24 @@ class Policy:
         masked = torch.tensor([r.masked for r in rows], device=self.device)
         refs = [r.ref_logprobs for r in rows]
         span = s.groups_per_step * s.group_size * s.max_tokens
-        return policy_loss(
-            logprobs,
-            _padded([r.old_logprobs for r in rows], batch),
-            None if any(r is None for r in refs) else _padded(refs, batch),
-            torch.tensor([r.advantage for r in rows], device=self.device),
-            batch.mask & ~masked[:, None],
-            clip_low=s.clip_low,
-            clip_high=s.clip_high,
-            kl_beta=s.kl_beta,
-            kind=s.advantage,
-            normaliser=sequences if s.advantage == "grpo" else span,
-            entropy=entropy,
-        )
+        try:
+            return policy_loss(
+                logprobs,
+                _padded([r.old_logprobs for r in rows], batch),
+                None if any(r is None for r in refs) else _padded(refs, batch),
+                torch.tensor([r.advantage for r in rows], device=self.device),
+                batch.mask & ~masked[:, None],
+                clip_low=s.clip_low,
+                clip_high=s.clip_high,
+                kl_beta=s.kl_beta,
+                kind=s.advantage,
+                normaliser=sequences if s.advantage == "grpo" else span,
+                entropy=entropy,
+                ratio_cap=s.ratio_cap,
+                importance_cap=s.importance_cap,
+            )
+        except RankspaceError as error:  # raised in require_finite: the other ranks wait for this one's backward
+            return logprobs.sum() * 0.0, {"loss": math.nan, "error": str(error)}
 
     def _engine(self):
         import deepspeed
@@ -230,13 +256,15 @@ def _padded(values: Sequence[Sequence[float]], batch):
 
 
 def _mean_by_tokens(losses: list[dict]) -> dict:
-    """Metrics of this rank's micro-batches as one; per-token means are weighted by tokens."""
+    """Metrics of all ranks' micro-batches as one; per-token means are weighted by tokens."""
     tokens = [m["n_tokens"] for m in losses]
     total = max(sum(tokens), 1.0)
     out = {
         k: sum(m[k] * n for m, n in zip(losses, tokens, strict=True)) / total
         for k in ("ratio_mean", "clip_frac", "kl", "entropy")
     }
+    negative = sum(m["n_negative"] for m in losses)
+    out["weight_capped"] = sum(m["weight_capped"] * m["n_negative"] for m in losses) / max(negative, 1.0)
     out["ratio_max"] = max(m["ratio_max"] for m in losses)
     return out | {"loss": sum(m["loss"] for m in losses)}
 
@@ -246,6 +274,8 @@ def require_finite(losses: list[dict]) -> None:
     from rankspace import RankspaceError
 
     for number, m in enumerate(losses, start=1):
+        if "error" in m:
+            raise RankspaceError(m["error"])
         if not math.isfinite(m["loss"]):
             raise RankspaceError(
                 f"the loss of micro-batch {number} of {len(losses)} is {m['loss']}: the ratio to the policy that sampled goes"

@@ -7,11 +7,13 @@ What is sent between ranks is msgpack, like everything else.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, astuple
 from pathlib import Path
 
 import msgpack
 
+from rankspace import RankspaceError
 from services.trainer import checkpoint
 from services.trainer.checkpoint import State
 from services.trainer.collate import TrainingSample
@@ -62,7 +64,8 @@ def worker_loop(policy: Policy) -> None:
         if what == "shutdown":
             return
         if what == "train_step":
-            policy.train_step([TrainingSample(*row) for row in args[0]], *args[1:])
+            with suppress(RankspaceError):  # every rank raises the same; rank 0 reports it and shuts us down
+                policy.train_step([TrainingSample(*row) for row in args[0]], *args[1:])
         elif what == "refresh":
             from rankspace.pairs import TokenizedPair
 

@@ -184,3 +184,54 @@ def test_masked_logits_do_not_make_the_entropy_nan():
 def test_logprob_misuse(ids, temperature, message):
     with pytest.raises(RankspaceError, match=message):
         completion_logprobs(torch.zeros(3, 7), torch.tensor(ids), temperature)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "want"),  # weight of the token's gradient, −A·weight
+    [(2.0, -1.0, 2.0), (9.0, -1.0, 9.0), (28.0, -1.0, 0.0), (28.0, 1.0, 0.0), (1.1, 1.0, -1.1), (0.5, -1.0, 0.0)],
+)
+def test_dual_clip_ends_the_gradient_of_a_negative_advantage_beyond_the_cap(ratio, advantage, want):
+    logp = torch.tensor([[math.log(ratio)]], requires_grad=True)
+    A, mask = torch.tensor([advantage]), torch.ones(1, 1, dtype=torch.bool)
+    loss, m = policy_loss(logp, torch.zeros(1, 1), None, A, mask, ratio_cap=10.0)
+    loss.backward()
+    assert logp.grad.item() == pytest.approx(want, abs=1e-6)
+    if ratio > 10 and advantage < 0:
+        assert loss.item() == pytest.approx(10.0) and m["weight_capped"] == 1.0
+
+
+def test_weight_capped_counts_tokens_of_negative_rows_only():
+    logp = torch.log(torch.tensor([[28.0, 1.0], [28.0, 28.0]]))
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    _, m = policy_loss(logp, torch.zeros(2, 2), None, torch.tensor([-1.0, 1.0]), mask, ratio_cap=10.0)
+    assert (m["weight_capped"], m["n_negative"], m["clip_frac"]) == (0.5, 2.0, 0.5)
+    assert policy_loss(logp, torch.zeros(2, 2), None, torch.tensor([-1.0, 1.0]), mask)[1]["weight_capped"] == 0.0
+
+
+@pytest.mark.parametrize("advantage", [0.0, 1.0, -1.0])
+@pytest.mark.parametrize("kl_beta", [0.0, 0.1])
+@pytest.mark.parametrize("gap", [90.0, 2000.0, -2000.0])
+def test_no_log_ratio_makes_a_loss_or_gradient_that_is_not_finite(advantage, kl_beta, gap):
+    logp = torch.tensor([[-0.1, -0.2]], requires_grad=True)
+    other = logp.detach() - torch.tensor([[gap, 0.0]])
+    A, mask = torch.tensor([advantage]), torch.ones(1, 2, dtype=torch.bool)
+    loss, m = policy_loss(logp, other, other, A, mask, kl_beta=kl_beta)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logp.grad).all() and all(map(math.isfinite, m.values()))
+
+
+def test_truncated_importance_sampling_by_hand():
+    # weights min(ratio, 2): 2, 0.5 and, for A < 0, 2 and 0.5; the gradient is −A·weight over 2 tokens and 2 sequences
+    logp = torch.log(torch.tensor([[3.0, 0.5], [3.0, 0.5]])).requires_grad_()
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    loss, m = policy_loss(logp, torch.zeros(2, 2), None, torch.tensor([1.0, -1.0]), mask, importance_cap=2.0)
+    loss.backward()
+    assert logp.grad.flatten().tolist() == pytest.approx([-0.5, -0.125, 0.5, 0.125])
+    assert (m["weight_capped"], m["clip_frac"]) == (0.5, 0.0)
+
+
+def test_caps_that_make_no_sense_are_refused():
+    one = torch.ones(1, 1)
+    for change in ({"ratio_cap": 1.1}, {"importance_cap": 0.0}):
+        with pytest.raises(RankspaceError, match=next(iter(change))):
+            policy_loss(one, one, None, torch.ones(1), one > 0, **change)

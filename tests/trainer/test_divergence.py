@@ -51,3 +51,11 @@ def test_left_out_masked_and_ungraded_rows_are_in_kl_all_and_not_in_trained_grou
     assert (batch.stats["groups"], batch.stats["trained_groups"]) == (3, 1)
     assert batch.stats["kl_all"] == pytest.approx(math.expm1(-0.1) + 0.1)
     assert len(batch.rows) == 2
+
+
+def test_with_a_kl_term_groups_without_variance_stay_in_the_loss():
+    groups = [graded([grade(0.5), grade(0.5)]), graded([grade(3.5), grade(0.5)])]
+    rewards = [[0.5, 0.5], [3.5, 0.5]]
+    batch = collate(groups, rewards, SETTINGS.model_copy(update={"kl_beta": 0.01}), version=0)
+    assert [row.advantage for row in batch.rows[:2]] == [0.0, 0.0] and len(batch.rows) == 4
+    assert (batch.stats["trained_groups"], batch.stats["zero_variance_groups"]) == (2, 1)
