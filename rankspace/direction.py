@@ -258,17 +258,17 @@ def validate(direction: Direction, heldout: PairGradients) -> dict[str, Any]:
     }
 
 
-def require_gate(validation: dict[str, Any]) -> None:
-    """Raise RankspaceError unless more than half of the modules align with v on held-out pairs."""
+def require_gate(validation: dict[str, Any], gate: float = GATE) -> None:
+    """Raise RankspaceError unless more than a share `gate` of the modules aligns with v on held-out pairs."""
     share = validation["frac_positive"]
-    if not share > GATE:
+    if not share > gate:
         raise RankspaceError(
             f"v_hack fails its gate: cos_align > 0 in {share:.0%} of modules on {validation['n_pairs']} held-out pairs,"
-            f" needs more than {GATE:.0%}; add pairs or make hack and clean differ in the cheat alone"
+            f" needs more than {gate:.0%}; add pairs or make hack and clean differ in the cheat alone"
         )
 
 
-def require_validated(direction: Direction) -> None:
+def require_validated(direction: Direction, gate: float = GATE) -> None:
     """What a trainer calls before it starts: a v_hack or subspace needs its validation numbers, and above the gate.
 
     The controls random and shuffled pass: they are meant to fail.
@@ -278,7 +278,7 @@ def require_validated(direction: Direction) -> None:
     validation = direction.metadata.get("validation")
     if validation is None:
         raise RankspaceError("v_hack carries no held-out validation: extract it with held-out pairs in the file")
-    require_gate(validation)
+    require_gate(validation, gate)
 
 
 def save_direction(direction: Direction, path: str | Path) -> None:

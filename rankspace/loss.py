@@ -231,23 +231,14 @@ def policy_loss(
         RankspaceError: shapes, an unknown kind, a missing reference or normaliser, or a log-prob that is not finite
             where the mask is True.
     """
-    if ratio_cap is not None and not ratio_cap > 1 + clip_high:
-        raise RankspaceError(f"ratio_cap {ratio_cap} must be above 1 + clip_high = {1 + clip_high:g}; None: no cap")
-    if importance_cap is not None and not importance_cap > 0:
-        raise RankspaceError(f"importance_cap {importance_cap} must be above 0; None: the clip instead")
+    _check_caps(ratio_cap, importance_cap, clip_high)
     _check_loss_inputs(logprobs, old_logprobs, ref_logprobs, advantages, mask, kl_beta, kind, normaliser)
     zero = torch.zeros((), dtype=logprobs.dtype, device=logprobs.device)
     logp = torch.where(mask, logprobs, zero)
     log_ratio = (logp - torch.where(mask, old_logprobs, zero)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
     A = advantages[:, None].to(logp.dtype)
-    if importance_cap is not None:
-        per_token = -(ratio.detach().clamp(max=importance_cap) * A * logp)
-    else:
-        objective = torch.minimum(ratio * A, ratio.clamp(1 - clip_low, 1 + clip_high) * A)
-        if ratio_cap is not None:
-            objective = torch.where(A < 0, torch.maximum(objective, ratio_cap * A), objective)
-        per_token = -objective
+    per_token = -_objective(ratio, A, logp, (clip_low, clip_high), ratio_cap, importance_cap)
     kl = torch.zeros_like(logp)
     if ref_logprobs is not None:
         d = (torch.where(mask, ref_logprobs, zero) - logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -256,6 +247,21 @@ def policy_loss(
     loss = _aggregate(torch.where(mask, per_token, zero), mask, kind, normaliser)
     metrics = _loss_metrics(mask, log_ratio, kl, entropy, loss)
     return loss, metrics | _cap_metrics(mask, ratio, A, clip_low, clip_high, ratio_cap, importance_cap)
+
+
+def _objective(
+    ratio: Tensor,
+    A: Tensor,
+    logp: Tensor,
+    clip: tuple[float, float],
+    ratio_cap: float | None,
+    importance_cap: float | None,
+) -> Tensor:
+    """What each token adds to the objective (−pg_t)."""
+    if importance_cap is not None:
+        return ratio.detach().clamp(max=importance_cap) * A * logp
+    objective = torch.minimum(ratio * A, ratio.clamp(1 - clip[0], 1 + clip[1]) * A)
+    return objective if ratio_cap is None else torch.where(A < 0, torch.maximum(objective, ratio_cap * A), objective)
 
 
 def _aggregate(values: Tensor, mask: Tensor, kind: str, normaliser: float | None) -> Tensor:
@@ -325,6 +331,13 @@ def _cap_metrics(
 def _floats(values: dict[str, Tensor]) -> dict[str, float]:
     """One host sync for all of them."""
     return dict(zip(values, torch.stack([v.detach().double() for v in values.values()]).tolist(), strict=True))
+
+
+def _check_caps(ratio_cap: float | None, importance_cap: float | None, clip_high: float) -> None:
+    if ratio_cap is not None and not ratio_cap > 1 + clip_high:
+        raise RankspaceError(f"ratio_cap {ratio_cap} must be above 1 + clip_high = {1 + clip_high:g}; None: no cap")
+    if importance_cap is not None and not importance_cap > 0:
+        raise RankspaceError(f"importance_cap {importance_cap} must be above 0; None: the clip instead")
 
 
 def _check_loss_inputs(

@@ -234,7 +234,7 @@ def _directions(s: TrainerSettings, adapter):
         direction = rankspace.random_direction(adapter.modules, s.seed)
     else:
         direction = rankspace.load_direction(s.v_hack, adapter.modules, adapter.fingerprint)
-        rankspace.direction.require_validated(direction)
+        rankspace.direction.require_validated(direction, s.gate)
     if s.orthogonal:
         direction = orthogonalised(direction, reference)
     if reference is None and direction.kind == "v_hack":

@@ -194,6 +194,11 @@ def test_training_needs_a_validated_v_hack_but_not_a_validated_control():
     with pytest.raises(RankspaceError, match="gate"):
         require_validated(bad)
     require_validated(with_metadata(bad, validation={"frac_positive": 0.9, "n_pairs": 3}))
+    low = with_metadata(bad, validation={"frac_positive": 0.4, "n_pairs": 3})
+    require_validated(low, gate=0.3)
+    for gate in (0.4, 0.5):
+        with pytest.raises(RankspaceError, match=f"needs more than {gate:.0%}"):
+            require_validated(low, gate=gate)
 
 
 @pytest.mark.parametrize("kind", ["v_hack", "subspace"])
