@@ -76,30 +76,52 @@ class Engine:
         self.llm.collective_rpc("delta_prepare", args=where)
 
     def generate(
-        self, prompts: list[list[int]], plans: list[SamplingPlan], between: Callable[[], None] | None = None
+        self,
+        prompts: list[list[int]],
+        plans: list[SamplingPlan],
+        between: Callable[[], None] | None = None,
+        finished: Callable[[int, list[Sample]], None] | None = None,
     ) -> list[list[Sample]]:
         """`plans[i].n` continuations of `prompts[i]`, in order. Same weights, plan and seed: same tokens.
 
         `between` is called after each step of the engine, while the requests rest: the moment for a
         `load(delta, keep_running=True)`. Tokens sampled before and after it then come from different versions, each with
         the log-prob it was sampled with.
+
+        `finished(i, samples)` is called once for each prompt, as soon as all its continuations are complete and while
+        others are still sampled. What either of the two raises ends the sampling and is raised.
         """
         inputs = [{"prompt_token_ids": ids} for ids in prompts]
         params = [_sampling(plan, self.eos_ids) for plan in plans]
-        if between is None:
+        if between is None and finished is None:
             outputs = self.llm.generate(inputs, params, use_tqdm=False)
-        else:
-            outputs = self._step_by_step(inputs, params, between)
-        return [[_sample(one) for one in output.outputs] for output in outputs]
+            return [[_sample(one) for one in output.outputs] for output in outputs]
+        return self._step_by_step(inputs, params, between, finished)
 
-    def _step_by_step(self, inputs: list[dict], params: list, between: Callable[[], None]) -> list:
-        engine, finished = self.llm.llm_engine, {}
-        for number, (prompt, plan) in enumerate(zip(inputs, params, strict=True)):
-            engine.add_request(str(number), prompt, plan)
-        while engine.has_unfinished_requests():
-            finished |= {int(out.request_id): out for out in engine.step() if out.finished}
-            between()
-        return [finished[number] for number in range(len(inputs))]
+    def _step_by_step(
+        self,
+        inputs: list[dict],
+        params: list,
+        between: Callable[[], None] | None,
+        finished: Callable[[int, list[Sample]], None] | None,
+    ) -> list[list[Sample]]:
+        engine, groups = self.llm.llm_engine, {}
+        try:
+            for number, (prompt, plan) in enumerate(zip(inputs, params, strict=True)):
+                engine.add_request(str(number), prompt, plan)
+            while engine.has_unfinished_requests():
+                for out in engine.step():
+                    if out.finished:
+                        groups[int(out.request_id)] = [_sample(one) for one in out.outputs]
+                        if finished is not None:
+                            finished(int(out.request_id), groups[int(out.request_id)])
+                if between is not None:
+                    between()
+        finally:  # requests left behind by an error would keep every later delta_S from being loaded
+            left = [str(number) for number in range(len(inputs)) if number not in groups]
+            if left:
+                engine.abort_request(left)
+        return [groups[number] for number in range(len(inputs))]
 
     def probe(self, ids: list[int]) -> list[float]:
         """log p(ids[i+1] | ids[:i+1]) under the loaded weights; len(ids) - 1 values."""

@@ -1,7 +1,8 @@
 """The generation loop.
 
-    requests ── take ──> [load the newest delta_S, prove it] ──> sample ──> reference log-probs ── put ──> rollouts
-       one transaction                 proofs ──> trainer           vLLM          torch, delta_S = 0
+    requests ── consume ──> [load the newest delta_S, prove it] ──> sample ──> reference log-probs ── publish ──> rollouts
+       one transaction                 proofs ──> trainer              vLLM    torch, delta_S = 0; each group when it is
+                                                                               ready, while others are still sampled
 
 The loop waits for requests; the trainer waits for rollouts and proofs. A request names the oldest policy version it
 accepts, so the loop never samples with older weights than the trainer allows. A replica without requests loads and
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import dataclass
 from itertools import groupby
 
 from common import delta_store, digests, failpoints, keys
@@ -102,6 +104,14 @@ class ServedPolicy:
         delta_store.prove(self.queue.client, proof)
 
 
+@dataclass
+class _Handed:
+    """One batch in work: when it began (perf_counter), and seconds of reference forwards in it so far."""
+
+    started: float
+    reference_s: float = 0.0
+
+
 class Generator:
     """Takes requests, puts rollout groups."""
 
@@ -161,39 +171,37 @@ class Generator:
                     self._drop(delivery.message, str(error))
                     self.queue.dead_letter(keys.GENERATORS, delivery, str(error))
                 return
-            version = self.policy.version
             prompts = [self.render(r.problem.prompt) for r in requests]
-            samples = self.policy.engine.generate(prompts, [r.sampling for r in requests])
-        self.metrics["rs_generate_seconds"].labels(self.settings.replica).observe(time.perf_counter() - started)
-        references = self._references(requests, prompts, samples)
-        seconds = time.perf_counter() - started
-        for delivery, prompt, group, refs in zip(deliveries, prompts, samples, references, strict=True):
-            made = self._group(delivery.message, prompt, group, refs, version, seconds)
-            digests.seal(self.queue.client, made)
-            failpoints.reached("sampled")
-            self.queue.publish(keys.ROLLOUTS, made)
-            failpoints.reached("rollouts_put")
-            self.queue.ack(keys.GENERATORS, delivery)
-        self._count(samples)
+            handed = _Handed(started)
 
-    def _references(self, requests, prompts, samples) -> list[list[list[float] | None]]:
-        """One list per group; one batched forward per temperature."""
-        answers: list[list[list[float] | None]] = [[None] * len(group) for group in samples]
-        started = time.perf_counter()
-        for temperature in {r.sampling.temperature for r in requests if r.want_reference}:
-            where = [
-                (g, c)
-                for g, r in enumerate(requests)
-                if r.want_reference and r.sampling.temperature == temperature
-                for c in range(len(samples[g]))
-            ]
-            rows = self.reference.logprobs(
-                [prompts[g] for g, _ in where], [samples[g][c].token_ids for g, c in where], temperature
-            )
-            for (g, c), row in zip(where, rows, strict=True):
-                answers[g][c] = row
-        self.metrics["rs_reference_seconds"].labels(self.settings.replica).observe(time.perf_counter() - started)
-        return answers
+            def finished(at: int, samples: list[Sample]) -> None:
+                self._hand_on(deliveries[at], prompts[at], samples, handed)
+
+            groups = self.policy.engine.generate(prompts, [r.sampling for r in requests], finished=finished)
+        replica = self.settings.replica
+        sampling_s = time.perf_counter() - started - handed.reference_s
+        self.metrics["rs_generate_seconds"].labels(replica).observe(sampling_s)
+        self.metrics["rs_reference_seconds"].labels(replica).observe(handed.reference_s)
+        self._count(groups)
+
+    def _hand_on(self, delivery: Delivery, prompt: list[int], samples: list[Sample], handed: _Handed) -> None:
+        """Score a finished group by the reference and publish it, while the rest of its batch is still sampled.
+
+        A group is scored by itself, so its reference log-probs do not hang on which groups were asked for beside it.
+        """
+        request, before = delivery.message, time.perf_counter()
+        refs: list[list[float] | None] = [None] * len(samples)
+        if request.want_reference:
+            ids = [s.token_ids for s in samples]
+            refs = list(self.reference.logprobs([prompt] * len(samples), ids, request.sampling.temperature))
+        now = time.perf_counter()
+        handed.reference_s += now - before
+        made = self._group(request, prompt, samples, refs, self.policy.version, now - handed.started)
+        digests.seal(self.queue.client, made)
+        failpoints.reached("sampled")
+        self.queue.publish(keys.ROLLOUTS, made)
+        failpoints.reached("rollouts_put")
+        self.queue.ack(keys.GENERATORS, delivery)
 
     def _group(
         self, request: GenerationRequest, prompt, group: list[Sample], refs, version: int, seconds: float

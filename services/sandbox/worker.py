@@ -41,6 +41,7 @@ from services.sandbox.verdicts.oracle import Oracle
 log = logging.getLogger("sandbox")
 
 PROGRAMS_A_LANE = 2  # beside the oracle's: the ground truth and the hint; the other three need a test function
+PROGRAMS = 5  # at least: five that sleep for as long as they may take no longer than one, however few lanes there are
 STUCK_S = 600.0  # longer than the longest completion may take
 
 
@@ -54,7 +55,7 @@ class Worker:
         with jail_starts():
             for _ in range(lanes):
                 self.jails.put(jail := Oracle(isolation=settings.isolation))
-        self.beside = Beside(PROGRAMS_A_LANE * lanes, isolation=settings.isolation)
+        self.beside = Beside(max(PROGRAMS, PROGRAMS_A_LANE * lanes), isolation=settings.isolation)
         self.layers = dict(jail.executor.layers)
         for layer, missing in self.layers.items():
             metrics["rs_isolation_layer"].labels(settings.name, layer).set(not missing)
