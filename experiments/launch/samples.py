@@ -111,7 +111,8 @@ def collect(stack: Stack, requests: Sequence[GenerationRequest], zero: DeltaS) -
     """Every graded group, as they come. ConfigError when a service dies or nothing comes for QUIET_LIMIT_S seconds."""
     queue = Queue(stack.client("trainer"), RUN_ID, max_deliveries=100)
     delta_store.publish(queue.client, zero)
-    waiting, unasked = set(), list(reversed(requests))
+    waiting: set[str] = set()
+    unasked = list(reversed(requests))
     heard = time.monotonic()
     while waiting or unasked:
         while unasked and len(waiting) < AT_ONCE:
