@@ -69,7 +69,10 @@ def main(argv: list[str]) -> int:
     else:
         from rich.console import Console
 
-        Console().print(status_view.page(stacks, table))
+        console = Console()
+        if not console.is_terminal:
+            console.width = 1000  # a pipe has no width: commands stay on one line
+        console.print(status_view.page(stacks, table))
     return cli.EXIT_FAILED if options.stack and not stacks else 0
 
 
