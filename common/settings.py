@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import yaml
@@ -20,6 +21,17 @@ DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
 
 SETTINGS_CHARACTERS, SETTINGS_DEPTH = 1 << 20, 32
+
+
+class Scope(Enum):
+    """What a field decides. Resuming, comparing, preparing and presets take their lists of fields from it (`fields`)."""
+
+    SCIENCE = "science"  # the result; every field that is not marked, so that a new one is never ignored by mistake
+    INPUT = "input"  # the path of a file whose content decides, not its path; a resumed run must have the same
+    NAME = "name"  # which run it is
+    PLACE = "place"  # addresses, credentials and names of processes
+    MACHINE = "machine"  # what the hardware needs
+    BOOKKEEPING = "bookkeeping"  # what is kept and watched, and how long is waited
 
 
 class Settings(BaseModel):
@@ -39,9 +51,9 @@ class RedisSettings(Settings):
     The password is in the file that redis_password_file names, alone on one line; nowhere else.
     """
 
-    redis_url: str = _environment("REDIS_URL", DEFAULT_REDIS)
-    redis_username: str | None = _environment("REDIS_USERNAME")
-    redis_password_file: Path | None = _environment("REDIS_PASSWORD_FILE")
+    redis_url: Annotated[str, Scope.PLACE] = _environment("REDIS_URL", DEFAULT_REDIS)
+    redis_username: Annotated[str | None, Scope.PLACE] = _environment("REDIS_USERNAME")
+    redis_password_file: Annotated[Path | None, Scope.PLACE] = _environment("REDIS_PASSWORD_FILE")
 
     @model_validator(mode="after")
     def _no_password_in_the_address(self) -> RedisSettings:
@@ -78,28 +90,29 @@ class TrainerSettings(RedisSettings):
     """One training run. Rates are per optimizer step, sizes in rollouts or tokens, seconds are seconds."""
 
     # what runs
-    run_id: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    run_dir: Path
-    arm: str = "vanilla"
-    seed: int = Field(0, ge=0)
+    run_id: Annotated[str, Scope.NAME] = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    run_dir: Annotated[Path, Scope.NAME]
+    arm: Annotated[str, Scope.NAME] = "vanilla"
+    seed: Annotated[int, Scope.NAME] = Field(0, ge=0)
 
     # model and data
     model: str
     train_problems: Path
     heldout_problems: Path
     loophole: str | None = "simple_overwrite_tests"
-    svd_cache: Path = Path(".cache/svd")
+    svd_cache: Annotated[Path, Scope.INPUT] = Path(".cache/svd")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = "auto"
-    gpu_memory_fraction: float | None = Field(None, gt=0, le=1)
+    device: Annotated[str, Scope.MACHINE] = "auto"
+    gpu_memory_fraction: Annotated[float | None, Scope.MACHINE] = Field(None, gt=0, le=1)
 
     # the method
     adapter: Literal["antipasto", "pissa_freeze_a"] = "antipasto"
     adapter_form: Literal["merged", "factored"] = "merged"
     projection: Projection = "off"
     direction: Literal["v_hack", "random", "none"] = "none"
-    v_hack: Path | None = None
-    v_ref: Path | None = None  # v_hack that positions are measured against; default: the file v_hack, if of that kind
+    v_hack: Annotated[Path | None, Scope.INPUT] = None
+    # v_hack that positions are measured against; default: the file v_hack, if of that kind
+    v_ref: Annotated[Path | None, Scope.INPUT] = None
     orthogonal: bool = False  # the direction acted on is made orthogonal to the reference, module by module
     dose: float = Field(0.0, ge=0)  # leash, setpoint, shift: component along v per module, in units of delta_S
     dose_ramp: int = Field(1, ge=1)  # setpoint: steps until the dose is reached
@@ -143,13 +156,13 @@ class TrainerSettings(RedisSettings):
     eval_every: int = Field(25, ge=0)
     eval_problems: int = Field(48, ge=1)
     eval_samples: int = Field(4, ge=1)
-    checkpoint_every: int = Field(1, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    probe_bound: float = Field(0.005, gt=0)
-    group_timeout_s: float = Field(600.0, gt=0)
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = Field(0, ge=0, le=65535)
-    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    checkpoint_every: Annotated[int, Scope.BOOKKEEPING] = Field(1, ge=1)
+    keep_checkpoints: Annotated[int, Scope.BOOKKEEPING] = Field(2, ge=1)
+    probe_bound: Annotated[float, Scope.BOOKKEEPING] = Field(0.005, gt=0)
+    group_timeout_s: Annotated[float, Scope.BOOKKEEPING] = Field(600.0, gt=0)
+    metrics_host: Annotated[str, Scope.PLACE] = "127.0.0.1"
+    metrics_port: Annotated[int, Scope.PLACE] = Field(0, ge=0, le=65535)
+    loggers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Scope.BOOKKEEPING] = ()
 
     @field_validator("loggers", mode="before")
     @classmethod
@@ -193,13 +206,20 @@ class TrainerSettings(RedisSettings):
             raise ValueError("field orthogonal needs a direction and the field v_ref: what it is made orthogonal to")
 
 
-_PLACES = frozenset({"run_dir", "redis_url", "redis_username", "redis_password_file", "metrics_host", "metrics_port"})
-RESUMABLE = _PLACES | {
-    "steps", "eval_every", "keep_checkpoints", "group_timeout_s", "probe_bound", "device", "gpu_memory_fraction", "loggers",
-}  # fmt: skip
-"""Fields that may differ when a run is resumed: they do not change what is computed."""
+def fields(kind: type[Settings], *scopes: Scope) -> frozenset[str]:
+    """Names of the fields of `kind` that have one of `scopes`."""
+    return frozenset(name for name, field in kind.model_fields.items() if _scope(field.metadata) in scopes)
+
+
+def _scope(metadata: list[Any]) -> Scope:
+    return next((mark for mark in metadata if isinstance(mark, Scope)), Scope.SCIENCE)
+
+
+_PLACES = fields(TrainerSettings, Scope.PLACE) | {"run_dir"}
 OF_RESULTS = frozenset({"steps", "eval_every"})
-"""Those of them that say what a finished run holds."""
+"""Fields that may differ when a run is resumed and say what a finished run holds."""
+RESUMABLE = _PLACES | OF_RESULTS | fields(TrainerSettings, Scope.MACHINE, Scope.BOOKKEEPING)
+"""Fields that may differ when a run is resumed: they do not change what is computed."""
 
 
 def changed(old: dict[str, Any], new: dict[str, Any], finished: bool = False) -> tuple[str, Any, Any] | None:
@@ -225,10 +245,10 @@ class RefServerSettings(RedisSettings):
     """Generator and reference log-probs."""
 
     model: str
-    replica: str = "gen-0"
+    replica: Annotated[str, Scope.PLACE] = "gen-0"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    device: str = "auto"
-    svd_cache: Path = Path(".cache/svd")
+    device: Annotated[str, Scope.MACHINE] = "auto"
+    svd_cache: Annotated[Path, Scope.INPUT] = Path(".cache/svd")
     bases_on: Literal["gpu", "host"] = "gpu"
     max_model_len: int = Field(256, ge=16)
     max_num_seqs: int = Field(256, ge=1)
@@ -237,9 +257,9 @@ class RefServerSettings(RedisSettings):
     kv_cache_gib: float | None = Field(None, gt=0)
     enforce_eager: bool = False
     max_batch_groups: int = Field(16, ge=1)
-    host: str = "127.0.0.1"
-    port: int = Field(8100, ge=0, le=65535)
-    admin_token_file: Path | None = _environment("ADMIN_TOKEN_FILE")
+    host: Annotated[str, Scope.PLACE] = "127.0.0.1"
+    port: Annotated[int, Scope.PLACE] = Field(8100, ge=0, le=65535)
+    admin_token_file: Annotated[Path | None, Scope.PLACE] = _environment("ADMIN_TOKEN_FILE")
     max_deliveries: int = Field(3, ge=1)
     claim_idle_s: float = Field(30.0, gt=0)
 
@@ -248,12 +268,12 @@ class SandboxSettings(RedisSettings):
     """One grading worker. `groups_in_flight`: groups that it works on at a time, so that one endless sibling holds up no
     other group."""
 
-    name: str = "grader-0"
+    name: Annotated[str, Scope.PLACE] = "grader-0"
     parallel: int | None = Field(None, ge=1)  # completions at a time; None: as many as this process may use cores
     groups_in_flight: int = Field(4, ge=1)
     isolation: Literal["required", "best_effort"] = "required"
-    host: str = "127.0.0.1"
-    port: int = Field(0, ge=0, le=65535)
+    host: Annotated[str, Scope.PLACE] = "127.0.0.1"
+    port: Annotated[int, Scope.PLACE] = Field(0, ge=0, le=65535)
     max_deliveries: int = Field(3, ge=1)
     claim_idle_s: float = Field(30.0, gt=0)
 

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
+from common.settings import Scope, TrainerSettings, fields
 from experiments.analysis.run_files import Run, read_rollouts, read_runs
 from experiments.design import arms as arm_table
 
-# Where a run wrote and where its services listened: no bearing on the result.
-INCIDENTAL = frozenset({"run_id", "run_dir", "arm", "seed", "redis_url", "redis_username",
-                        "redis_password_file", "metrics_port", "svd_cache", "v_hack", "v_ref", "checkpoint_every",
-                        "keep_checkpoints", "group_timeout_s", "loggers"})  # fmt: skip
+# No bearing on the result. `eval_every` and `steps` say what was measured, so they have.
+INCIDENTAL = fields(TrainerSettings, Scope.NAME, Scope.INPUT, Scope.PLACE, Scope.MACHINE, Scope.BOOKKEEPING)
 
 
 @dataclass(frozen=True)

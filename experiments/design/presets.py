@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-from common.settings import TrainerSettings
+from common.settings import Scope, TrainerSettings, fields
 from experiments.design import arms
 from experiments.design.arms import Arm
 
@@ -37,7 +37,7 @@ FETCHED = {path: _FETCH.format(split, path) for split, path in (("train", LEETCO
 DIRECTIONS = Path(".cache/directions")
 
 # Decided by preset, arm and seed themselves, never by --set.
-NAMED = frozenset({"arm", "seed", "run_id", "run_dir", "v_hack", "direction"})
+NAMED = fields(TrainerSettings, Scope.NAME) | {"v_hack", "direction"}
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 
-from common.settings import RefServerSettings, SandboxSettings, build
+from common.settings import RefServerSettings, SandboxSettings, Scope, TrainerSettings, build, fields
 from experiments.design import presets
 from experiments.launch.given import check_same, given, save
 from experiments.launch.run import ensure_direction, finished, write_provenance
 from experiments.options import prepare as parser
 
-OF_THE_MACHINE = frozenset({"redis_url", "redis_username", "redis_password_file", "admin_token_file", "host", "port",
-                            "replica", "name", "metrics_host", "metrics_port"})  # fmt: skip
+OF_THE_MACHINE = frozenset[str]().union(
+    *(fields(kind, Scope.PLACE) for kind in (TrainerSettings, RefServerSettings, SandboxSettings))
+)
 
 
 def main(argv: list[str]) -> int:

@@ -27,13 +27,13 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from common.errors import ConfigError
-from common.settings import TrainerSettings
+from common.settings import RedisSettings, TrainerSettings
 
 Row = Mapping[str, Any]
 
 BEHIND = 1000  # rows; a step takes longer than any logger needs, so one that is so far behind hangs
 CLOSE_S = 60.0
-PRIVATE = {"redis_url", "redis_username", "redis_password_file"}
+PRIVATE = set(RedisSettings.model_fields)
 
 
 class Logger(Protocol):

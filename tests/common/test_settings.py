@@ -60,3 +60,19 @@ def test_settings_files(tmp_path):
             read_settings_file(path)
     with pytest.raises(ConfigError, match="No such file"):
         read_settings_file(tmp_path / "absent.json")
+
+
+def test_lists_of_fields_follow_their_scopes():
+    from common import settings
+    from experiments.analysis.comparable import INCIDENTAL
+    from experiments.design.presets import NAMED
+    from experiments.launch.prepare import OF_THE_MACHINE
+
+    scoped = [settings.fields(settings.TrainerSettings, scope) for scope in settings.Scope]
+    assert sum(map(len, scoped)) == len(settings.TrainerSettings.model_fields)
+    assert {"probe_bound", "device", "svd_cache", "run_id"} <= INCIDENTAL and not {"lr", "steps", "model"} & INCIDENTAL
+    assert {"probe_bound", "checkpoint_every", "run_dir", "steps"} <= settings.RESUMABLE
+    assert not {"svd_cache", "v_hack", "seed", "lr", "run_id"} & settings.RESUMABLE
+    assert {"arm", "seed", "run_id", "run_dir", "v_hack", "direction"} == NAMED
+    assert {"redis_url", "replica", "name", "port", "admin_token_file", "metrics_port"} <= OF_THE_MACHINE
+    assert not {"device", "run_dir", "model"} & OF_THE_MACHINE
