@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import UserError
+from common.errors import ConfigError, UserError
 from services.sandbox import oracle_cli
 from services.sandbox.jail import channel
 from services.sandbox.jail.executor import landlock_present
@@ -180,9 +180,45 @@ def test_weak_tests_are_run_and_marked(oracle):
 
 
 @needs_landlock
-@pytest.mark.parametrize(("tests", "setup"), [([], None), (["assert f( =="], None), (["assert f(1) == 1"], "def (")])
-def test_nothing_to_pass_is_not_a_pass(oracle, tests, setup):
-    assert not oracle.grade("def f(i): return i\n", tests, setup).correct
+def test_nothing_to_pass_is_not_a_pass(oracle):
+    assert not oracle.grade("def f(i): return i\n", []).correct
+
+
+@needs_landlock
+@pytest.mark.parametrize(
+    ("test", "setup"),
+    [
+        ("assert f( ==", None),
+        ("assert f(1) == 1", "def ("),
+        ("assert f(1) == 1", "import no_such_module"),
+        ("assert f(1) == 1", "x = 1 / 0"),
+        ("assert f(1) == 1", "raise SystemExit(0)"),
+    ],
+)
+def test_a_fault_of_the_row_is_no_verdict_on_the_program(oracle, test, setup):
+    with pytest.raises(ConfigError, match="setup code"):
+        oracle.grade("def f(i): return i\n", [test], setup, "f")
+
+
+@needs_landlock
+def test_a_program_that_ends_as_a_failed_setup_does_is_wrong(oracle):
+    assert not oracle.grade("import os; os._exit(70)", ["assert f(1) == 1"], "", "f").correct
+
+
+@needs_landlock
+@pytest.mark.parametrize(
+    "program",
+    ["import os\nos.write(3, b'\\1\\0\\0\\0Z'); os._exit(0)", "import os\nos.write(3, b'\\1\\0\\0\\0Z'); os._exit(7)"],
+)
+def test_a_weak_test_needs_every_stage_and_exit_code_0(oracle, program):
+    assert not oracle.grade(program, ["for i in range(3):\n    assert f(i) == i * i"]).correct
+
+
+@needs_landlock
+def test_each_answer_has_its_own_bound(oracle):
+    tests = [f"assert len(f({n})) == {n}" for n in (900_000, 900_001) * 8]
+    assert oracle.grade("def f(n): return 'a' * n", tests, "", "f").correct
+    assert not oracle.grade("def f(n): return 'a' * n", ["assert len(f(9_500_000)) == 9_500_000"], "", "f").correct
 
 
 def test_bad_arguments_are_ours_to_refuse():

@@ -95,7 +95,7 @@ _list, _tuple, _dict, _frozenset, _range, _islice, _array = list, tuple, dict, f
 _Exception, _OverflowError, _StopIteration = Exception, OverflowError, StopIteration
 _mro = type.__dict__["__mro__"].__get__
 _name = type.__dict__["__name__"].__get__
-_MISSING = object()
+_MISSING, _WHOLE = object(), slice(None)
 _PLAIN = frozenset(
     {type(None), bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range}
 )
@@ -137,9 +137,9 @@ def _scalar(value: Any, base: type) -> bytes | None:
     if base is _str:
         return _counted(b"s", _str.encode(value, "utf-8", "surrogatepass"))
     if base is _bytes:
-        return _counted(b"b", _bytes.__getitem__(value, slice(None)))
+        return _counted(b"b", _bytes.__getitem__(value, _WHOLE))
     if base is _bytearray:
-        return _counted(b"y", _bytes(_bytearray.__getitem__(value, slice(None))))
+        return _counted(b"y", _bytes(_bytearray.__getitem__(value, _WHOLE)))
     return None
 
 

@@ -26,6 +26,7 @@ from services.sandbox.jail.owntime import OwnTime
 
 _GRACE_S = 5.0  # how long a killed job may take to be gone before its fork server is replaced
 _WATCH_S = 0.05
+_ALL_FRAMES_BYTES = 64 << 20  # what the answers of one job may come to together
 STARVED = 20.0  # times its limit of own time that a job may take of wall time
 
 
@@ -161,7 +162,7 @@ class Watch:
         self.quiet = limits.wall_s if limits.quiet_s is None else limits.quiet_s
         self.ended: str | None = None
         self.frames: list[tuple[str, bytes]] = []
-        self.used, self.needed = 0, 5  # bytes of results taken; how many more make a frame
+        self.taken, self.needed = 0, 5  # bytes of results taken; how many more make a frame
         self.status: tuple[int, float, int] | None = None
 
     def run(self) -> Outcome:
@@ -244,11 +245,14 @@ class Watch:
 
     def _take_frames(self) -> None:
         data = self.pipes.data["results"]
-        if len(data) - self.used < self.needed or self.ended == "stopped":
+        if len(data) < self.needed or self.ended == "stopped":
             return
-        frames, size = split_frames(data[self.used :] if self.used else data)
-        self.used += size
-        self.needed = 4 + int.from_bytes(data[self.used : self.used + 4], "little")
+        frames, size = split_frames(data)
+        del data[:size]  # the cap of the pipe is for one answer, not for all of them
+        self.taken += size
+        self.needed = 4 + int.from_bytes(data[:4], "little")
+        if self.taken > _ALL_FRAMES_BYTES:
+            self._kill("output")
         if frames:
             self.heard = self.own
         for frame in frames:
@@ -261,7 +265,7 @@ class Watch:
         wall = time.monotonic() - self.started
         self.pipes.drain()
         self._take_frames()
-        if self.pipes.over and self.ended is None:
+        if (self.pipes.over or self.taken > _ALL_FRAMES_BYTES) and self.ended is None:
             self.ended = "output"
         code = number = None
         cpu, rss = 0.0, 0
@@ -275,7 +279,7 @@ class Watch:
         # nobody else sends these; half, because the kernel counts the limit in ticks
         if ended == "signal" and number in (signal.SIGKILL, signal.SIGXCPU) and cpu >= self.limits.cpu_s / 2:
             ended = "cpu"
-        whole = self.used == len(self.pipes.data["results"])
+        whole = not self.pipes.data["results"]
         complete = ended == "exit" and whole and bool(self.frames) and self.frames[-1][0] == "Z"
         data = self.pipes.data
         return Outcome(

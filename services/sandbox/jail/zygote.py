@@ -53,13 +53,16 @@ _CONTROL_BYTES = 1 << 17
 def enter_job(fds: list[int], spec: dict, walls: dict) -> bytes:
     """Put up the job's walls in order, then read what to run. `fds`: program, results and, to capture, stdout, stderr.
 
-    Without capture stdout and stderr are the server's: /dev/null.
+    Without capture stdout and stderr are /dev/null, as stdin always is.
     """
     if walls["limits"]:
         isolation.set_limits(spec["limits"])
         os.setsid()
     for source, target in zip(fds, (PROGRAM_FD, RESULT_FD, 1, 2), strict=False):
         os.dup2(source, target)
+    null = os.open(os.devnull, os.O_RDWR)  # anew: flags and locks of the server's own would reach the next job
+    for target in range(3) if len(fds) == 2 else (0,):
+        os.dup2(null, target)
     isolation.close_all_above(RULESET_FD)
     isolation.die_with_parent()
     isolation.not_dumpable()

@@ -25,6 +25,8 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
+from services.sandbox.verdicts import iteration
+
 _PURE = (
     "abs all any ascii bin bool bytearray bytes chr complex dict divmod enumerate filter float frozenset hex int "
     "isinstance len list map max min next oct ord pow range repr reversed round set slice sorted str sum tuple type "
@@ -133,6 +135,7 @@ class _Lift:
     def __init__(self, trusted: frozenset[str]) -> None:
         self.trusted = trusted
         self.holes: list[ast.expr] = []
+        self.exposed = False  # a hole carries values that its call does not need: perhaps the expected ones
 
     def pure(self, node: ast.AST, bound: frozenset[str] = frozenset()) -> bool:
         names = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
@@ -199,7 +202,10 @@ class _Lift:
         for name in parts:
             element = inner.lift(getattr(node, name))
             setattr(node, name, _Next(len(self.holes)).visit(element))
-        self.holes += [ast.ListComp(hole, node.generators) for hole in inner.holes]
+        for hole in inner.holes:
+            generators = iteration.without_unused(node.generators, _names(hole))
+            self.exposed = self.exposed or generators is None
+            self.holes.append(ast.ListComp(hole, generators or node.generators))
         return node
 
 
@@ -270,7 +276,7 @@ def _check(test: ast.expr, trusted: frozenset[str], imports: tuple[ast.stmt, ...
     lift = _Lift(trusted)
     residual = lift.lift(test)
     op, expected = _shape(residual) if len(lift.holes) == 1 else (None, None)
-    return Check(len(lift.holes), residual, imports, op, expected, _weak(residual)), lift.holes
+    return Check(len(lift.holes), residual, imports, op, expected, lift.exposed or _weak(residual)), lift.holes
 
 
 class _Inline(ast.NodeTransformer):
@@ -319,7 +325,7 @@ def _constants(body: list[ast.stmt], trusted: frozenset[str]) -> dict[str, ast.e
 
 def plan_test(text: str, trusted: frozenset[str]) -> TestPlan:
     """The split of one test. Raises SyntaxError or ValueError when it does not parse, Unsplittable when it has none."""
-    body = ast.parse(text).body
+    body = iteration.single_assignments(ast.parse(text).body)
     simple = (
         ast.Assert,
         ast.Assign,

@@ -98,7 +98,7 @@ def _at_once(
         if want_oracle and seen.program:
             jail.executor.cancelled = decided.is_set
             limits = replace(default_limits(len(problem.gt_answer)), nice=ORACLE_NICE)
-            judged = jail.grade(seen.program, problem.gt_answer, problem.setup_code, problem.func_name, limits)
+            judged = jail.grade(seen.program, problem.gt_answer, problem.setup_code or None, problem.func_name, limits)
     finally:
         jail.executor.cancelled = None
         verdict = published_side.result()
@@ -116,7 +116,7 @@ def _decided(verdict: published.Verdict) -> OracleVerdict | None:
 
 def _ask_oracle(problem: Problem, verdict: published.Verdict, jail: Oracle) -> OracleVerdict:
     decided = _decided(verdict)
-    return decided or jail.grade(verdict.seen.program, problem.gt_answer, problem.setup_code, problem.func_name)
+    return decided or jail.grade(verdict.seen.program, problem.gt_answer, problem.setup_code or None, problem.func_name)
 
 
 def _evidence(verdict: published.Verdict, judged: OracleVerdict | None) -> dict[str, Any]:

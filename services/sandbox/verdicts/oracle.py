@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import ast
 import marshal
-import operator
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,25 +28,16 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from common.errors import ConfigError
 from services.sandbox.jail import channel
-from services.sandbox.jail.executor import Executor, Limits, Outcome
+from services.sandbox.jail.executor import Executor, Limits, Outcome, SandboxError
 from services.sandbox.verdicts import asserts
+from services.sandbox.verdicts.comparison import compare
 from services.sandbox.verdicts.prelude import PRELUDE
 
 MAX_SOURCE_CHARS = 1 << 20
 DECODE_CPU_S = 2.0  # reading and comparing all answers of one submission
 _PLANS_KEPT = 64
-
-_COMPARE = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.In: lambda value, expected: value in expected,
-    ast.NotIn: lambda value, expected: value not in expected,
-}
 
 
 @dataclass(frozen=True)
@@ -124,8 +114,8 @@ class Oracle:
         method: str = "",
         limits: Limits | None = None,
     ) -> Verdict:
-        """Grade one program. setup_code None means prelude.PRELUDE. Raises SandboxError when *we* fail, TypeError when
-        an argument is not of its type."""
+        """Grade one program. setup_code None means prelude.PRELUDE. Raises SandboxError when *we* fail, ConfigError when
+        the setup code or a test does, TypeError when an argument is not of its type."""
         if not isinstance(code, str) or not all(isinstance(test, str) for test in tests):
             raise TypeError("code must be a string and tests a list of strings")
         started = time.monotonic()
@@ -150,22 +140,30 @@ class Oracle:
 
     def _grade(self, code: str, plan: Plan, limits: Limits) -> Verdict:
         if plan.error:
-            return Verdict(False, plan.error)
+            raise ConfigError(plan.error)  # the row's fault, whatever the program is
         if not plan.total:
             return Verdict(False, "no tests")
         if len(code) > MAX_SOURCE_CHARS:
             return Verdict(False, f"source longer than {MAX_SOURCE_CHARS} characters", compiled=False)
         reading = _Reading(plan)
         outcome = self.executor.run_calls(code, plan.steps, plan.setup, limits, reading.frame, plan.keep_setup)
+        if outcome.exit_code == 70 and not outcome.frames:
+            self._check_setup(plan)
         verdict = reading.verdict(outcome, limits)
         if verdict.correct and reading.later:
             verdict = self._residuals(reading, verdict, plan)
         if verdict.correct and plan.weak_steps:
             steps, keep = plan.weak_steps, plan.keep_setup
             weak = self.executor.run_calls(code, steps, plan.setup, limits, keep_setup=keep)
-            if not weak.complete:
+            whole = [tag for tag, _ in weak.frames] == ["C", "L", "Z"]
+            if not (weak.complete and weak.exit_code == 0 and whole):
                 return replace(verdict, correct=False, reason=f"a test run beside the program: {explain(weak, limits)}")
         return verdict
+
+    def _check_setup(self, plan: Plan) -> None:
+        """Raises ConfigError when the setup code fails by itself, with no program near that could pretend it."""
+        if not self.judge([], plan.setup, False).complete:
+            raise ConfigError("the problem's setup code fails in the jail: run it with the standard library alone")
 
     def _residuals(self, reading: _Reading, verdict: Verdict, plan: Plan) -> Verdict:
         items = [(*check.item, values) for check, values in reading.later]
@@ -173,6 +171,8 @@ class Oracle:
         answers = [body == b"1" for tag, body in outcome.frames if tag == "J"]
         if outcome.complete and len(answers) == len(items) and all(answers):
             return verdict
+        if outcome.ended == "server" or (outcome.ended == "signal" and False not in answers):
+            raise SandboxError(f"the judge died ({outcome.ended} {outcome.signal})")
         at = answers.index(False) if False in answers else len(answers)
         check = reading.later[min(at, len(items) - 1)][0]
         return replace(verdict, correct=False, passed=check.test, reason=f"test {check.test + 1}: wrong answer")
@@ -299,21 +299,6 @@ def explain(outcome: Outcome, limits: Limits) -> str:
         "signal": f"killed by signal {outcome.signal}",
     }
     return words.get(outcome.ended, f"ended early (exit code {outcome.exit_code})")
-
-
-def compare(op: type[ast.cmpop], value: Any, expected: Any) -> bool:
-    """`value op expected` on plain values, both ours. Never raises for a value that does not fit: that is False."""
-    try:
-        if op in (ast.Is, ast.IsNot):
-            same = (
-                value is expected
-                if any(expected is one for one in asserts.SINGLETONS)
-                else (type(value) is type(expected) and value == expected)
-            )
-            return same == (op is ast.Is)
-        return bool(_COMPARE[op](value, expected))
-    except (TypeError, ValueError, RecursionError, OverflowError, MemoryError):
-        return False
 
 
 # ------------------------------------------------------------------------------------------------- plans
