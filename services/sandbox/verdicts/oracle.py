@@ -161,8 +161,8 @@ class Oracle:
         return verdict
 
     def _check_setup(self, plan: Plan) -> None:
-        """Raises ConfigError when the setup code fails by itself, with no program near that could pretend it."""
-        if not self.judge([], plan.setup, False).complete:
+        """Raises ConfigError when the setup code fails by itself, in a job without the program, which could pretend it."""
+        if not self.executor.run_judge([], plan.setup).complete:  # setup code only: no expected value in it
             raise ConfigError("the problem's setup code fails in the jail: run it with the standard library alone")
 
     def _residuals(self, reading: _Reading, verdict: Verdict, plan: Plan) -> Verdict:
