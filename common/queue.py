@@ -92,17 +92,19 @@ class Queue:
         count: int = 1,
         wait_s: float = 1.0,
         on_dead_letter: OnDeadLetter | None = None,
+        again: int | None = None,
     ) -> list[Delivery]:
         """Up to `count` messages: our own unfinished ones first, then those of dead consumers, then new ones.
 
         A message that cannot be decoded, or that was delivered more than `max_deliveries` times, goes to the
-        dead-letter stream; `on_dead_letter(message, reason)` is told about the latter.
+        dead-letter stream; `on_dead_letter(message, reason)` is told about the latter. again: how many at most of those
+        that were delivered before (default: count); with 1 a message that kills its consumer raises only its own count.
         """
         if self.outages != self._outages_seen:
             self._outages_seen = self.outages
             self.forget()
         try:
-            return self._consume(stream, group, kinds, count, wait_s, on_dead_letter)
+            return self._consume(stream, group, kinds, (count, again or count), wait_s, on_dead_letter)
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
@@ -119,12 +121,13 @@ class Queue:
         stream: str,
         group: str,
         kinds: tuple[type[Message], ...],
-        count: int,
+        counts: tuple[int, int],
         wait_s: float,
         on_dead_letter: OnDeadLetter | None,
     ) -> list[Delivery]:
+        count, again = counts
         self._ensure_group(stream, group)
-        entries = self._own_pending(stream, group, count) or self._abandoned(stream, group, count)
+        entries = self._own_pending(stream, group, again) or self._abandoned(stream, group, again)
         if not entries:
             new = self._read(stream, group, ">", count, block_ms=max(1, int(wait_s * 1000)))
             entries = [(entry_id, fields, 1) for entry_id, fields in new]
@@ -222,8 +225,9 @@ class Queue:
         cursor = self._recovery.get((stream, group), b"0")
         if cursor is None:
             return []
-        entries = [(entry_id, fields) for entry_id, fields in self._read(stream, group, cursor, count) if fields]
-        self._recovery[stream, group] = entries[-1][0] if entries else None
+        found = self._read(stream, group, cursor, count)
+        self._recovery[stream, group] = found[-1][0] if found else None
+        entries = [(entry_id, fields) for entry_id, fields in found if fields]  # one without was deleted meanwhile
         return self._with_attempts(stream, group, entries)  # reading one's own pending list counts as a delivery
 
     def _abandoned(self, stream: str, group: str, count: int) -> list[Entry]:

@@ -139,9 +139,18 @@ class Generator:
             self.policy.turned_at = time.monotonic()
 
     def turn(self, wait_s: float = 0.5) -> int:
-        """One batch of requests; returns how many groups were made."""
+        """One batch of requests; returns how many groups were made.
+
+        A request that was delivered before is taken alone: if it kills the engine, its neighbours are not counted down.
+        """
         deliveries = self.queue.consume(
-            keys.REQUESTS, keys.GENERATORS, (GenerationRequest,), self.settings.max_batch_groups, wait_s, self._drop
+            keys.REQUESTS,
+            keys.GENERATORS,
+            (GenerationRequest,),
+            self.settings.max_batch_groups,
+            wait_s,
+            self._drop,
+            again=1,
         )
         if not deliveries:
             self._follow()

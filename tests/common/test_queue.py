@@ -147,3 +147,23 @@ def test_no_redis_is_one_line_and_quick():
 def test_a_malformed_url_says_what_to_write():
     with pytest.raises(QueueError, match="redis://HOST:PORT/DB"):
         connect("localhost:6379")
+
+
+@pytest.mark.parametrize("same_name", [True, False])
+def test_poison_taken_alone_leaves_its_neighbours_uncounted(make, same_name):
+    """A consumer that dies of g1 whenever it has it: only g1 is buried, everything else is done."""
+    make("m").publish_many(STREAM, [group(f"g{i}") for i in range(4)])
+    done, dead, attempts = [], [], {}
+    for life in range(12):
+        queue = make("a" if same_name else f"a{life}", claim_idle_s=0.01, max_deliveries=3)
+        time.sleep(0.02)
+        while taken := queue.consume(
+            STREAM, GROUP, KINDS, 16, 0.01, lambda message, reason: dead.append(message.group_id), again=1
+        ):
+            attempts |= {d.message.group_id: d.attempt for d in taken}
+            if any(d.message.group_id == "g1" for d in taken):
+                break
+            queue.ack(GROUP, *taken)
+            done += [d.message.group_id for d in taken]
+    assert dead == ["g1"] and sorted(done) == ["g0", "g2", "g3"]
+    assert max(attempts[g] for g in done) == 2
