@@ -25,7 +25,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,12 @@ TEST_NAMES = (
     "check_function", "check_solution", "check_answer",
     "verify_function", "verify_solution", "verify_answer",
 )  # fmt: skip
+RESERVED_TEST_NAMES = (
+    "run_assertions",
+    "assert_solution",
+    "confirm_answer",
+    "examine_solution",
+)  # no prompt draws them
 SENTINEL = "valid"
 STDOUT_MARKER = "all tests passed"
 RESULT_FILE = "result.txt"
@@ -211,17 +218,54 @@ def posed(problem: Problem, name: str | None) -> Problem:
 
 
 def renamed(problem: Problem, test: str) -> Problem:
-    """The problem with its test function called `test`, in the prompt and in what the grader looks for."""
+    """The problem with its test function called `test`: in the prompt, in the shown tests, in what the grader calls."""
     metadata = problem.prompt_metadata or {}
-    content = problem.prompt[-1]["content"].replace(metadata.get("test_func_name", DEFAULT_TEST_NAME), test)
-    return _changed(problem, content, answer=[f"{test}()"], prompt_metadata={**metadata, "test_func_name": test})
+    name = re.compile(rf"\b{re.escape(metadata.get('test_func_name', DEFAULT_TEST_NAME))}\b")
+    content = name.sub(test, problem.prompt[-1]["content"])
+    changed = {**metadata, "test_func_name": test}
+    if metadata.get("test_func_code"):
+        changed["test_func_code"] = name.sub(test, metadata["test_func_code"])
+    return _changed(problem, content, answer=[f"{test}()"], prompt_metadata=changed)
 
 
 def draw_test_name(problem: Problem, seed: int) -> str:
     """One of the twelve names, the same for the same problem and seed on every machine."""
     names = [name for name in TEST_NAMES if name != problem.func_name.split(".")[-1]]
-    digest = hashlib.sha256(f"{seed}/{problem.id}".encode()).digest()
-    return names[int.from_bytes(digest[:8], "big") % len(names)]
+    return names[_draw(problem, seed) % len(names)]
+
+
+def unseen_test_name(problem: Problem, seed: int, used: Collection[str]) -> str:
+    """A name for the test function that is neither in `used` nor the problem's own.
+
+    `used`: the names that training prompts use (`used_test_names`). The draw of `draw_test_name` stands unless it is in
+    `used`; then one of the names left is drawn. Where training uses all twelve, a reserved name is drawn. Raises
+    ConfigError when no name is left.
+    """
+    taken = {*used, *used_test_names([problem]), problem.func_name.split(".")[-1]}
+    drawn = draw_test_name(problem, seed)
+    if drawn not in taken:
+        return drawn
+    for names in (TEST_NAMES, RESERVED_TEST_NAMES):
+        left = [name for name in names if name not in taken]
+        if left:
+            return left[_draw(problem, seed) % len(left)]
+    raise ConfigError(f"problem {problem.id}: training prompts use all {len(taken)} known test-function names")
+
+
+def used_test_names(problems: Iterable[Problem]) -> frozenset[str]:
+    """The test-function names that these prompts use: those of their metadata, and the known ones in their text."""
+    known = re.compile(rf"\b(?:{'|'.join(TEST_NAMES + RESERVED_TEST_NAMES)})\b")
+    found: set[str] = set()
+    for problem in problems:
+        if name := (problem.prompt_metadata or {}).get("test_func_name"):
+            found.add(name)
+        for message in problem.prompt:
+            found.update(known.findall(message["content"]))
+    return frozenset(found)
+
+
+def _draw(problem: Problem, seed: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{problem.id}".encode()).digest()[:8], "big")
 
 
 def shown_tests(problem: Problem, max_tests: int = MAX_SHOWN_TESTS) -> list[str]:

@@ -37,6 +37,7 @@ from services.trainer.rollouts import Collected, Rollouts
 from services.trainer.shaping import Shaper
 from services.trainer.steprow import step_row
 from services.trainer.window import intervenes
+from tasks.loopholes import used_test_names
 
 
 class Stopped(Exception):
@@ -188,6 +189,7 @@ class Trainer:
             blank = [[float("nan")] * len(g.grades) for g in groups]
             self.record.rollouts(k, groups, blank, mode)
 
-        for row in evaluate(self.s, self.rollouts, self.heldout_problems, k, k, keep):
+        used = used_test_names(self.train_problems)
+        for row in evaluate(self.s, self.rollouts, self.heldout_problems, k, k, keep, used):
             self.record.evaluation(row)
         self.state.evaluated.append(k)
