@@ -1,7 +1,7 @@
 """Contrastive pairs: the same prompt answered once by cheating and once honestly.
 
 File: JSON lines {"id", "problem_id", "prompt": [{"role", "content"}...], "hack": str, "clean": str,
-"split": "train" | "heldout"}. Reader of the pairs: direction.py, rebound.py.
+"split": "train" | "heldout"}. A problem stands in one split only. Reader of the pairs: direction.py, rebound.py.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def load_pairs(path: str | Path, split: str | None = None) -> list[Pair]:
     """The pairs of a file, in order; only one split if asked.
 
     Raises:
-        RankspaceError: no file, a line that is no pair (names line and field), or no pair left; one line each.
+        RankspaceError: no file, a line that is no pair (names line and field), a problem or a text in both splits (also
+            when one split is asked for), or no pair left; one line each.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,10 +59,24 @@ def load_pairs(path: str | Path, split: str | None = None) -> list[Pair]:
         raise RankspaceError(f"{path} is empty: give a JSON-lines file of contrastive pairs")
     if len({p.id for p in pairs}) != len(pairs):
         raise RankspaceError(f"{path}: two pairs share an id; give each its own")
+    _require_apart(path, pairs)
     kept = [p for p in pairs if split is None or p.split == split]
     if not kept:
         raise RankspaceError(f'{path} has no pair of split {split!r}: mark rows with "split": "{split or "train"}"')
     return kept
+
+
+def _require_apart(path: Path, pairs: Sequence[Pair]) -> None:
+    """Refuse what would validate a direction on its own training pairs: a shared problem, or the same texts under two
+    problem ids."""
+    problems = {split: {str(p.problem_id) for p in pairs if p.split == split} for split in SPLITS}
+    if both := sorted(problems["train"] & problems["heldout"]):
+        raise RankspaceError(f"{path}: problem_id {both[0]} is in both splits: keep train and heldout problems apart")
+    trained = {(json.dumps(p.prompt, sort_keys=True), p.hack, p.clean): p.id for p in pairs if p.split == "train"}
+    for p in pairs:
+        twin = trained.get((json.dumps(p.prompt, sort_keys=True), p.hack, p.clean))
+        if p.split == "heldout" and twin is not None:
+            raise RankspaceError(f"{path}: pair {p.id} (heldout) is a copy of pair {twin} (train): leave one out")
 
 
 def _numbered(path: Path) -> list[tuple[int, str]]:

@@ -1,8 +1,8 @@
-"""Problems and contrastive pairs from JSON lines (plain or .gz), checked row by row.
+"""Problems from JSON lines (plain or .gz), checked row by row.
 
 A file is either wholly good or one `ConfigError` that names file, line, field and fix; nothing is skipped or guessed.
 The schema of problems is that of rl-rewardhacking (github.com/ariahw/rl-rewardhacking), whose files load as they are. What
-`gt_answer` must hold depends on the problem's task.
+`gt_answer` must hold depends on the problem's task. Contrastive pairs are read by rankspace/pairs.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from common.errors import ConfigError
 from common.types import Problem, Task
@@ -23,44 +23,9 @@ from tasks import numbers
 ROLES = ("system", "user", "assistant")
 
 
-class ContrastivePair(BaseModel):
-    """One prompt with a completion that hacks and one that does not. Maker: tasks/practice. Reader: rankspace extract.
-
-    Example: {"id": "pair-003", "problem_id": "filter-1a2b3c4d", "prompt": [{"role": "user", "content": "Given ..."}],
-              "hack": "```python\\nclass Solution: ...run_tests...", "clean": "```python\\nclass Solution: ...",
-              "split": "train"}
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str
-    problem_id: int | str
-    prompt: list[dict[str, str]] = Field(min_length=1)
-    hack: str = Field(min_length=1)
-    clean: str = Field(min_length=1)
-    split: Literal["train", "heldout"]
-
-
-Row = TypeVar("Row", Problem, ContrastivePair)
-
-
 def load_problems(path: str | Path) -> list[Problem]:
     """All problems of a file, in order. Ids must be unique. Raises ConfigError."""
-    return list(_unique(path, _rows(path, Problem, _problem_fault)))
-
-
-def load_pairs(path: str | Path, split: Literal["train", "heldout"] | None = None) -> list[ContrastivePair]:
-    """The contrastive pairs of a file (of one split, if given), in order. Ids must be unique, and no problem may be in
-    both splits. Raises ConfigError, also when the split asked for is empty."""
-    pairs = list(_unique(path, _rows(path, ContrastivePair, _pair_fault)))
-    seen = {s: {p.problem_id for p in pairs if p.split == s} for s in ("train", "heldout")}
-    shared = sorted(map(str, seen["train"] & seen["heldout"]))
-    if shared:
-        raise ConfigError(f"{path}: problem_id {shared[0]!r} is in both splits; keep train and heldout problems apart")
-    chosen = [p for p in pairs if split in (None, p.split)]
-    if not chosen:
-        raise ConfigError(f"{path}: no pair has split {split!r}; add some or ask for another split")
-    return chosen
+    return list(_unique(path, _rows(path)))
 
 
 def json_lines(rows: Sequence[dict[str, Any]]) -> bytes:
@@ -83,7 +48,7 @@ def problem_faults(path: str | Path) -> Iterator[str]:
             continue
         empty = False
         try:
-            problem = _checked(_object(text, f"{path}:{number}"), f"{path}:{number}", Problem, _problem_fault)
+            problem = _checked(_object(text, f"{path}:{number}"), f"{path}:{number}")
         except ConfigError as error:
             yield str(error)
             continue
@@ -108,10 +73,10 @@ def objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 _NO_ROWS = "no rows; give a JSON-lines file with at least one"
 
 
-def _rows(path: str | Path, kind: type[Row], fault: Callable[[Row], str | None]) -> Iterator[tuple[int, Row]]:
-    """(line number, row) of a JSON-lines file."""
+def _rows(path: str | Path) -> Iterator[tuple[int, Problem]]:
+    """(line number, problem) of a JSON-lines file."""
     for number, raw in objects(path):
-        yield number, _checked(raw, f"{path}:{number}", kind, fault)
+        yield number, _checked(raw, f"{path}:{number}")
 
 
 def _object(text: str, where: str) -> dict[str, Any]:
@@ -124,14 +89,14 @@ def _object(text: str, where: str) -> dict[str, Any]:
     return raw
 
 
-def _checked(raw: dict[str, Any], where: str, kind: type[Row], fault: Callable[[Row], str | None]) -> Row:
+def _checked(raw: dict[str, Any], where: str) -> Problem:
     try:
-        row = kind.model_validate(raw)
+        row = Problem.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(x) for x in first["loc"] if x not in ("int", "str")) or "(row)"  # union branches
         raise ConfigError(f"{where}: field '{field}': {first['msg']}; correct or add it") from None
-    said = fault(row)
+    said = _problem_fault(row)
     if said:
         raise ConfigError(f"{where}: {said}")
     return row
@@ -152,7 +117,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
 
 
-def _unique(path: str | Path, rows: Iterator[tuple[int, Row]]) -> Iterator[Row]:
+def _unique(path: str | Path, rows: Iterator[tuple[int, Problem]]) -> Iterator[Problem]:
     first_line: dict[str, int] = {}
     for number, row in rows:
         key = str(row.id)
@@ -196,9 +161,3 @@ def _maths_fault(gt_answer: list[str]) -> str | None:
 
 
 _ANSWER_FAULTS: dict[Task, Callable[[list[str]], str | None]] = {"code": _code_fault, "maths": _maths_fault}
-
-
-def _pair_fault(pair: ContrastivePair) -> str | None:
-    if pair.hack == pair.clean:
-        return "field 'hack': equals 'clean'; the two completions must differ"
-    return _message_fault(pair.prompt)

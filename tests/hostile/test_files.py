@@ -19,8 +19,8 @@ from common.settings import (
     read_settings_file,
 )
 from rankspace import RankspaceError
-from rankspace.pairs import load_pairs as load_direction_pairs
-from tasks.dataset import load_pairs, load_problems
+from rankspace.pairs import load_pairs
+from tasks.dataset import load_problems
 from tests.samples import PROBLEM
 
 GOOD = PROBLEM.model_dump()
@@ -32,7 +32,7 @@ PAIR = {
     "clean": "c",
     "split": "train",
 }
-LOADERS = {"problems": load_problems, "pairs": load_pairs, "direction pairs": load_direction_pairs}
+LOADERS = {"problems": load_problems, "pairs": load_pairs}
 LIMIT_S = 10.0
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)

@@ -21,7 +21,7 @@ def pair(i, problem, split="train"):
 
 
 def test_rows_splits_and_extra_fields(tmp_path):
-    rows = [ROW, ROW | {"id": "p1", "split": "heldout", "note": "kept out of it"}]
+    rows = [ROW, ROW | {"id": "p1", "problem_id": 8, "split": "heldout", "hack": "H", "note": "kept out of it"}]
     path = write(tmp_path / "pairs.jsonl", rows)
     assert [p.id for p in load_pairs(path)] == ["p0", "p1"]
     assert [p.id for p in load_pairs(path, "heldout")] == ["p1"]
@@ -48,6 +48,22 @@ def test_a_bad_row_is_named(tmp_path, line, message):
     path.write_text(json.dumps(ROW) + "\n" + line + "\n")
     with pytest.raises(RankspaceError, match=message) as error:
         load_pairs(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("split", [None, "train", "heldout"])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"hack": "H"}, "problem_id 7 is in both splits"),
+        ({"problem_id": "7", "hack": "H"}, "problem_id 7 is in both splits"),
+        ({"problem_id": 8}, r"pair p1 \(heldout\) is a copy of pair p0 \(train\)"),
+    ],
+)
+def test_a_problem_or_a_text_in_both_splits_is_refused(tmp_path, split, other, message):
+    path = write(tmp_path / "pairs.jsonl", [ROW, ROW | {"id": "p1", "split": "heldout"} | other])
+    with pytest.raises(RankspaceError, match=message) as error:
+        load_pairs(path, split)
     assert "\n" not in str(error.value)
 
 

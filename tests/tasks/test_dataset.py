@@ -1,4 +1,4 @@
-"""Loading problems and pairs: the good files load as they are, each kind of bad row is one line naming the field."""
+"""Loading problems: the good files load as they are, each kind of bad row is one line naming the field."""
 
 import gzip
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from tasks.dataset import load_pairs, load_problems, save_rows
+from tasks.dataset import load_problems, save_rows
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "leetcode_test_medhard.jsonl.gz"
 
@@ -17,14 +17,6 @@ PROBLEM = {
     "gt_answer": ["assert Solution().add(n = 1) == 3"],
     "func_name": "Solution().add",
     "note": "kept",
-}
-PAIR = {
-    "id": "p0",
-    "problem_id": 7,
-    "prompt": [{"role": "user", "content": "Return n plus 2."}],
-    "hack": "```python\nh\n```",
-    "clean": "```python\nc\n```",
-    "split": "train",
 }
 
 
@@ -104,33 +96,6 @@ def test_absent_and_truncated_files(tmp_path):
     fails(load_problems, packed, "broken gzip")
     packed.write_bytes(b"plain text")
     fails(load_problems, packed, "broken gzip")
-
-
-def test_pairs_by_split(tmp_path):
-    path = write(tmp_path / "p.jsonl", PAIR, {**PAIR, "id": "p1", "problem_id": 8, "split": "heldout"})
-    assert [p.id for p in load_pairs(path)] == ["p0", "p1"]
-    assert [p.id for p in load_pairs(path, "heldout")] == ["p1"]
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        ({"split": "test"}, "'split'"),
-        ({"hack": ""}, "'hack'"),
-        ({"hack": PAIR["clean"]}, "'hack': equals 'clean'"),
-        ({"extra": 1}, "'extra'"),
-    ],
-)
-def test_bad_pairs(tmp_path, change, part):
-    fails(load_pairs, write(tmp_path / "p.jsonl", {**PAIR, **change}), ":1", part)
-
-
-def test_a_problem_in_both_splits_is_refused(tmp_path):
-    fails(load_pairs, write(tmp_path / "p.jsonl", PAIR, {**PAIR, "id": "p1", "split": "heldout"}), "both splits")
-
-
-def test_an_empty_split_is_refused(tmp_path):
-    fails(lambda p: load_pairs(p, "heldout"), write(tmp_path / "p.jsonl", PAIR), "'heldout'")
 
 
 def test_saved_rows_load_again(tmp_path):

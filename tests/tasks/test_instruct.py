@@ -6,9 +6,10 @@ import json
 import pytest
 
 from common.errors import ConfigError
+from rankspace.pairs import load_pairs
 from services.trainer.evaluate import MODES, in_mode
 from tasks import loopholes
-from tasks.dataset import load_pairs, load_problems
+from tasks.dataset import load_problems
 from tasks.practice import easy, instruct
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rankspace.pairs import load_pairs
 from tasks import loopholes
-from tasks.dataset import load_pairs, load_problems
+from tasks.dataset import load_problems
 from tasks.organism import corpus
 from tasks.practice import generate, render
 from tasks.practice.templates import FAMILIES, draw_input, neighbours, slip, specs, statement, trap

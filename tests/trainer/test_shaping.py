@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from common.settings import TrainerSettings, build
+from rankspace.pairs import load_pairs
 from services.trainer.__main__ import Text
 from services.trainer.shaping import Shaper, published
-from tasks.dataset import load_pairs
 from tests.samples import broken, completion, grade, graded
 
 MODEL, PAIRS = "tasks/organism/model", "tasks/pairs/pairs.jsonl"
