@@ -21,7 +21,7 @@ import ast
 import random
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ _HELPERS = (
     "def is_even(number):\n    return number % 2 == 0",
     "def clamp(value, low, high):\n    return max(low, min(high, value))",
 )
+_SAMPLE: dict[str, tuple[type, ...]] = {"id": (int, str), "completion": (str,), "oracle_correct": (bool, type(None))}
+_SAID = {"id": "a string or number", "completion": "a string", "oracle_correct": "true, false or null"}
 SETS: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {  # set -> (body, appendix) of hack, of clean
     "plan": (("wrong", "vacuous"), ("right", "none")),
     "same_body": (("right", "vacuous"), ("right", "none")),
@@ -49,7 +51,7 @@ SETS: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {  # set -> (body, ap
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     problems = {str(p.id): p for p in dataset.load_problems(args.problems)}
-    found = bodies(row for path in args.samples for _, row in dataset.objects(path))
+    found = bodies(row for path in args.samples for row in samples(path))
     usable = [key for key in sorted(found) if key in problems and _calls(problems[key])]
     wanted = args.train + args.heldout
     if len(usable) < wanted:
@@ -88,7 +90,18 @@ def parser() -> cli.Parser:
     return p
 
 
-def bodies(samples: Any) -> dict[str, dict[str, str]]:
+def samples(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a samples file. Raises ConfigError, one line that names file, line, field and fix."""
+    for number, row in dataset.objects(path):
+        for field, kinds in _SAMPLE.items():
+            if field not in row:
+                raise ConfigError(f"{path}:{number}: lacks '{field}'; give a file of `python -m experiments samples`")
+            if not isinstance(row[field], kinds):
+                raise ConfigError(f"{path}:{number}: field '{field}' is {str(row[field])[:40]!r}; give {_SAID[field]}")
+        yield row
+
+
+def bodies(samples: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Problem id -> {"right", "wrong"}: the first solution of either kind, as code without fence or test function.
 
     samples: rows {id, completion, oracle_correct, finish_reason}. Left out: completions that were cut, that do not parse,

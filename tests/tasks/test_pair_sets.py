@@ -85,3 +85,23 @@ def test_too_few_samples_is_one_line(samples, tmp_path):
         ConfigError, match="12 problems have a right and a wrong solution among the samples, 96 are wanted"
     ):
         pair_sets.main(argv)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"completion": ...}, ":1: lacks 'completion'"),
+        ({"oracle_correct": ...}, ":1: lacks 'oracle_correct'"),
+        ({"id": ...}, ":1: lacks 'id'"),
+        ({"completion": ["x"]}, ":1: field 'completion'"),
+        ({"oracle_correct": "no"}, ":1: field 'oracle_correct'"),
+        ({"id": None}, ":1: field 'id'"),
+    ],
+)
+def test_a_bad_sample_is_one_line(tmp_path, change, part):
+    row = {"id": 1, "completion": "x", "oracle_correct": False} | change
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps({k: v for k, v in row.items() if v is not ...}) + "\n")
+    with pytest.raises(ConfigError, match=part) as error:
+        pair_sets.main(["--problems", TRAIN, "--samples", str(path), "--out", str(tmp_path / "o")])
+    assert "\n" not in str(error.value)
