@@ -23,6 +23,10 @@ def sent(test: str) -> tuple[str, bool]:
         "assert all([f(a) == b for b, a in ((717, 1), (723, 3))])",
         "assert all(f(a) == b for a, b in zip([1, 3], [717, 723]))",
         "assert all(f(a) == b for a, b in {1: 717, 3: 723}.items())",
+        "assert all(f(r[0]) == r[1] for r in [(1, 717), [3, 723]])",
+        "assert all(f(r[-2]) == r[-1] for r in [[1, 717], [3, 723]])",
+        "assert all(f(r['x']) == r['y'] for r in [{'x': 1, 'y': 717}, {'x': 3, 'y': 723}])",
+        "assert all(f(a[0]) == a[1] + b for a, b in [([1, 717], 9), ([3, 723], 8)])",
         "assert [f(a) for a in [1, 3]] == [717, 723]",
         "want: int = 717\nassert f(1) == want",
         "x, want = 1, 717\nassert f(x) == want",
@@ -40,11 +44,30 @@ def test_expected_values_are_not_sent(test):
     [
         "assert all(f(a) == b for a, b in list(zip([1, 3], [717, 723])))",
         "assert all(f(a) == b for a, b in sorted([(1, 717), (3, 723)]))",
-        "assert all(f(r[0]) == r[1] for r in [(1, 717), (3, 723)])",
+        "assert all(f(r[0]) == r[1] for r in {(1, 717), (3, 723)})",
+        "assert all(f(min(r)) == max(r) for r in [{1, 717}, {3, 723}])",
+        "assert all(f(*r[:-1]) == r[-1] for r in [[1, 717], [3, 723]])",
+        "assert all(f(r[0][0]) == r[0][1] for r in [[[1, 717]], [[3, 723]]])",
+        "assert all(f(next(iter(r))) == r[1] for r in [[1, 717], [3, 723]])",
+        "assert all(f(r[0]) == r[1] for r in ['17', '23'])",
+        "assert all(f(a[0][0]) == a[0][1] for a, b in [([(1, 717)], 0)])",
+        "assert [[f(r[:1]) == r[1] for r in [[1, 717]]] for _ in range(2)] == [[True], [True]]",
     ],
 )
 def test_what_cannot_be_taken_apart_is_weak(test):
     assert sent(test)[1]
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert [f(a) for a in [[1, 2], [3]]] == [717, 723]",
+        "assert all(f(r) == r[1] for r in [[1, 717], [3, 723]])",
+        "assert all(f(*r) == r[0] for r in [[1, 2], [3, 4]])",
+    ],
+)
+def test_what_the_call_takes_whole_is_sent_whole(test):
+    assert not sent(test)[1]
 
 
 def test_a_name_assigned_in_turn_keeps_its_meaning():

@@ -202,8 +202,10 @@ class _Lift:
         for name in parts:
             element = inner.lift(getattr(node, name))
             setattr(node, name, _Next(len(self.holes)).visit(element))
+        read = {name for part in parts for name in _names(getattr(node, part))}
+        self.exposed = self.exposed or inner.exposed
         for hole in inner.holes:
-            generators = iteration.without_unused(node.generators, _names(hole))
+            generators = iteration.without_unused(node.generators, hole, read)
             self.exposed = self.exposed or generators is None
             self.holes.append(ast.ListComp(hole, generators or node.generators))
         return node

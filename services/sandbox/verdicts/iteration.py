@@ -12,34 +12,95 @@ from __future__ import annotations
 import ast
 from collections import Counter
 
+_CONTAINERS = (list, tuple, set, frozenset, dict, str, bytes)
+
 
 def names_in(node: ast.AST) -> set[str]:
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
-def without_unused(generators: list[ast.comprehension], used: set[str]) -> list[ast.comprehension] | None:
-    """The same iteration with only the `used` names, over values worked out here. None where that cannot be done."""
-    bound = {name for part in generators for name in names_in(part.target)}
-    if len(generators) == 1 and not generators[0].ifs and isinstance(target := generators[0].target, ast.Tuple):
-        places = [i for i, name in enumerate(target.elts) if isinstance(name, ast.Name) and name.id in used]
-        rows = _rows(generators[0].iter)
+def without_unused(
+    generators: list[ast.comprehension], hole: ast.expr, read: set[str]
+) -> list[ast.comprehension] | None:
+    """The same iteration with only what `hole` needs, over values worked out here; `read`: the names that the trusted
+    side uses too. None where that cannot be done."""
+    if len(generators) != 1 or generators[0].ifs or generators[0].is_async:
+        return None
+    target, iterable, used = generators[0].target, generators[0].iter, names_in(hole)
+    if isinstance(target, ast.Tuple):
+        rows = _rows(iterable)
         plain = all(isinstance(name, ast.Name) for name in target.elts)
         if rows is None or not plain or any(len(row) != len(target.elts) for row in rows):
             return None
-        kept = [ast.Tuple([_literal(row[i]) for i in places], ast.Load()) for row in rows]
+        places = [i for i, name in enumerate(target.elts) if name.id in used]
+        columns = [_needed([row[i] for row in rows], target.elts[i].id, hole, read) for i in places]
+        if None in columns:
+            return None
+        kept = [[column[at] for column in columns] for at in range(len(rows))]
+        values = [ast.Tuple([_literal(value) for value in row], ast.Load()) for row in kept]
         names = ast.Tuple([ast.Name(target.elts[i].id, ast.Store()) for i in places], ast.Store())
-        return [ast.comprehension(names, ast.List(kept, ast.Load()), [], 0)]
-    single = len(generators) == 1 and isinstance(generators[0].target, ast.Name) and not generators[0].ifs
-    return generators if single and bound <= used and _plain_items(generators[0].iter) else None
-
-
-def _plain_items(iterable: ast.expr) -> bool:
-    """A range, or anything without a container in a container: nothing that pairs an input with its answer."""
+        return [ast.comprehension(names, ast.List(values, ast.Load()), [], 0)]
+    if not isinstance(target, ast.Name) or target.id not in used:
+        return None
     try:
         items = ast.literal_eval(iterable)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) and iterable.func.id == "range"
-    return not isinstance(items, dict) and not any(isinstance(item, (tuple, dict)) for item in items)
+        is_range = (
+            isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) and iterable.func.id == "range"
+        )
+        return generators if is_range else None
+    if not isinstance(items, _CONTAINERS):
+        return None
+    kept = _needed(list(items), target.id, hole, read)
+    if kept is None:
+        return None
+    if kept == list(items):
+        return generators if not isinstance(items, dict) else None  # a dict's values are no part of its iteration
+    if isinstance(items, (set, frozenset)):
+        return None  # another process may iterate over it in another order
+    return [ast.comprehension(target, ast.List([_literal(value) for value in kept], ast.Load()), [], 0)]
+
+
+def _needed(values: list, name: str, hole: ast.expr, read: set[str]) -> list | None:
+    """The values of `name` with None for the parts that the hole's call does not take; None where that is unclear.
+
+    A value that holds others (a string its characters) may pair an input with its answer: f(r[0]) == r[1]."""
+    if name not in read or not any(isinstance(value, _CONTAINERS) for value in values):
+        return values
+    places = _places(name, hole)
+    if places is None or None in places:
+        return values if places else None
+    masked = []
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            keep = {place % len(value) for place in places if isinstance(place, int) and value}
+            masked.append(type(value)(part if at in keep else None for at, part in enumerate(value)))
+        elif isinstance(value, dict):
+            masked.append({key: part for key, part in value.items() if key in places})
+        else:
+            return None
+    return masked
+
+
+def _places(name: str, hole: ast.expr) -> list | None:
+    """What the hole's call takes of `name` as arguments: constant subscripts, or None in it for the whole. None: unclear."""
+    if not isinstance(hole, ast.Call):
+        return None
+    places: list = []
+    for argument in [*hole.args, *(keyword.value for keyword in hole.keywords)]:
+        part = argument.value if isinstance(argument, ast.Starred) else argument
+        if isinstance(part, ast.Name) and part.id == name:
+            places.append(None)
+        elif isinstance(part, ast.Subscript) and isinstance(part.value, ast.Name) and part.value.id == name:
+            try:
+                place = ast.literal_eval(part.slice)
+            except (ValueError, TypeError, SyntaxError):
+                return None
+            if not isinstance(place, (int, str)):
+                return None
+            places.append(place)
+    uses = sum(isinstance(part, ast.Name) and part.id == name for part in ast.walk(hole))
+    return places if uses == len(places) else None
 
 
 def _rows(iterable: ast.expr) -> list[tuple] | None:
