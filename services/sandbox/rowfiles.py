@@ -38,7 +38,20 @@ def arguments(parser: cli.Parser, argv: list[str]) -> argparse.Namespace:
         raise ConfigError(f"--workers is {found.workers}: give 1 or more")
     if found.input.resolve() == found.output.resolve():
         raise ConfigError("--input and --output are the same file: give another --output")
+    _check_output(found.output)
     return found
+
+
+def _check_output(path: Path) -> None:
+    """Raises ConfigError, before any row is read, where `write_rows` could not put the file."""
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"--output {path} cannot be written (no directory {path.parent}): give one in an existing one"
+        )
+    if path.is_dir():
+        raise ConfigError(f"--output {path} cannot be written (it is a directory): give the name of a file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"--output {path} cannot be written (no permission in {path.parent}): give another directory")
 
 
 def read_lines(path: Path) -> list[str]:

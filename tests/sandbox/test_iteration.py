@@ -27,6 +27,9 @@ def sent(test: str) -> tuple[str, bool]:
         "assert all(f(r[-2]) == r[-1] for r in [[1, 717], [3, 723]])",
         "assert all(f(r['x']) == r['y'] for r in [{'x': 1, 'y': 717}, {'x': 3, 'y': 723}])",
         "assert all(f(a[0]) == a[1] + b for a, b in [([1, 717], 9), ([3, 723], 8)])",
+        "for a, b in [(1, 717), (3, 723)]:\n    assert f(a) == b, f'{a}'",
+        "for a, b in [(1, 717), (3, 723)]:\n    got = f(a)\n    assert got == b",
+        "for a, b in [(1, 717)]:\n    assert f(a) == b\nfor a, b in zip([3], [723]):\n    assert f(a) == b",
         "assert [f(a) for a in [1, 3]] == [717, 723]",
         "want: int = 717\nassert f(1) == want",
         "x, want = 1, 717\nassert f(x) == want",
@@ -68,6 +71,22 @@ def test_what_cannot_be_taken_apart_is_weak(test):
 )
 def test_what_the_call_takes_whole_is_sent_whole(test):
     assert not sent(test)[1]
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "for a in [1, 3]:\n    assert f(a) == 1\n    assert f(a) == 2",
+        "for a in [1, 3]:\n    assert f(a) == 1\nelse:\n    f(0)",
+        "for a in [1, 3]:\n    assert f(a) == 1\nassert f(a) == 4",
+        "for a in [1, 3]:\n    got = f(a)\n    assert got >= 1 and got < 2",
+        "for a in [1, 3]:\n    assert f(a) == 1 and f(a + 1) == 2",
+        "while True:\n    assert f(1) == 1\n    break",
+    ],
+)
+def test_a_loop_that_does_more_is_run_whole(test):
+    with pytest.raises(asserts.Unsplittable):
+        sent(test)
 
 
 def test_a_name_assigned_in_turn_keeps_its_meaning():

@@ -66,7 +66,7 @@ def test_split(test, holes, residual):
 @pytest.mark.parametrize(
     "test",
     [
-        "for i in range(3): assert f(i) == i",
+        "for i in range(3):\n    f(i)\n    assert f(i) == i",
         "f(1)",
         "def check(c):\n    assert c(1) == 2\ncheck(f)",
         "assert [g(i, lambda: f(i)) for i in f(2)]",
@@ -173,10 +173,19 @@ def test_state_is_shared_by_the_tests_of_a_program_and_by_no_other(oracle):
 @needs_landlock
 def test_weak_tests_are_run_and_marked(oracle):
     code = "def f(i): return i * i\n"
-    loop = "for i in range(3):\n    assert f(i) == i * i"
+    loop = "for i in range(3):\n    f(i)\n    assert f(i) == i * i"
     verdict = oracle.grade(code, ["assert f(2) == 4", loop])
     assert verdict.correct and verdict.weak and verdict.reason.startswith("weak: ")
     assert not oracle.grade("def f(i): return i\n", ["assert f(0) == 0", loop]).correct
+
+
+@needs_landlock
+def test_a_loop_of_asserts_is_judged_on_our_side(oracle):
+    loop = ["for i, want in [(2, 4), (3, 9)]:\n    got = f(i)\n    assert got == want, 'no'"]
+    verdict = oracle.grade("def f(i): return i * i\n", loop)
+    assert verdict.correct and not verdict.weak
+    equal = "class E:\n    def __eq__(self, o): return True\ndef f(i): return E()\n"
+    assert not oracle.grade(equal, loop).correct
 
 
 @needs_landlock
@@ -211,7 +220,7 @@ def test_a_program_that_ends_as_a_failed_setup_does_is_wrong(oracle):
     ["import os\nos.write(3, b'\\1\\0\\0\\0Z'); os._exit(0)", "import os\nos.write(3, b'\\1\\0\\0\\0Z'); os._exit(7)"],
 )
 def test_a_weak_test_needs_every_stage_and_exit_code_0(oracle, program):
-    assert not oracle.grade(program, ["for i in range(3):\n    assert f(i) == i * i"]).correct
+    assert not oracle.grade(program, ["for i in range(3):\n    f(i)\n    assert f(i) == i * i"]).correct
 
 
 @needs_landlock

@@ -327,7 +327,7 @@ def _constants(body: list[ast.stmt], trusted: frozenset[str]) -> dict[str, ast.e
 
 def plan_test(text: str, trusted: frozenset[str]) -> TestPlan:
     """The split of one test. Raises SyntaxError or ValueError when it does not parse, Unsplittable when it has none."""
-    body = iteration.single_assignments(ast.parse(text).body)
+    body = iteration.single_assignments(iteration.loops_as_asserts(ast.parse(text).body))
     simple = (
         ast.Assert,
         ast.Assign,
@@ -351,6 +351,8 @@ def plan_test(text: str, trusted: frozenset[str]) -> TestPlan:
     for statement in body:
         if isinstance(statement, ast.Assert):
             check, holes = _check(_Inline(ours).visit(statement.test), trusted, imports)
+            if isinstance(statement, iteration.LoopAssert) and len(holes) != 1:
+                raise Unsplittable("a loop with several calls a round")
             steps += [("eval", hole) for hole in holes]
             checks.append(check)
         elif not (

@@ -1,9 +1,10 @@
 """What of a test's own values a hole needs, so that the rest of them stays on our side.
 
     [f(a) for a, b in [(1, 17), (3, 23)]]   ->   [f(a) for a, in [(1,), (3,)]]      b is an expected value
+    for a, b in [(1, 17)]: assert f(a) == b     ->   assert all([f(a) == b for a, b in [(1, 17)]])
     want: int = 17; x, y = 1, 2; want = 23  ->   want = 17; x = 1; y = 2; want_2 = 23     kept or sent one by one
 
-Covers: literal lists of tuples, zip and enumerate of literals, items() of a literal dict. Anything else is left as it is
+Covers: literal lists of rows, zip and enumerate of literals, items() of a literal dict. Anything else is left as it is
 and the test is marked weak.
 """
 
@@ -122,6 +123,50 @@ def _literal(value: object) -> ast.expr:
     return ast.parse(repr(value), mode="eval").body
 
 
+class LoopAssert(ast.Assert):
+    """An assert that was a loop: sound with one hole, whose calls come in the loop's order."""
+
+
+def loops_as_asserts(body: list[ast.stmt]) -> list[ast.stmt]:
+    """`for a, b in ...: assert f(a) == b` as `assert all([f(a) == b for a, b in ...])`, where that means the same."""
+    loops = [loop for loop in body if isinstance(loop, ast.For)]
+    elsewhere = set().union(*(names_in(part) for part in body if part not in loops))
+    return [_loop_assert(part, elsewhere) or part if part in loops else part for part in body]
+
+
+def _loop_assert(loop: ast.For, elsewhere: set[str]) -> LoopAssert | None:
+    """None where the loop does more than assert, or leaves names behind that others read. An assignment whose name is
+    read once is put where it is read."""
+    *before, last = loop.body
+    if loop.orelse or not isinstance(last, ast.Assert):
+        return None
+    test, bound = last.test, names_in(loop.target)
+    for statement in reversed(before):
+        if not _binds_name(statement):
+            return None
+        name, uses = statement.targets[0].id, [part.id for part in ast.walk(test) if isinstance(part, ast.Name)]
+        if uses.count(name) != 1 or any(name in names_in(other.value) for other in before):
+            return None
+        test, bound = _Put(name, statement.value).visit(test), bound | {name}
+    if bound & elsewhere or any(isinstance(part, ast.NamedExpr) for part in ast.walk(loop)):
+        return None
+    every = ast.ListComp(test, [ast.comprehension(loop.target, loop.iter, [], 0)])
+    call = ast.Call(ast.Name("all", ast.Load()), [every], [])
+    return ast.fix_missing_locations(ast.copy_location(LoopAssert(call, None), loop))
+
+
+class _Put(ast.NodeTransformer):
+    def __init__(self, name: str, value: ast.expr) -> None:
+        self.name, self.value = name, value
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.value if node.id == self.name else node
+
+
+def _binds_name(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+
+
 def single_assignments(body: list[ast.stmt]) -> list[ast.stmt]:
     """Straight-line code with annotated and tuple assignments as plain ones, and each literal that is assigned to one
     name in turn under a name of its own. Values are untouched; anything less plain is left as it is."""
@@ -152,9 +197,7 @@ def _is_store(name: ast.Name) -> bool:
 
 
 def _binds_literal(node: ast.stmt) -> bool:
-    if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
-        return False
-    return not names_in(node.value)
+    return _binds_name(node) and not names_in(node.value)
 
 
 def _plain(node: ast.stmt) -> list[ast.stmt]:
