@@ -6,6 +6,8 @@ version finds its tensor. Old versions are deleted a few versions later, when no
 
 from __future__ import annotations
 
+from typing import cast
+
 import redis
 
 from common import failpoints, keys
@@ -54,7 +56,8 @@ def prove(client: redis.Redis, proof: DeliveryProof) -> None:
 
 def proofs(client: redis.Redis, run_id: str, version: int) -> list[DeliveryProof]:
     """What every generator answered to that version."""
-    return [unpack(data, DeliveryProof) for data in raw(client.hvals(keys.proofs(run_id, version)))]
+    answers = cast("list[bytes]", client.hvals(keys.proofs(run_id, version)))
+    return [unpack(data, DeliveryProof) for data in answers]
 
 
 def proof(client: redis.Redis, run_id: str, version: int, replica: str) -> DeliveryProof | None:
