@@ -60,6 +60,9 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
+ON_A_TERMINAL = 8  # columns of the headline table that fit 100 characters; the report has all of them
+
+
 def _train_all(todo: list[Plan], root: Path) -> None:
     if not todo:
         return
@@ -99,8 +102,9 @@ def _closing(arms: list[ArmView], root: Path, out: Path, seconds: float) -> None
     from experiments.report.tables import COLUMNS, headline_rows, phase_medians
 
     console = Console(width=max(100, Console().width))
-    headline = Table("Arm", *[column.head for column in COLUMNS], title="end of training; one seed proves nothing")
-    for arm, cells in headline_rows(arms):
+    shown = COLUMNS[:ON_A_TERMINAL]
+    headline = Table("Arm", *[column.head for column in shown], title="end of training; one seed proves nothing")
+    for arm, cells in headline_rows(arms, shown):
         headline.add_row(arm.label, *[cell.text for cell in cells])
     console.print(headline)
     medians = {arm.label: phase_medians(arm) for arm in arms}

@@ -42,11 +42,15 @@ def step_row(
 def service_seconds(collected: Collected) -> dict[str, float]:
     """Time the services were busy for this step; it overlaps with the trainer's own `wait`.
 
-    generate: sampling and reference log-probs, each batch once. grade: the graders' time, divided by their number.
+    generate: until the last of the step's groups was sampled and scored, added over the generators: a group's own time is
+    that until it was ready, and groups of a batch run side by side. grade: the graders' time, divided by their number.
     """
-    batches = {(g.group.replica, g.group.generate_s) for g in collected.groups}
+    longest: dict[str, float] = {}
+    for graded in collected.groups:
+        replica = graded.group.replica
+        longest[replica] = max(longest.get(replica, 0.0), graded.group.generate_s)
     workers = {g.worker for g in collected.groups}
     return {
-        "generate": sum(s for _, s in batches),
+        "generate": sum(longest.values()),
         "grade": sum(g.grade_s for g in collected.groups) / max(1, len(workers)),
     }

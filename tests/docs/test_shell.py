@@ -353,7 +353,7 @@ def bash(line):
 
 @pytest.mark.parametrize(("line", "offered"), [
     ("-m experiments st", {"status"}),
-    ("-m experiments run --arm projected_u", {"projected_update"}),
+    ("-m experiments run --arm projected_up", {"projected_update"}),
     ("-m experiments sweep --arms vanilla,rebound_z", {"vanilla,rebound_z"}),
     ("-m experiments run --preset smok", {"smoke"}),
     ("-m experiments run --set kl_", {"kl_beta="}),
