@@ -18,6 +18,7 @@ Run as `python -I -S -B -X utf8 zygote.py FD`, standard library only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gc
 import marshal
@@ -27,6 +28,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -44,6 +46,7 @@ PREIMPORT = (
     "typing warnings weakref"
 )
 
+_HAND_OVER_TRIES = 2000  # of 2 ms
 _CONTROL_BYTES = 1 << 17
 
 
@@ -176,6 +179,20 @@ def _oom_first() -> None:
         pass  # no /proc: the kernel then chooses by size, which a job has most of anyway
 
 
+def _hand_over(control: socket.socket, pidfd: int) -> None:
+    """Send the pidfd. The kernel counts descriptors under way by user, and every jail on the machine may be that user:
+    while many jobs start at once their sum can pass our limit, for as long as the others take to receive theirs."""
+    for _ in range(_HAND_OVER_TRIES):
+        try:
+            socket.send_fds(control, [b"P"], [pidfd])
+            return
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+            time.sleep(0.002)
+    socket.send_fds(control, [b"P"], [pidfd])
+
+
 def _fork(control: socket.socket, fds: list[int], spec: dict, walls: dict) -> None:
     """One job: fork, hand the supervisor its pidfd, wait for it or for the supervisor's end, report."""
     pid = os.fork()
@@ -184,7 +201,7 @@ def _fork(control: socket.socket, fds: list[int], spec: dict, walls: dict) -> No
     for fd in fds:
         os.close(fd)
     pidfd = os.pidfd_open(pid)
-    socket.send_fds(control, [b"P"], [pidfd])
+    _hand_over(control, pidfd)
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     poller.register(control, select.POLLIN)
