@@ -20,7 +20,8 @@ pytestmark = [
 ]
 
 
-# Faults that are known and not mended: honest programs judged wrong, and one wrong order judged right. None is a breach.
+# Faults that are known and not mended: honest programs judged wrong, and one wrong order judged right (a
+# false pass). No program reads an expected value.
 # The kind of a collection (deque, Counter, OrderedDict, namedtuple) is lost on the way from the jail; a program that empties
 # builtins ends the runner beside it.
 KNOWN = {
