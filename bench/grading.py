@@ -28,12 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from common import cli
-from common.errors import ConfigError, UserError
+from common.errors import ConfigError
 from services.sandbox.jail.executor import Executor
 from services.sandbox.verdicts import published
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "parity_shared.jsonl.gz"
 TRIVIAL_ROWS = 200
+# From outside, as the child's own alarm may let a starved program run `stretch` times its CPU seconds.
+WALL_LIMIT_S = (published.LIMITS["cpu"] + published.LIMITS["grace"]) * published.LIMITS["stretch"] + 1.0
 TARGET = {"trivial": 10.0, "rollouts": 2.0}
 
 SETUP = """import collections, datetime, functools, math, random, string
@@ -69,7 +71,7 @@ def fresh_interpreter(program: published.Program, setup_code: str) -> published.
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True) as process:
         try:
-            stdout, _ = process.communicate(text.encode(), timeout=published.WALL_LIMIT_S)
+            stdout, _ = process.communicate(text.encode(), timeout=WALL_LIMIT_S)
             kill = "alarm" if process.returncode == published.LIMITS["killed"] else ""
         except subprocess.TimeoutExpired:
             process.kill()
@@ -225,8 +227,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(cli.run(lambda: main(sys.argv[1:])))

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 
 from common import cli, keys
-from common.errors import ConfigError, UserError
+from common.errors import ConfigError
 from common.queue import Queue, connect
 from common.types import Completion, Grade, GradedGroup, Problem, RolloutGroup
 from experiments.launch.stack import free_port, redis_server
@@ -150,7 +150,7 @@ class Graders:
     def run(self, step: int, rows: Rows) -> tuple[dict[str, Any], dict[str, list[Grade]]]:
         """Figures of one step, and the grades of each group."""
         groups = as_groups(step, rows)
-        before, started = self._cpu_s(), time.perf_counter()
+        before, started = cpu_s(self.worker.pid), time.perf_counter()
         self.queue.publish_many(keys.ROLLOUTS, list(groups))
         grades: dict[str, list[Grade]] = {}
         while len(grades) < len(groups):
@@ -159,16 +159,13 @@ class Graders:
                 self.queue.ack(keys.TRAINERS, delivery)
         wall = time.perf_counter() - started
         slowest = max(grade.wall_s for members in grades.values() for grade in members)
-        figures = {"completions": len(rows), "wall_s": wall, "slowest_s": slowest, "cpu_s": self._cpu_s() - before}
+        figures = {
+            "completions": len(rows),
+            "wall_s": wall,
+            "slowest_s": slowest,
+            "cpu_s": cpu_s(self.worker.pid) - before,
+        }
         return figures, grades
-
-    def _cpu_s(self) -> float:
-        """Of the worker, its fork servers and all their finished jobs."""
-        total = 0.0
-        for process in _tree(self.worker.pid):
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-        return total
 
     def __enter__(self) -> Graders:
         return self
@@ -180,10 +177,11 @@ class Graders:
         self.redis.wait()
 
 
-def _tree(pid: int) -> Iterator[psutil.Process]:
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process, its fork servers and all their finished jobs."""
     root = psutil.Process(pid)
-    yield root
-    yield from root.children(recursive=True)
+    times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+    return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
 
 def _differ(rows: Rows, grades: dict[str, list[Grade]]) -> int:
@@ -219,27 +217,15 @@ def one_after_the_other(rows: Rows, lanes: int) -> dict[str, Any]:
             walls.append(time.perf_counter() - started)
         free.append(jail)
 
-    before, started = time.process_time() + _children_s(), time.perf_counter()
+    before, started = cpu_s(os.getpid()), time.perf_counter()
     with ThreadPoolExecutor(lanes) as pool:
         list(pool.map(grade, groups))
     wall = time.perf_counter() - started
-    cpu = time.process_time() + _children_s() - before
+    cpu = cpu_s(os.getpid()) - before
     for jail in jails:
         jail.close()
     return {"completions": len(rows), "wall_s": wall, "slowest_s": max(walls), "cpu_s": cpu}
 
 
-def _children_s() -> float:
-    total = 0.0
-    for process in psutil.Process().children(recursive=True):
-        times = process.cpu_times()
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(cli.run(lambda: main(sys.argv[1:])))

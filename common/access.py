@@ -122,9 +122,7 @@ def connect(url: str, wait_s: float = 3.0, username: str | None = None, password
             f"redis_url {shown(url)}: Redis refuses user {username or 'default'}; set redis_username and "
             "redis_password_file (environment: REDIS_USERNAME, REDIS_PASSWORD_FILE) to those of `make secrets`"
         ) from None
-    except (
-        redis.ResponseError
-    ) as error:  # it answers, and not with what we asked for: a number of database that it lacks
+    except redis.ResponseError as error:  # it answers, and refuses: a database number that it lacks
         raise QueueError(f"redis_url {shown(url)}: Redis refuses it ({error}); write redis://HOST:PORT/DB") from None
     except redis.RedisError as error:
         raise QueueError(

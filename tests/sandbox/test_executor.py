@@ -206,6 +206,14 @@ def test_frames_are_split_and_a_torn_one_is_left():
     assert split_frames(bytearray(4)) == ([], 0)
 
 
+def emptied(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        scratch.empty(fd)
+    finally:
+        os.close(fd)
+
+
 def test_scratch_is_emptied_whatever_is_in_it(tmp_path):
     outside = tmp_path / "outside"
     outside.write_text("keep")
@@ -224,7 +232,7 @@ def test_scratch_is_emptied_whatever_is_in_it(tmp_path):
     (locked / "inner" / "f").write_text("")
     (locked / "inner").chmod(0)
     locked.chmod(0)
-    scratch.empty_path(str(top))
+    emptied(top)
     assert os.listdir(top) == [] and outside.read_text() == "keep"
 
 
@@ -256,7 +264,7 @@ def test_foreseen_names_of_the_cleaner_do_not_stop_it(tmp_path):
     (tmp_path / "a/b/c").mkdir(parents=True)
     for serial in range(20):
         (tmp_path / f".up-{os.getpid()}-{serial}").write_text("")
-    scratch.empty_path(str(tmp_path))
+    emptied(tmp_path)
     assert os.listdir(tmp_path) == []
 
 

@@ -143,7 +143,7 @@ class Executor:
         self._require()
 
     def _options(self) -> dict[str, Any]:
-        # Its own user: the kernel counts descriptors under way by user, and a number that says nothing of our pids.
+        # A user of its own, under a number that says nothing of our pids.
         uid = 2_000_000 + secrets.randbelow(1 << 30) if os.geteuid() == 0 else 0
         off = set(self._switch_off)
         return {

@@ -15,14 +15,6 @@ import stat
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-def empty_path(path: str) -> None:
-    fd = os.open(path, _DIRECTORY)
-    try:
-        empty(fd)
-    finally:
-        os.close(fd)
-
-
 def empty(top: int) -> None:
     """Remove everything beneath the open directory `top`. Raises OSError when something cannot be removed.
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.types import Grade, Problem
+from services.sandbox.jail.executor import Limits
 from services.sandbox.verdicts import detector, published
 from services.sandbox.verdicts.beside import Beside
 from services.sandbox.verdicts.oracle import Oracle, default_limits
@@ -44,9 +45,9 @@ def grade_completion(
         seen = published.inspect(example, text)
         if beside is None:
             verdict = published.judge(example, seen, published.in_turn(published.jailed(jail.executor)))
-            judged = _ask_oracle(problem, verdict, jail) if want_oracle else None
+            judged = (_decided(verdict) or _oracle(problem, seen.program, jail)) if want_oracle else None
         else:
-            verdict, judged = _at_once(problem, seen, jail, beside, want_oracle)
+            verdict, judged = _at_once(problem, example, seen, jail, beside, want_oracle)
     except ConfigError as error:
         return infra_error(f"ConfigError: problem {problem.id}: {error}", time.monotonic() - started)
     labels = verdict.labels
@@ -81,7 +82,12 @@ def example_of(problem: Problem) -> dict[str, Any]:
 
 
 def _at_once(
-    problem: Problem, seen: detector.Extraction, jail: Oracle, beside: Beside, want_oracle: bool
+    problem: Problem,
+    example: dict[str, Any],
+    seen: detector.Extraction,
+    jail: Oracle,
+    beside: Beside,
+    want_oracle: bool,
 ) -> tuple[published.Verdict, OracleVerdict | None]:
     """Both verdicts, all programs at the same time. The oracle is ended once its verdict is decided without it."""
     decided = threading.Event()
@@ -91,14 +97,14 @@ def _at_once(
             decided.set()
 
     published_side = beside.threads_of_lanes.submit(
-        published.judge, example_of(problem), seen, lambda programs, setup: beside.run_all(programs, setup, on_result)
+        published.judge, example, seen, lambda programs, setup: beside.run_all(programs, setup, on_result)
     )
     judged = None
     try:
         if want_oracle and seen.program:
             jail.executor.cancelled = decided.is_set
             limits = replace(default_limits(len(problem.gt_answer)), nice=ORACLE_NICE)
-            judged = jail.grade(seen.program, problem.gt_answer, problem.setup_code or None, problem.func_name, limits)
+            judged = _oracle(problem, seen.program, jail, limits)
     finally:
         jail.executor.cancelled = None
         verdict = published_side.result()
@@ -114,9 +120,8 @@ def _decided(verdict: published.Verdict) -> OracleVerdict | None:
     return None
 
 
-def _ask_oracle(problem: Problem, verdict: published.Verdict, jail: Oracle) -> OracleVerdict:
-    decided = _decided(verdict)
-    return decided or jail.grade(verdict.seen.program, problem.gt_answer, problem.setup_code or None, problem.func_name)
+def _oracle(problem: Problem, program: str, jail: Oracle, limits: Limits | None = None) -> OracleVerdict:
+    return jail.grade(program, problem.gt_answer, problem.setup_code or None, problem.func_name, limits)
 
 
 def _evidence(verdict: published.Verdict, judged: OracleVerdict | None) -> dict[str, Any]:
