@@ -114,7 +114,7 @@ def rollout_rows(path: Path) -> list[dict[str, Any]]:
 # ---- measuring -----------------------------------------------------------------------------------------------------
 
 
-def _work(side: str, rows: list[dict], barrier: Any, pipe: Any) -> None:
+def _work(side: str, rows: list[dict[str, Any]], barrier: Any, pipe: Any) -> None:
     """One worker process: warm up, wait for the others, grade its rows, send (seconds, per row (seconds, answer))."""
     executor = Executor() if side == "ours" else None
     runner = published.jailed(executor) if executor else fresh_interpreter
@@ -131,7 +131,7 @@ def _work(side: str, rows: list[dict], barrier: Any, pipe: Any) -> None:
         executor.close()
 
 
-def measure(side: str, rows: list[dict], workers: int) -> tuple[float, list[tuple]]:
+def measure(side: str, rows: list[dict[str, Any]], workers: int) -> tuple[float, list[tuple[Any, ...]]]:
     """Wall seconds for all rows by `workers` processes, and per row (seconds, programs run, labels, reward)."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(workers)
@@ -152,11 +152,11 @@ def measure(side: str, rows: list[dict], workers: int) -> tuple[float, list[tupl
     return max(seconds for seconds, _ in received), answers
 
 
-def compare(name: str, rows: list[dict], workers: int, rounds: int) -> dict[str, Any]:
+def compare(name: str, rows: list[dict[str, Any]], workers: int, rounds: int) -> dict[str, Any]:
     """Alternate the two sides and sum up."""
     seconds: dict[str, list[float]] = {"baseline": [], "ours": []}
     per_row: dict[str, list[list[float]]] = {"baseline": [], "ours": []}
-    answers: dict[str, list] = {}
+    answers: dict[str, list[tuple[Any, ...]]] = {}
     for number in range(rounds):
         for side in ("baseline", "ours") if number % 2 == 0 else ("ours", "baseline"):
             print(f"{name}: round {number + 1} of {rounds}, {side} ...", file=sys.stderr)

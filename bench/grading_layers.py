@@ -15,17 +15,20 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import cli
 from services.sandbox.jail.executor import Executor, Outcome
-from services.sandbox.verdicts.oracle import Oracle
+from services.sandbox.verdicts.oracle import Oracle, Verdict
 
 SOURCE = "class Solution:\n    def addTwo(self, x):\n        y = x + 2\n        return y\n"
 TESTS = [f"assert Solution().addTwo(x = {x}) == {x + 2}" for x in range(20)]
 STEPS = marshal.dumps(tuple(("eval", compile(test[7:].split(" ==")[0], "<test>", "eval")) for test in TESTS))
-LAYERS = {
+LAYERS: dict[str, dict[str, Any]] = {
     "fork, pipes, program": {"switch_off": ("limits", "landlock", "seccomp", "uid"), "outer": False},
     "+ limits, session": {"switch_off": ("landlock", "seccomp", "uid"), "outer": False},
     "+ landlock": {"switch_off": ("seccomp", "uid"), "outer": False},
@@ -58,9 +61,9 @@ def memory_mb(pids: list[int]) -> float:
 class Row:
     """One configuration: how to run a job of it, and what its jobs took."""
 
-    def __init__(self, name: str, executor: Executor, run) -> None:
+    def __init__(self, name: str, executor: Executor, run: Callable[[], Outcome | Verdict]) -> None:
         self.name, self.executor, self.run = name, executor, run
-        self.wall, self.job, self.ours = [], [], []
+        self.wall, self.job, self.ours = list[float](), list[float](), list[float]()
         self.server_at = 0.0
 
     def once(self) -> None:
@@ -87,7 +90,7 @@ def main() -> None:
     rows = []
     for name, options in LAYERS.items():
         executor = Executor(isolation="best_effort", **options)
-        rows.append(Row(name, executor, lambda executor=executor: executor.run_calls(SOURCE, STEPS)))
+        rows.append(Row(name, executor, partial(executor.run_calls, SOURCE, STEPS)))
     oracle = Oracle(isolation="best_effort")
     rows.append(Row("oracle verdict, all walls", oracle.executor, lambda: oracle.grade(SOURCE, TESTS)))
     for row in rows:

@@ -89,7 +89,7 @@ def _line(figures: dict[str, Any]) -> str:
 
 
 def _median(rows: Sequence[dict[str, Any]], name: str) -> float:
-    return statistics.median(row[name] for row in rows)
+    return float(statistics.median(row[name] for row in rows))
 
 
 def read_steps(path: Path, loophole: str) -> dict[int, Rows]:
@@ -181,13 +181,13 @@ def cpu_s(pid: int) -> float:
     """CPU seconds of a process, its fork servers and all their finished jobs."""
     root = psutil.Process(pid)
     times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
-    return sum(t.user + t.system + t.children_user + t.children_system for t in times)
+    return float(sum(t.user + t.system + t.children_user + t.children_system for t in times))
 
 
 def _differ(rows: Rows, grades: dict[str, list[Grade]]) -> int:
     """How many labels and oracle verdicts are not the recorded ones; each is printed."""
     count = 0
-    step, place = rows[0]["step"], defaultdict(int)
+    step, place = rows[0]["step"], defaultdict[str, int](int)
     for row in rows:
         name = str(row["group"])
         grade = grades[f"bench/{step}/{name}"][place[name]]

@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -74,7 +76,7 @@ def write_runs(root: Path, rollouts: int, runs: int, a_step: int) -> None:
             (path / "rollouts" / f"step_{step:06d}.jsonl.gz").write_bytes(data)
 
 
-def row(rng: random.Random, run: str, step: int, i: int, number: int) -> dict:
+def row(rng: random.Random, run: str, step: int, i: int, number: int) -> dict[str, Any]:
     """As services/trainer/record.py writes them."""
     label = rng.choices(LABELS, (40, 3, 20, 7, 30))[0]
     tokens, test = rng.randrange(60, 180), "def run_tests():\n    pass" if "Hack" in label else ""
@@ -134,13 +136,13 @@ def serving(root: Path) -> Iterator[httpx.Client]:
 
 def ask(client: httpx.Client, rounds: int, total: int) -> dict[str, list[float]]:
     """Milliseconds of each kind of question; details are asked of what the lists show."""
-    rng, took = random.Random(1), {}
+    rng, took = random.Random(1), defaultdict[str, list[float]](list)
     kinds = questions(rng, total)
     for _ in range(rounds * 11):
         kind, path = next(kinds)
         started = time.perf_counter()
         answer = client.get(path)
-        took.setdefault(kind, []).append((time.perf_counter() - started) * 1e3)
+        took[kind].append((time.perf_counter() - started) * 1e3)
         assert answer.status_code == 200, answer.text
         rows = answer.json().get("rows", [])
         if rows:
@@ -149,7 +151,7 @@ def ask(client: httpx.Client, rounds: int, total: int) -> dict[str, list[float]]
             answer = client.get(
                 "/api/rollout", params={"run": one["run"], "group": one["group"], "index": one["index"]}
             )
-            took.setdefault("one completion", []).append((time.perf_counter() - started) * 1e3)
+            took["one completion"].append((time.perf_counter() - started) * 1e3)
             assert answer.status_code == 200, answer.text
     return took
 
@@ -171,7 +173,7 @@ def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="bench-viewer-"))
     try:
         write_runs(root, options.rollouts, options.runs, options.a_step)
-        indexer, numbers = Indexer(root), {}
+        indexer, numbers = Indexer(root), dict[str, float]()
         for name in ("index", "look_again"):
             started, cpu = time.perf_counter(), time.process_time()
             indexer.scan()

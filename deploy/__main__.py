@@ -12,11 +12,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deploy.compose import Service
+    from deploy.processes import Places, Program
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docker-compose.yml"
@@ -28,7 +34,7 @@ def _values() -> dict[str, str]:
     return environment(ROOT, os.environ)
 
 
-def _places(values: dict[str, str]):
+def _places(values: dict[str, str]) -> Places:
     from deploy.processes import Places
 
     return Places(ROOT, (ROOT / values.get("STACK_DIR", ".stack")).resolve())
@@ -76,7 +82,7 @@ def up(values: dict[str, str]) -> int:
     return 0
 
 
-def _folders(services, programs, places) -> None:
+def _folders(services: Mapping[str, Service], programs: Mapping[str, list[Program]], places: Places) -> None:
     """Make what would be a named volume or a scratch, and the folder for logs."""
     from deploy.processes import folders
 
@@ -88,7 +94,9 @@ def _folders(services, programs, places) -> None:
     places.logs.mkdir(parents=True, exist_ok=True)
 
 
-def _localise(group, programs, services, places) -> None:
+def _localise(
+    group: list[Program], programs: Mapping[str, list[Program]], services: Mapping[str, Service], places: Places
+) -> None:
     """Prometheus is the one service whose own file names the others."""
     from deploy.processes import render_prometheus
 

@@ -43,12 +43,12 @@ def licence(name: str) -> str:
         about = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         return NOT_HERE
-    if expression := about.get("License-Expression"):
-        return expression
-    classified = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier", []) if c.startswith("License ::")]
+    if "License-Expression" in about:
+        return about["License-Expression"]
+    classified = [c.rpartition(" :: ")[2] for c in (about.get_all("Classifier") or []) if c.startswith("License ::")]
     if named := sorted({c for c in classified if c != "OSI Approved"}):
         return ", ".join(named)
-    text = (about.get("License") or "").strip()
+    text = about["License"].strip() if "License" in about else ""
     return text.splitlines()[0][:80] if text else "not stated"
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def _program(service: Service, replica: int, names: set[str], places: Places) ->
     )
 
 
-def _health(service: Service, local) -> list[str]:
+def _health(service: Service, local: Callable[[str], str]) -> list[str]:
     test = service.healthcheck.get("test", [])
     if not test or test[0] == "NONE":
         return []

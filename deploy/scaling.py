@@ -143,7 +143,7 @@ def row(model: Mapping[str, Any], n: Mapping[str, float], c: Cluster, groups: in
     busy = stages(parts, c.shared)
     step = max(busy.values())
     rest = max(seconds for name, seconds in busy.items() if name != "graders")
-    first, second = sorted(busy, key=busy.get, reverse=True)[:2]
+    first, second = sorted(busy, key=busy.__getitem__, reverse=True)[:2]
     rollouts = groups * n["group_size"]
     graders = graders_needed(parts, c, rest)
     return [

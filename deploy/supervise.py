@@ -20,7 +20,9 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from common.errors import ConfigError
 from deploy.compose import Service, seconds
@@ -28,6 +30,7 @@ from deploy.processes import Places, Program
 
 SOCKET_PATH_LIMIT = 100  # the kernel's own is 107 bytes
 RESTARTED_FOREVER = 1_000_000
+Info = dict[str, Any]  # what supervisord tells of a process
 MARK = "RANKSPACE_STATE"  # in the environment of everything we start, so that what is left over can be found
 
 
@@ -101,9 +104,9 @@ class Supervisor:
             raise ConfigError(f"supervisord does not start: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
         _until(lambda: self._reachable(), 10.0, "supervisord")
 
-    def states(self) -> list[dict]:
+    def states(self) -> list[Info]:
         """Name, statename, pid, start, exitstatus of every program."""
-        return self._rpc().getAllProcessInfo()
+        return list(self._rpc().getAllProcessInfo())
 
     def launch(self, service: Service, group: list[Program], say: Callable[[str], None] = print) -> None:
         """Start all replicas and wait until they are healthy, or done if they are meant to end."""
@@ -120,7 +123,7 @@ class Supervisor:
         )
         ends = service.restart == "no"
         for program in group:
-            _until(lambda p=program: self._ready(p, ends), max(limit, 3600.0 if ends else 60.0), program.name)
+            _until(partial(self._ready, program, ends), max(limit, 3600.0 if ends else 60.0), program.name)
             say(f"  {program.name}: {'done' if ends else 'healthy' if program.health else 'started'}")
 
     def _ready(self, program: Program, ends: bool) -> bool:
@@ -141,7 +144,7 @@ class Supervisor:
 
     def stop(self) -> list[str]:
         """Everything, in reverse order; returns what was stopped, when supervisord and all it started are gone."""
-        pid, stopped = self.pid(), []
+        pid, stopped = self.pid(), list[str]()
         if pid is None:
             return stopped
         for state in reversed(self.states()):  # states come in order of priority
@@ -157,7 +160,7 @@ class Supervisor:
         text = path.read_text(errors="replace").strip().splitlines() if path.is_file() else []
         return f"{path} says: " + " / ".join(line.strip() for line in text[-lines:])
 
-    def _rpc(self):
+    def _rpc(self) -> Any:
         from supervisor.xmlrpc import SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
@@ -165,7 +168,7 @@ class Supervisor:
 
     def _reachable(self) -> bool:
         try:
-            return self._rpc().getState()["statename"] == "RUNNING"
+            return bool(self._rpc().getState()["statename"] == "RUNNING")
         except (OSError, xmlrpc.client.Error):
             return False
 

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,14 @@ class GpuUse:
 
     def __enter__(self) -> GpuUse:
         self.samples: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        self.process = None
+        self.process: subprocess.Popen[str] | None = None
         if shutil.which("nvidia-smi"):
             query = "--query-gpu=index,utilization.gpu,memory.used"
             seen = os.environ.get("CUDA_VISIBLE_DEVICES")
             which = ["-i", seen] if seen else []
             command = ["nvidia-smi", *which, query, "--format=csv,noheader,nounits", "-lms", "200"]
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            threading.Thread(target=self._read, daemon=True).start()
+            threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,8 +105,8 @@ class GpuUse:
             self.process.terminate()
             self.process.wait()
 
-    def _read(self) -> None:
-        for line in self.process.stdout:
+    def _read(self, lines: Iterable[str]) -> None:
+        for line in lines:
             fields = [f.strip() for f in line.split(",")]
             if len(fields) == 3 and all(f.isdigit() for f in fields):
                 self.samples[fields[0]].append((float(fields[1]), float(fields[2])))

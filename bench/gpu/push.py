@@ -15,10 +15,20 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import redis
+    import torch
+
+    from common.settings import RefServerSettings
+    from common.types import DeltaS
+    from services.ref_server.engine import Engine
+
+Modules = list[tuple[str, int]]
 
 PROBE = list(range(2, 34))
 
@@ -63,7 +73,7 @@ def measure(
 class _Pusher:
     """The trainer's half of a push, and the generator's own code for the other half."""
 
-    def __init__(self, client, engine, settings, modules):
+    def __init__(self, client: redis.Redis, engine: Engine, settings: RefServerSettings, modules: Modules):
         from common.metrics import Metrics
         from common.queue import Queue
         from services.ref_server.generation import ServedPolicy
@@ -71,12 +81,12 @@ class _Pusher:
         self.client, self.engine, self.modules, self.payload = client, engine, modules, 0
         self.policy = ServedPolicy(engine, Queue(client, "bench"), settings, Metrics("ref_server"))
 
-    def publish(self, version: int, delta) -> None:
+    def publish(self, version: int, delta: torch.Tensor) -> None:
         from common import delta_store
 
         self.payload = delta_store.publish(self.client, _message(version, delta, self.modules))
 
-    def push(self, version: int, delta) -> dict[str, float]:
+    def push(self, version: int, delta: torch.Tensor) -> dict[str, float]:
         """Milliseconds since the optimizer step: published, loaded and proven, first token."""
         began = time.perf_counter()
         self.publish(version, delta)
@@ -93,7 +103,7 @@ class _Pusher:
         self.engine.generate([[2, 3, 4]], [SamplingPlan(n=1, temperature=1.0, max_tokens=1, seed=0)])
 
 
-def _full(engine, pusher: _Pusher, repeats: int) -> dict[str, float]:
+def _full(engine: Engine, pusher: _Pusher, repeats: int) -> dict[str, float]:
     weights = engine.llm.collective_rpc(_host_copies)[0]
     times = []
     for _ in range(repeats):
@@ -106,7 +116,7 @@ def _full(engine, pusher: _Pusher, repeats: int) -> dict[str, float]:
     return _median(times) | {"payload_bytes": sum(t.numel() * t.element_size() for _, t in weights)}
 
 
-def _throughput(engine, ids: list[list[int]], samples: int, new_tokens: int) -> dict[str, float]:
+def _throughput(engine: Engine, ids: list[list[int]], samples: int, new_tokens: int) -> dict[str, float]:
     from common.types import SamplingPlan
 
     began = time.perf_counter()
@@ -115,12 +125,15 @@ def _throughput(engine, ids: list[list[int]], samples: int, new_tokens: int) -> 
     return {"sampled_tokens": sampled, "sample_s": time.perf_counter() - began}
 
 
-def _kept(engine, pusher: _Pusher, ids: list[list[int]], samples: int, new_tokens: int, deltas) -> dict[str, float]:
+def _kept(
+    engine: Engine, pusher: _Pusher, ids: list[list[int]], samples: int, new_tokens: int, deltas: torch.Tensor
+) -> dict[str, float]:
     """Push every `new_tokens`/(pushes + 1) steps of one batch: from the delta on the device to the next step's tokens."""
     from common.types import SamplingPlan
 
     due = [len(deltas) and (i + 1) * new_tokens // (len(deltas) + 1) for i in range(len(deltas))]
-    steps, times, waiting = 0, [], None
+    steps, times = 0, list[float]()
+    waiting: float | None = None
 
     def between() -> None:
         nonlocal steps, waiting
@@ -154,7 +167,7 @@ def _redis() -> Iterator[Any]:
             process.wait()
 
 
-def _connected(connect, url: str, patience_s: float = 20.0):
+def _connected(connect: Callable[[str], redis.Redis], url: str, patience_s: float = 20.0) -> redis.Redis:
     from common.errors import QueueError
 
     deadline = time.monotonic() + patience_s
@@ -167,7 +180,7 @@ def _connected(connect, url: str, patience_s: float = 20.0):
             time.sleep(0.1)
 
 
-def _modules(folder: Path) -> list[tuple[str, int]]:
+def _modules(folder: Path) -> Modules:
     from rankspace.targets import hits
     from services.trainer.preflight import weight_shapes
 
@@ -175,7 +188,7 @@ def _modules(folder: Path) -> list[tuple[str, int]]:
     return [(name, min(shape)) for name, shape in shapes.items() if len(shape) == 2 and hits(name)]
 
 
-def _message(version: int, delta, modules):
+def _message(version: int, delta: torch.Tensor, modules: Modules) -> DeltaS:
     from common.types import DeltaS, checksum
 
     vector = delta.cpu().numpy().astype("<f4").tobytes()
@@ -184,17 +197,17 @@ def _message(version: int, delta, modules):
     )
 
 
-def _in_place(worker) -> bool:
+def _in_place(worker: Any) -> bool:
     return worker.delta_places is not None
 
 
-def _host_copies(worker) -> list:
+def _host_copies(worker: Any) -> list[tuple[str, torch.Tensor]]:
     source = worker.delta_source
     return [(f"{n}.weight", w.cpu()) for (n, _), w in zip(source.modules, source.weights, strict=True)]
 
 
-def _load_all(worker, weights: list) -> int:
-    return worker._delta_put((name, tensor.to(worker.device)) for name, tensor in weights)
+def _load_all(worker: Any, weights: list[tuple[str, torch.Tensor]]) -> int:
+    return int(worker._delta_put((name, tensor.to(worker.device)) for name, tensor in weights))
 
 
 def _median(times: list[dict[str, float]]) -> dict[str, float]:

@@ -13,7 +13,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from services.trainer.collate import TrainingSample
 
 ROWS, PROMPT = 32, 32
 
@@ -47,7 +50,8 @@ def _with_ranks(plan: dict[str, Any], root: Path, ranks: int) -> dict[str, Any]:
     out.unlink(missing_ok=True)
     command = [sys.executable, *launcher(ranks), "-m", "bench.gpu.ranks", json.dumps(plan | {"out": str(out)})]
     subprocess.run(command, check=True, env=environment())
-    return json.loads(out.read_text())
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
 
 
 def main(plan: dict[str, Any]) -> None:
@@ -69,6 +73,7 @@ def main(plan: dict[str, Any]) -> None:
         rows = synthetic_rows(plan["rows"], plan["tokens"], policy.model.config.vocab_size, step)
         began = time.perf_counter()
         metrics = policy.train_step(rows)
+        assert metrics is not None, "every synthetic row has tokens to learn from"
         policy.vector()  # waits for the device
         found["seconds"].append(time.perf_counter() - began)
         found["cos"].append(metrics["cos"].tolist())
@@ -78,7 +83,7 @@ def main(plan: dict[str, Any]) -> None:
         Path(plan["out"]).write_text(json.dumps(found))
 
 
-def synthetic_rows(count: int, tokens: int, vocabulary: int, seed: int) -> list:
+def synthetic_rows(count: int, tokens: int, vocabulary: int, seed: int) -> list[TrainingSample]:
     """Rows of random tokens, of unlike length, with advantages of both signs; the same for every rank."""
     import random
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-SHAPES = {
+if TYPE_CHECKING:
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
              "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 49152},
     "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
@@ -19,7 +24,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-def build(shape: str, device: str, dtype: str = "bfloat16"):
+def build(shape: str, device: str, dtype: str = "bfloat16") -> Qwen3ForCausalLM:
     """A Qwen3 causal LM of that shape, weights drawn on the device itself.
 
     Without a pad token: transformers sets its embedding to zero, a prompt may well begin with that id, a zero vector stays
@@ -32,7 +37,7 @@ def build(shape: str, device: str, dtype: str = "bfloat16"):
     torch.manual_seed(0)
     config = Qwen3Config(
         **SHAPES[shape], max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1
-    )  # fmt: skip
+    )
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
@@ -49,15 +54,15 @@ def save(shape: str, folder: Path, device: str, dtype: str = "bfloat16") -> Path
     return folder
 
 
-def _random_orthonormal(out: int, inner: int, device: str):
+def _random_orthonormal(out: int, inner: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """U [out, r] and Vh [r, in], r = min, by QR of random matrices: a basis of the right shape at a hundredth of an SVD.
 
     RuntimeError when they are not orthonormal: one garbled basis makes every later gradient worthless.
     """
     import torch
 
-    def draw(rows: int, columns: int):
-        Q = torch.linalg.qr(torch.randn(rows, columns, device=device)).Q.contiguous()
+    def draw(rows: int, columns: int) -> torch.Tensor:
+        Q: torch.Tensor = torch.linalg.qr(torch.randn(rows, columns, device=device)).Q.contiguous()
         if not torch.allclose(Q.T @ Q, torch.eye(columns, device=device), atol=1e-2):
             raise RuntimeError(f"QR of a random [{rows}, {columns}] matrix on {device} is not orthonormal")
         return Q
@@ -89,7 +94,8 @@ def fill_cache(folder: Path, cache: Path, device: str) -> int:
                 path = Path(cache) / f"{key}.safetensors"
                 if path.is_file():
                     continue
-                U, Vh = _random_orthonormal(*weight.shape, device)  # here, in one thread
+                out, inner = weight.shape
+                U, Vh = _random_orthonormal(out, inner, device)  # here, in one thread
                 jobs.append(pool.submit(_write, path, (U.cpu(), torch.ones(Vh.shape[0]), Vh.cpu())))
         for job in jobs:
             job.result()
@@ -106,9 +112,10 @@ def random_bases(device: str) -> Iterator[None]:
 
     from rankspace.svd_cache import Basis
 
-    def bases(weights, *_args) -> Iterator[Basis]:
+    def bases(weights: Iterable[torch.Tensor], *_args: object) -> Iterator[Basis]:
         for weight in weights:
-            U, Vh = _random_orthonormal(*weight.shape, device)
+            out, inner = weight.shape
+            U, Vh = _random_orthonormal(out, inner, device)
             yield Basis(U, torch.ones(Vh.shape[0]), Vh, key="random", content="random")
 
     with mock.patch("rankspace.adapter.svds", bases), mock.patch("rankspace.merge.svds", bases):

@@ -20,9 +20,17 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from rankspace.adapter import Adapter, Form
+    from rankspace.batch import Batch
+    from rankspace.projection import Layout
 
 LORA_RANK = 32
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -75,12 +83,14 @@ def measure(
 class _Record:
     """Measures one form after another into `found`."""
 
-    def __init__(self, device: str, tokens: int, warmup: int, steps: int, limit_s: float, keep):
+    def __init__(
+        self, device: str, tokens: int, warmup: int, steps: int, limit_s: float, keep: Callable[[dict[str, Any]], None]
+    ):
         self.device, self.tokens, self.warmup, self.steps, self.keep = device, tokens, warmup, steps, keep
         self.limit_s, self.deadline = limit_s, time.perf_counter() + limit_s
         self.found: dict[str, Any] = {n: {} for n in ("tokens_per_s", "peak_gib", "first_step_s", "failed")}
 
-    def __call__(self, form: str, variant, micro_batches: int = 1) -> None:
+    def __call__(self, form: str, variant: AbstractContextManager[Callable[[], Any]], micro_batches: int = 1) -> None:
         if time.perf_counter() > self.deadline:
             self.found["failed"][form] = f"not begun: {self.limit_s:.0f} s were over"
             return
@@ -100,7 +110,7 @@ class _Record:
         self.keep(self.found)
 
 
-def _projection_ms(vector, layout, device: str) -> float:
+def _projection_ms(vector: torch.Tensor, layout: Layout, device: str) -> float:
     import torch
 
     from rankspace.projection import project
@@ -126,22 +136,26 @@ def gradient_error(
     linear = holder.q_proj
     x = torch.randn(tokens, inner, device=device, dtype=low)
     g = torch.randn(tokens, out, device=device, dtype=low)
-    U, Vh = linear._rankspace_U, linear._rankspace_Vh
+    U, Vh = linear.get_buffer("_rankspace_U"), linear.get_buffer("_rankspace_Vh")
     exact = torch.zeros(Vh.shape[0], dtype=torch.float64, device=device)
     for a in range(0, tokens, 1024):
         exact += ((g[a : a + 1024].double() @ U.double()) * (x[a : a + 1024].double() @ Vh.double().T)).sum(dim=0)
-    linear(x).backward(g)
-    got = {"factored": adapter.parameters()[0].grad, "merged": delta_gradient(x, g, U, Vh)}
+    torch.autograd.backward([linear(x)], [g])
+    got = {"factored": _gradient(adapter.parameters()[0]), "merged": delta_gradient(x, g, U, Vh)}
     adapter.use("summed")
     for a in range(0, tokens, tokens // micro_batches):
         piece = slice(a, a + tokens // micro_batches)
-        linear(x[piece]).backward(g[piece])
+        torch.autograd.backward([linear(x[piece])], [g[piece]])
     got[f"summed over {micro_batches}"] = adapter.fold()
-    error = lambda d: float((d.double() - exact).norm() / exact.norm())  # noqa: E731
-    return {form: error(d) for form, d in got.items()}
+    return {form: float(torch.dist(d.double(), exact) / torch.linalg.vector_norm(exact)) for form, d in got.items()}
 
 
-def _batch(vocab: int, batch: int, length: int, device: str):
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None, "backward has run"
+    return parameter.grad
+
+
+def _batch(vocab: int, batch: int, length: int, device: str) -> Batch:
     import torch
 
     from rankspace.batch import pad_batch
@@ -150,13 +164,13 @@ def _batch(vocab: int, batch: int, length: int, device: str):
     return pad_batch([row[:1] for row in ids], [row[1:] for row in ids], device)
 
 
-def _loss(model, rows, compiled: bool = False):
+def _loss(model: PreTrainedModel, rows: Batch, compiled: bool = False) -> torch.Tensor:
     from rankspace.batch import batch_logprobs
 
     return -batch_logprobs(model, rows, compiled=compiled)[0].sum() / rows.lengths.sum()
 
 
-def _plain_loss(model, rows):
+def _plain_loss(model: PreTrainedModel, rows: Batch) -> torch.Tensor:
     """The same number with the logits of all completion tokens kept for the backward pass."""
     from rankspace.loss import completion_logprobs
 
@@ -166,14 +180,14 @@ def _plain_loss(model, rows):
 
 
 @contextmanager
-def _frozen(model, rows) -> Iterator[Callable[[], None]]:
+def _frozen(model: PreTrainedModel, rows: Batch) -> Iterator[Callable[[], None]]:
     model.requires_grad_(False)
     with _gradient_to_the_input(model):
         yield lambda: _plain_loss(model, rows).backward()
 
 
 @contextmanager
-def _frozen_compiled(model, rows, adapter) -> Iterator[Callable[[], None]]:
+def _frozen_compiled(model: PreTrainedModel, rows: Batch, adapter: Adapter) -> Iterator[Callable[[], None]]:
     for parameter in adapter.parameters():
         parameter.requires_grad_(False)
     try:
@@ -185,7 +199,7 @@ def _frozen_compiled(model, rows, adapter) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _gradient_to_the_input(model) -> Iterator[None]:
+def _gradient_to_the_input(model: PreTrainedModel) -> Iterator[None]:
     model.enable_input_require_grads()
     try:
         yield
@@ -194,7 +208,7 @@ def _gradient_to_the_input(model) -> Iterator[None]:
 
 
 @contextmanager
-def _compiled(model, adapter) -> Iterator[None]:
+def _compiled(model: PreTrainedModel, adapter: Adapter) -> Iterator[None]:
     from rankspace.compile import compile_layers, uncompile_layers
 
     compile_layers(model, adapter)
@@ -205,7 +219,7 @@ def _compiled(model, adapter) -> Iterator[None]:
 
 
 @contextmanager
-def _lora(model, rows) -> Iterator[Callable[[], None]]:
+def _lora(model: PreTrainedModel, rows: Batch) -> Iterator[Callable[[], None]]:
     from peft import LoraConfig, get_peft_model
 
     wrapped = get_peft_model(model, LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=TARGETS))
@@ -217,14 +231,20 @@ def _lora(model, rows) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _full(model, rows) -> Iterator[Callable[[], None]]:
+def _full(model: PreTrainedModel, rows: Batch) -> Iterator[Callable[[], None]]:
     yield _trained(model, rows, list(model.parameters()), lr=1e-7)
     model.zero_grad(set_to_none=True)
 
 
 @contextmanager
 def _adapted(
-    model, rows, adapter, vector, form: str, micro_batches: int = 1, compiled: bool = False
+    model: PreTrainedModel,
+    rows: Batch,
+    adapter: Adapter,
+    vector: torch.Tensor,
+    form: Form,
+    micro_batches: int = 1,
+    compiled: bool = False,
 ) -> Iterator[Callable[[], None]]:
     import torch
 
@@ -240,7 +260,7 @@ def _adapted(
         optimizer.zero_grad(set_to_none=True)
         for _ in range(micro_batches):
             loss(model, rows).backward()
-        grads = adapter.fold() if form == "summed" else torch.cat([p.grad for p in adapter.parameters()])
+        grads = adapter.fold() if form == "summed" else torch.cat([_gradient(p) for p in adapter.parameters()])
         projected, _ = project(grads, vector, layout, "one_sided")
         for parameter, part in zip(adapter.parameters(), split_flat(projected, adapter.modules), strict=True):
             parameter.grad = part
@@ -254,7 +274,9 @@ def _adapted(
         adapter.use("factored")  # lets go of merged weights and what they accumulated
 
 
-def _trained(model, rows, parameters: list, lr: float) -> Callable[[], None]:
+def _trained(
+    model: PreTrainedModel, rows: Batch, parameters: list[torch.nn.Parameter], lr: float
+) -> Callable[[], None]:
     import torch
 
     for parameter in parameters:

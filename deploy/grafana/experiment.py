@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
 from deploy.grafana.panels import (
     COSINE,
     bars,
@@ -20,7 +22,7 @@ from deploy.grafana.panels import (
 UPPER, LOWER = "null band, upper end", "null band, lower end"
 
 
-def _outcome(made):
+def _outcome(made: Dashboard) -> Dashboard:
     """Hacking against solving."""
     band = f"max({of('rs_null_band')} >= 0)"
     hack = lines(
@@ -69,7 +71,7 @@ def _outcome(made):
     return made
 
 
-def _direction(made):
+def _direction(made: Dashboard) -> Dashboard:
     """The gradient and the direction."""
     cosine = "cosine of one module before the projection"
     kept = of("rs_cos_align_module") + " >= -1"  # drops NaN: a step without a gradient
@@ -97,7 +99,7 @@ def _direction(made):
     return made
 
 
-def _learning(made):
+def _learning(made: Dashboard) -> Dashboard:
     """Is the optimisation itself healthy?"""
     made.with_row(row("Learning"))
     for title, unit, description, metric in (
@@ -115,7 +117,7 @@ def _learning(made):
     return made
 
 
-def make():
+def make() -> Dashboard:
     made = with_runs(
         board("experiment", "Experiment", "Hack rate against pass rate, and the gradient's cosine with v_hack.")
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+
 from deploy.grafana.panels import board, bucket_map, coloured, lines, number, presence, row, stacked
 
 RATE = "[$__rate_interval]"
@@ -12,7 +14,7 @@ LABELS = {
 BUCKETS = f"sum by (le) (rate(rs_grade_seconds_bucket{RATE}))"
 
 
-def _now(made):
+def _now(made: Dashboard) -> Dashboard:
     made.with_row(row("Now"))
     made.with_panel(
         number("Graders", "suffix: alive", "Workers whose heartbeat is in Redis.",
@@ -38,7 +40,7 @@ def _now(made):
     return made
 
 
-def _verdicts(made):
+def _verdicts(made: Dashboard) -> Dashboard:
     share = f"sum by (label) (rate(rs_labels_total{RATE}))"
     made.with_row(row("Verdicts"))
     made.with_panel(
@@ -55,7 +57,7 @@ def _verdicts(made):
     return made
 
 
-def _speed(made):
+def _speed(made: Dashboard) -> Dashboard:
     made.with_row(row("Speed"))
     made.with_panel(
         lines("Completions graded", "suffix: completions/s", "By worker; they share the stream evenly.",
@@ -69,7 +71,7 @@ def _speed(made):
     return made
 
 
-def _limits(made):
+def _limits(made: Dashboard) -> Dashboard:
     made.with_row(row("Limits and walls"))
     made.with_panel(
         lines("Programs killed", "suffix: programs/s", "timeout: wall time. cpu: CPU time. alarm: the job's own time limit. "
@@ -84,6 +86,6 @@ def _limits(made):
     return made
 
 
-def make():
+def make() -> Dashboard:
     made = board("grading", "Grading", "Labels, latencies and kills of the sandbox workers.")
     return _limits(_speed(_verdicts(_now(made))))

@@ -5,6 +5,9 @@ A query is (PromQL, legend). `$run`, `$arm` and `$seed` are the dashboard's vari
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap, prometheus, stat, timeseries
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
@@ -14,6 +17,7 @@ from grafana_foundation_sdk.models import prometheus as prometheus_models
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="prometheus")
 RUNS = '{run=~"$run", arm=~"$arm", seed=~"$seed"}'
 COSINE = "none"
+P = TypeVar("P", bargauge.Panel, heatmap.Panel, stat.Panel, timeseries.Panel)
 Query = tuple[str, str]
 
 
@@ -110,7 +114,7 @@ def number(
         steps.append(models.Threshold(value=bad, color="red"))
     panel = (
         stat.Panel()
-        .graph_mode("none" if bad is not None else "area")
+        .graph_mode(common_models.BigValueGraphMode("none" if bad is not None else "area"))
         .thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     )
@@ -123,8 +127,8 @@ def presence(title: str, description: str, query: Query, width: int = 8) -> stat
     options = {value: models.ValueMappingResult(text=text, color=colour) for value, (text, colour) in words.items()}
     panel = (
         stat.Panel()
-        .graph_mode("none")
-        .text_mode("value_and_name")
+        .graph_mode(common_models.BigValueGraphMode.NONE)
+        .text_mode(common_models.BigValueTextMode.VALUE_AND_NAME)
         .mappings([models.ValueMap(options=options)])
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     )
@@ -235,7 +239,7 @@ def _colour(name: str) -> models.DynamicConfigValue:
     return models.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": name})
 
 
-def _finish(panel, title: str, unit: str, description: str, queries, width: int, height: int):
+def _finish(panel: P, title: str, unit: str, description: str, queries: Sequence[Query], width: int, height: int) -> P:
     panel.title(title).unit(unit).description(description).datasource(SOURCE).span(width).height(height)
     for number, query in enumerate(queries):
         panel.with_target(_target(number, query))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders.common import ScaleDistributionConfig
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.models.common import ScaleDistribution
+
 from deploy.grafana.panels import board, lines, number, of, row, stacked, with_runs
 
 RATE = "[$__rate_interval]"
 
 
-def _throughput(made):
+def _throughput(made: Dashboard) -> Dashboard:
     taken_in = of("rs_groups_total", 'outcome=~"trained|zero_variance"')
     made.with_row(row("Throughput"))
     made.with_panel(
@@ -43,7 +47,7 @@ def _throughput(made):
     return made
 
 
-def _queue(made):
+def _queue(made: Dashboard) -> Dashboard:
     made.with_row(row("Queue"))
     made.with_panel(
         lines("Backlog", "suffix: messages", "Waiting or in work. requests wait for a generator, rollouts for a grader, graded "
@@ -59,7 +63,7 @@ def _queue(made):
     return made
 
 
-def _delivery(made):
+def _delivery(made: Dashboard) -> Dashboard:
     made.with_row(row("Delivery of delta_S"))
     made.with_panel(
         lines("Policy version", "suffix: version", "Pushed by the trainer, and held by each generator. A generator loads a "
@@ -78,7 +82,7 @@ def _delivery(made):
     return made
 
 
-def _time(made):
+def _time(made: Dashboard) -> Dashboard:
     phases = 'phase=~"wait|train|push"'
     made.with_row(row("Where the time goes"))
     made.with_panel(
@@ -95,7 +99,7 @@ def _time(made):
     return made
 
 
-def _machine(made):
+def _machine(made: Dashboard) -> Dashboard:
     made.with_row(row("Machine"))
     made.with_panel(
         lines("GPU memory", "bytes", "used and total: of the whole device. reserved: of this process's torch. Empty without a "
@@ -122,14 +126,11 @@ def _not(matcher: str) -> str:
     return matcher.replace("=~", "!~").replace('push"', 'push|total"')
 
 
-def _log_scale():
-    from grafana_foundation_sdk.builders import common
-    from grafana_foundation_sdk.models.common import ScaleDistribution
-
-    return common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10)
+def _log_scale() -> ScaleDistributionConfig:
+    return ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10)
 
 
-def make():
+def make() -> Dashboard:
     made = with_runs(
         board("pipeline", "Pipeline", "Throughput, queue, delivery of weights, and where a step's time goes.")
     )
