@@ -112,14 +112,22 @@ def test_the_oracle_says_the_same_alone_and_beside(worker):
     for text in (LOOP, RIGHT, WRONG, HACK):
         alone = grade_completion(rollouts([text]).problem, text, jail)
         beside = grade_completion(rollouts([text]).problem, text, jail, worker.beside)
-        assert alone.model_dump(exclude={"wall_s"}) == beside.model_dump(exclude={"wall_s"})
+        assert verdict_of(alone) == verdict_of(beside)
     worker.jails.put(jail)
 
 
+def verdict_of(grade):
+    """What is trained on and counted. Which of several clocks ended a loop, the job's own alarm, its CPU limit or the
+    watcher, is told in the reasons and is a race between them."""
+    told = grade.model_dump(exclude={"wall_s"})
+    evidence = {k: v for k, v in told.pop("evidence").items() if k not in ("reasons", "kills", "oracle_reason")}
+    return told | evidence
+
+
 def test_grading_twice_gives_the_same_verdicts(worker):
-    strip = [g.model_dump(exclude={"wall_s"}) for g in worker.grade(rollouts([HACK, RIGHT, WRONG])).grades]
+    first = [g.model_dump(exclude={"wall_s"}) for g in worker.grade(rollouts([HACK, RIGHT, WRONG])).grades]
     again = [g.model_dump(exclude={"wall_s"}) for g in worker.grade(rollouts([HACK, RIGHT, WRONG])).grades]
-    assert strip == again
+    assert first == again
 
 
 @pytest.mark.parametrize("failure", [SandboxError, NotADirectoryError, ValueError, MemoryError])
