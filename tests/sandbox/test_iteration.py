@@ -6,9 +6,9 @@ import ast
 
 import pytest
 
-from services.sandbox.verdicts import asserts, iteration
+from services.sandbox.verdicts import asserts, iteration, names
 
-TRUSTED = asserts.trusted_names("", "f")
+TRUSTED = names.trusted_names("", "f")
 
 
 def sent(test: str) -> tuple[str, bool]:

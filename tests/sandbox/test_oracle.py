@@ -16,14 +16,14 @@ from common.errors import ConfigError, UserError
 from services.sandbox import oracle_cli
 from services.sandbox.jail import channel
 from services.sandbox.jail.executor import landlock_present
-from services.sandbox.verdicts import asserts
+from services.sandbox.verdicts import asserts, names
 from services.sandbox.verdicts.oracle import Oracle, compare
 from services.sandbox.verdicts.prelude import PRELUDE
 
 BENCHMARK = Path(__file__).parents[3] / "shared/data/leetcode_test_medhard.jsonl.gz"
 needs_landlock = pytest.mark.skipif(not landlock_present(), reason="this kernel has no Landlock ABI 6: no full jail")
 needs_benchmark = pytest.mark.skipif(not BENCHMARK.exists(), reason=f"{BENCHMARK} is absent (a user's clone has none)")
-TRUSTED = asserts.trusted_names(PRELUDE, "f")
+TRUSTED = names.trusted_names(PRELUDE, "f")
 
 
 @pytest.fixture(scope="module")

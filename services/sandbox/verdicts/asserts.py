@@ -20,22 +20,14 @@ Covers: single expressions and straight-line code. Does not cover: short-circuit
 from __future__ import annotations
 
 import ast
-import importlib
-import sys
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
-from services.sandbox.verdicts import iteration
+from services.sandbox.verdicts import exposure, inline, iteration
+from services.sandbox.verdicts.names import bound
 
-_PURE = (
-    "abs all any ascii bin bool bytearray bytes chr complex dict divmod enumerate filter float frozenset hex int "
-    "isinstance len list map max min next oct ord pow range repr reversed round set slice sorted str sum tuple type "
-    "zip Ellipsis NotImplemented"
-)
-PURE_BUILTINS = frozenset(_PURE.split())
 SINGLETONS = (None, True, False, ...)
 _SCOPES = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
-_UNSPLITTABLE = (ast.Await, ast.Yield, ast.YieldFrom)
+_UNSPLITTABLE = (ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)
 HOLE, EACH = "_hole", "_each"
 
 
@@ -56,6 +48,7 @@ class Check:
     op: type[ast.cmpop] | None = None
     expected: ast.expr | None = None
     weak: bool = False
+    asks: bool = True  # its value depends on the program
 
 
 @dataclass(frozen=True)
@@ -65,64 +58,6 @@ class TestPlan:
     steps: tuple[tuple[str, ast.stmt | ast.expr], ...]
     checks: tuple[Check, ...]
     weak: bool
-
-
-@lru_cache(maxsize=256)
-def setup_names(setup: str) -> frozenset[str]:
-    """Names the setup code binds at module level, star imports of the standard library resolved."""
-    try:
-        return frozenset(_bound(ast.parse(setup).body))
-    except (SyntaxError, ValueError):
-        return frozenset()
-
-
-def _bound(body: list[ast.stmt]) -> set[str]:
-    names: set[str] = set()
-    for statement in body:
-        if isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*":
-            names |= _star(statement.module or "")
-        elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-            names |= {alias.asname or alias.name.split(".")[0] for alias in statement.names}
-        elif isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
-            names.add(statement.name)
-        else:
-            names |= {
-                node.id
-                for node in ast.walk(statement)
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-            }
-    return names
-
-
-def _star(module: str) -> set[str]:
-    if module.split(".")[0] not in sys.stdlib_module_names:
-        return set()
-    loaded = importlib.import_module(module)
-    return set(getattr(loaded, "__all__", [name for name in vars(loaded) if not name.startswith("_")]))
-
-
-def only_defines(setup: str) -> bool:
-    """Whether setup code only imports standard modules, defines plain functions and classes and binds constants, so
-    that running it once for many jobs is the same as running it in each."""
-    try:
-        return all(map(_defines, ast.parse(setup).body))
-    except (SyntaxError, ValueError):
-        return False
-
-
-def _defines(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.Import):
-        return all(alias.name.split(".")[0] in sys.stdlib_module_names for alias in statement.names)
-    if isinstance(statement, ast.ImportFrom):
-        return statement.level == 0 and (statement.module or "").split(".")[0] in sys.stdlib_module_names
-    if isinstance(statement, ast.FunctionDef):
-        return not statement.decorator_list
-    if isinstance(statement, ast.ClassDef):
-        return not (statement.decorator_list or statement.keywords) and all(map(_defines, statement.body))
-    if isinstance(statement, (ast.Assign, ast.Expr)):
-        calls = [part for part in ast.walk(statement) if isinstance(part, ast.Call)]
-        return all(isinstance(call.func, ast.Name) and call.func.id == "float" for call in calls)
-    return isinstance(statement, (ast.Pass, ast.Delete))
 
 
 def _names(node: ast.AST) -> set[str]:
@@ -325,48 +260,105 @@ def _constants(body: list[ast.stmt], trusted: frozenset[str]) -> dict[str, ast.e
         ours = {name: value for name, value in ours.items() if name not in used}
 
 
-def plan_test(text: str, trusted: frozenset[str]) -> TestPlan:
-    """The split of one test. Raises SyntaxError or ValueError when it does not parse, Unsplittable when it has none."""
-    body = iteration.single_assignments(iteration.loops_as_asserts(ast.parse(text).body))
-    simple = (
-        ast.Assert,
-        ast.Assign,
-        ast.AnnAssign,
-        ast.AugAssign,
-        ast.Expr,
-        ast.Import,
-        ast.ImportFrom,
-        ast.Delete,
-        ast.Pass,
-    )
+_SIMPLE = (
+    ast.Assert,
+    ast.Assign,
+    ast.AnnAssign,
+    ast.AugAssign,
+    ast.Expr,
+    ast.Import,
+    ast.ImportFrom,
+    ast.Delete,
+    ast.Pass,
+)
+
+
+def plan_test(
+    text: str,
+    trusted: frozenset[str],
+    about: frozenset[str] = frozenset(),
+    data: frozenset[str] = frozenset(),
+    defined: frozenset[str] = frozenset(),
+) -> TestPlan:
+    """The split of one test. about: names of the graded method; data: names whose values the setup code holds; defined:
+    trusted names that the program binds too, asked of the program where an assert asks it nothing else.
+
+    Raises SyntaxError or ValueError when it does not parse, Unsplittable when it has no split.
+    """
+    plan = _plan(text, trusted, about, data)
+    if not defined or all(check.asks for check in plan.checks):
+        return plan
+    imported = bound([part for part in ast.parse(text).body if isinstance(part, (ast.Import, ast.ImportFrom))])
+    shared = sorted(defined & trusted & _names(ast.parse(text)) - imported)
+    for distrusted in [*({name} for name in _deepest_first(text, shared)), set(shared)]:
+        try:
+            other = _plan(text, trusted - distrusted, about, data)
+        except Unsplittable:
+            continue
+        if all(check.asks for check in other.checks):
+            several = any(len(_names(node) & set(shared)) > 1 for _, node in other.steps)
+            several = several or any(_names(check.residual) & set(shared) for check in other.checks)
+            return replace(other, weak=other.weak or several)  # which of them is graded is a guess
+    return plan
+
+
+def _deepest_first(text: str, names: list[str]) -> list[str]:
+    depth = dict.fromkeys(names, 0)
+    level: list[ast.AST] = [ast.parse(text)]
+    for at in range(1_000):
+        for node in level:
+            if isinstance(node, ast.Name) and node.id in depth:
+                depth[node.id] = at
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    return sorted(names, key=lambda name: -depth[name])
+
+
+def _plan(text: str, trusted: frozenset[str], about: frozenset[str], data: frozenset[str]) -> TestPlan:
+    body = ast.parse(text).body
+    if len(body) > 1:
+        body = inline.literals(iteration.single_assignments(body))
+    body = iteration.loops_as_asserts(body)
     for statement in body:
-        if not isinstance(statement, simple) and any(isinstance(part, ast.Assert) for part in ast.walk(statement)):
+        if not isinstance(statement, _SIMPLE) and any(isinstance(part, ast.Assert) for part in ast.walk(statement)):
             raise Unsplittable(type(statement).__name__)
     imports = tuple(statement for statement in body if isinstance(statement, (ast.Import, ast.ImportFrom)))
-    trusted = trusted | frozenset(_bound(list(imports)))
-    own = frozenset(_bound([statement for statement in body if statement not in imports]))
+    trusted = trusted | frozenset(bound(list(imports)))
+    own = frozenset(bound([statement for statement in body if statement not in imports]))
     trusted = trusted - own
+    body = inline.results(body, trusted)
     ours = _constants(body, trusted) if len(body) > 1 else {}
-    steps, checks = [], []
+    steps: list[tuple[str, ast.stmt | ast.expr]] = []
+    checks: list[Check] = []
+    trace = exposure.Trace(trusted, own, about)
     for statement in body:
         if isinstance(statement, ast.Assert):
             check, holes = _check(_Inline(ours).visit(statement.test), trusted, imports)
             if isinstance(statement, iteration.LoopAssert) and len(holes) != 1:
                 raise Unsplittable("a loop with several calls a round")
             steps += [("eval", hole) for hole in holes]
-            checks.append(check)
+            asks = trace.check(holes)
+            checks.append(replace(check, asks=asks, weak=check.weak or not asks or bool(_names(check.residual) & data)))
         elif not (
             isinstance(statement, ast.Assign)
             and isinstance(statement.targets[0], ast.Name)
             and statement.targets[0].id in ours
         ):
             steps.append(("exec", statement))
+            trace.statement(statement)
     if not checks:
         raise Unsplittable("no assert")
-    return TestPlan(tuple(steps), tuple(checks), any(check.weak for check in checks))
+    return TestPlan(tuple(steps), tuple(checks), trace.exposed() or any(check.weak for check in checks))
 
 
-def trusted_names(setup: str, method: str) -> frozenset[str]:
-    """Names whose meaning is ours: pure builtins and the setup code's, less what the tests are about."""
-    about = {part.strip("() ") for part in method.split(".")} | {"Solution"}
-    return frozenset((PURE_BUILTINS | setup_names(setup)) - about)
+def asks_whole(text: str, trusted: frozenset[str]) -> bool:
+    """Whether a test that has no split tests the program: it asserts or raises, and reads a name that is not its own.
+
+    Raises SyntaxError or ValueError when it does not parse."""
+    tree = ast.parse(text)
+    tests = any(
+        isinstance(part, (ast.Assert, ast.Raise))
+        or (isinstance(part, ast.Attribute) and part.attr.startswith("assert"))
+        for part in ast.walk(tree)
+    )
+    own = {part.arg for part in ast.walk(tree) if isinstance(part, ast.arg)} | bound(tree.body)
+    return tests and bool(_names(tree) - trusted - own)

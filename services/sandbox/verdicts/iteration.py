@@ -41,7 +41,7 @@ def without_unused(
         values = [ast.Tuple([_literal(value) for value in row], ast.Load()) for row in kept]
         names = ast.Tuple([ast.Name(target.elts[i].id, ast.Store()) for i in places], ast.Store())
         return [ast.comprehension(names, ast.List(values, ast.Load()), [], 0)]
-    if not isinstance(target, ast.Name) or target.id not in used:
+    if not isinstance(target, ast.Name):
         return None
     try:
         items = ast.literal_eval(iterable)
@@ -52,7 +52,7 @@ def without_unused(
         return generators if is_range else None
     if not isinstance(items, _CONTAINERS):
         return None
-    kept = _needed(list(items), target.id, hole, read)
+    kept = _needed(list(items), target.id, hole, read) if target.id in used else [None] * len(items)
     if kept is None:
         return None
     if kept == list(items):

@@ -19,20 +19,18 @@ submission that knows the answers (memorised tests), a wrong test, weak tests.
 
 from __future__ import annotations
 
-import ast
-import marshal
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 from common.errors import ConfigError
 from services.sandbox.jail import channel
 from services.sandbox.jail.executor import Executor, Limits, Outcome, SandboxError
-from services.sandbox.verdicts import asserts
+from services.sandbox.verdicts import names, plans
 from services.sandbox.verdicts.comparison import compare
+from services.sandbox.verdicts.plans import Check, Plan
 from services.sandbox.verdicts.prelude import PRELUDE
 
 MAX_SOURCE_CHARS = 1 << 20
@@ -54,31 +52,6 @@ class Verdict:
     wall_s: float = 0.0
     ended: str = ""
     compiled: bool = True
-
-
-@dataclass(frozen=True)
-class _Check:
-    """A check with its expected value where it is a plain comparison; `item` is (imports, expression) for the judge."""
-
-    holes: int
-    test: int
-    op: type[ast.cmpop] | None
-    expected: Any
-    item: tuple[bytes, bytes]
-
-
-@dataclass
-class Plan:
-    """Everything about a list of tests that does not depend on the submission; kept for its siblings."""
-
-    setup: bytes
-    steps: bytes
-    checks: list[_Check]
-    weak_steps: bytes | None
-    weak: bool
-    total: int
-    keep_setup: bool = False  # it only imports and defines: run once per fork server
-    error: str = ""
 
 
 class Oracle:
@@ -119,7 +92,7 @@ class Oracle:
         if not isinstance(code, str) or not all(isinstance(test, str) for test in tests):
             raise TypeError("code must be a string and tests a list of strings")
         started = time.monotonic()
-        plan = self.plan(tuple(tests), PRELUDE if setup_code is None else setup_code, method)
+        plan = self.plan(tuple(tests), PRELUDE if setup_code is None else setup_code, method, code)
         verdict = self._grade(code, plan, limits or default_limits(plan.total))
         return replace(
             verdict,
@@ -129,10 +102,19 @@ class Oracle:
             reason=("weak: " if plan.weak else "") + verdict.reason,
         )
 
-    def plan(self, tests: tuple[str, ...], setup: str, method: str) -> Plan:
-        key = (tests, setup, method)
+    def plan(self, tests: tuple[str, ...], setup: str, method: str, code: str = "") -> Plan:
+        """How to grade with these tests. Made once for all programs, and once more for those that bind a name of which the
+        tests ask nothing else."""
+        plan = self._kept(tests, setup, method, frozenset())
+        if plan.unasked:
+            defined = names.program_names(code) & plan.unasked
+            plan = self._kept(tests, setup, method, defined) if defined else plan
+        return plan
+
+    def _kept(self, tests: tuple[str, ...], setup: str, method: str, defined: frozenset[str]) -> Plan:
+        key = (tests, setup, method, defined)
         if key not in self._plans:
-            self._plans[key] = make_plan(tests, setup, method, self.judge)
+            self._plans[key] = plans.make_plan(tests, setup, method, self.judge, defined)
             while len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(key)
@@ -143,6 +125,8 @@ class Oracle:
             raise ConfigError(plan.error)  # the row's fault, whatever the program is
         if not plan.total:
             return Verdict(False, "no tests")
+        if not plan.asks:
+            return Verdict(False, "no test calls the program")
         if len(code) > MAX_SOURCE_CHARS:
             return Verdict(False, f"source longer than {MAX_SOURCE_CHARS} characters", compiled=False)
         reading = _Reading(plan)
@@ -186,7 +170,7 @@ class _Reading:
     stage: str = "compile"
     at: int = 0  # next check
     values: list[bytes] = field(default_factory=list)  # answers so far of a check with several holes
-    later: list[tuple[_Check, list[bytes]]] = field(default_factory=list)
+    later: list[tuple[Check, list[bytes]]] = field(default_factory=list)
     failure: str = ""
     spent: float = 0.0
     ended: bool = False
@@ -246,7 +230,7 @@ class _Reading:
             self.at += 1
             self._skip_empty()
 
-    def _compare(self, check: _Check, body: bytes) -> None:
+    def _compare(self, check: Check, body: bytes) -> None:
         before = time.thread_time()
         try:
             value = channel.decode(body, max(0.0, DECODE_CPU_S - self.spent))
@@ -299,81 +283,3 @@ def explain(outcome: Outcome, limits: Limits) -> str:
         "signal": f"killed by signal {outcome.signal}",
     }
     return words.get(outcome.ended, f"ended early (exit code {outcome.exit_code})")
-
-
-# ------------------------------------------------------------------------------------------------- plans
-
-
-@lru_cache(maxsize=64)
-def compile_setup(setup: str) -> bytes:
-    """Marshal of the setup code's code object. Raises SyntaxError or ValueError."""
-    return marshal.dumps(compile(setup, "<setup>", "exec", dont_inherit=True))
-
-
-def make_plan(tests: tuple[str, ...], setup: str, method: str, judge: Any) -> Plan:
-    """Split every test, compile the calls, work out the expected values: `judge(items, setup, keep_setup)` evaluates
-    those that are not literals."""
-    try:
-        compiled_setup = compile_setup(setup)
-        trusted = asserts.trusted_names(setup, method)
-        split, weak = _split(tests, trusted)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        message = f"a test or the setup code does not parse ({type(error).__name__})"
-        return Plan(b"", b"", [], None, False, len(tests), error=message)
-    steps = [(kind, _code(node, kind)) for _, plan in split for kind, node in plan.steps]
-    pairs = [(index, check) for index, plan in split for check in plan.checks]
-    keep = asserts.only_defines(setup)
-    checks = _expectations(pairs, lambda items: judge(items, compiled_setup, keep))
-    weak_steps = marshal.dumps(tuple(("exec", code) for code in weak)) if weak else None
-    return Plan(
-        compiled_setup,
-        marshal.dumps(tuple(steps)),
-        checks,
-        weak_steps,
-        bool(weak) or any(plan.weak for _, plan in split),
-        len(tests),
-        keep,
-    )
-
-
-def _split(tests: tuple[str, ...], trusted: frozenset[str]) -> tuple[list[tuple[int, asserts.TestPlan]], list]:
-    split, weak = [], []
-    for index, test in enumerate(tests):
-        try:
-            split.append((index, asserts.plan_test(test, trusted)))
-        except asserts.Unsplittable:
-            weak.append(compile(test, "<test>", "exec", dont_inherit=True))
-    return split, weak
-
-
-def _code(node: ast.AST, kind: str) -> Any:
-    tree = ast.Expression(node) if kind == "eval" else ast.Module([node], [])
-    return compile(ast.fix_missing_locations(tree), "<test>", kind, dont_inherit=True)
-
-
-def _expectations(pairs: list[tuple[int, asserts.Check]], evaluate: Any) -> list[_Check]:
-    """Expected values: literals here, other trusted expressions (list(range(9)), inf) once by the judge."""
-    checks, open_items = [], []
-    for index, check in pairs:
-        module = ast.fix_missing_locations(ast.Module(list(check.imports), []))
-        imports = marshal.dumps(compile(module, "<test>", "exec"))
-        item = (imports, marshal.dumps(_code(check.residual, "eval")))
-        op, expected = check.op, None
-        if op is not None:
-            try:
-                expected = ast.literal_eval(check.expected)
-            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-                open_items.append((len(checks), (imports, marshal.dumps(_code(check.expected, "eval")), None)))
-        checks.append(_Check(check.holes, index, op, expected, item))
-    if open_items:
-        _fill_in(checks, open_items, evaluate([item for _, item in open_items]).frames)
-    return checks
-
-
-def _fill_in(checks: list[_Check], open_items: list[tuple[int, tuple]], answers: list[tuple[str, bytes]]) -> None:
-    """Fill in expected values; one without a plain value leaves its whole assert to the judge."""
-    frames = answers + [("U", b"")] * len(open_items)
-    for (index, _), (tag, body) in zip(open_items, frames, strict=False):
-        value = channel.decode(body) if tag == "V" else None
-        plain = tag == "V" and getattr(value, "type_name", "deque") == "deque"  # Foreign and Items have one
-        checks[index] = replace(checks[index], expected=value) if plain else replace(checks[index], op=None)
