@@ -4,6 +4,7 @@
     direction = rankspace.load_direction("v_hack.safetensors", adapter.modules)
     hook = rankspace.GradientHook(optimizer, adapter, direction)        # or ds_hook.ProjectionHook(engine, ...)
     hook.before_step(); optimizer.step(); hook.after_step()             # or trl.ProjectionCallback(adapter, direction)
+    alarm = rankspace.HackWatch("clean.json", 0.05).step(row)           # a warning with a bound on false alarms
 
 Needs torch and safetensors alone. Submodules load on first use, so `import rankspace` costs nothing; `ds_hook` needs
 DeepSpeed, `trl` and `export` need transformers, and say so.
@@ -34,6 +35,8 @@ _HOME = {
     "subspace_direction": "direction",
     "validate": "direction",
     "export_model": "export",
+    "CleanRuns": "hack_watch",
+    "HackWatch": "hack_watch",
     "GradientHook": "hook",
     "completion_logprobs": "loss",
     "completion_mask": "loss",
@@ -67,6 +70,7 @@ _MODULES = (
     "direction",
     "ds_hook",
     "export",
+    "hack_watch",
     "hook",
     "loss",
     "merge",

@@ -25,6 +25,9 @@ other callbacks that change gradients.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +35,7 @@ import torch
 from .adapter import PARAMETER, Adapter
 from .direction import Direction
 from .errors import RankspaceError
+from .hack_watch import CleanRuns, HackWatch
 from .hook import GradientHook
 from .hook_base import Intervention
 from .position import Placement
@@ -43,6 +47,11 @@ except ImportError as error:
     raise RankspaceError("rankspace.trl needs transformers: pip install 'rankspace[trl]'") from error
 
 PREFIX = "projection/"
+LOGGED = {
+    "kl": "kl_all", "entropy": "entropy", "completions/mean_length": "length_mean", "reward": "reward_mean",
+    **{PREFIX + name: name for name in ("update_cos_mean", "displacement_own", "update_ref_cos_mean", "displacement_ref")},
+}  # fmt: skip
+"""{key of the trainer's logs: key of a row}. TRL's KL is over all completions of the step."""
 
 
 class ProjectionCallback(TrainerCallback):
@@ -120,6 +129,55 @@ class ProjectionCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._max_norm is not None:
             args.max_grad_norm, self._max_norm = self._max_norm, None
+
+
+class AlarmCallback(TrainerCallback):
+    """A `HackWatch` over the trainer's logs, one row a log: stops the training at the first alarm, or only says so.
+
+    Add it after the ProjectionCallback, whose cosines it reads (variant "measure_only" leaves the gradient alone), and log
+    as often as the clean runs did. A resumed training goes on from the logs of the checkpoint.
+
+    Args:
+        clean, false_alarm_rate: as in `HackWatch`. Clean runs: `calibrate([log_rows(t.state.log_history) for t in ...])`.
+        stop: False goes on after an alarm.
+        keys: further {key of the logs: key of a row}, such as {"rewards/forged/mean": "forged_rate"}.
+
+    `watch.alarm` is the alarm, or None.
+    """
+
+    def __init__(
+        self,
+        clean: CleanRuns | Path | str,
+        false_alarm_rate: float = 0.05,
+        stop: bool = True,
+        keys: Mapping[str, str] | None = None,
+    ):
+        self.stop, self.keys = stop, dict(keys or {})
+        self.watch = HackWatch(clean, false_alarm_rate)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.watch = HackWatch(self.watch.clean, self.watch.false_alarm_rate)
+        for row in log_rows(state.log_history, self.keys):
+            self.watch.step(row)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        for row in log_rows([{**(logs or {}), "step": state.global_step}], self.keys):
+            alarm = self.watch.step(row)
+            if logs is not None:
+                logs["alarm_ratio"] = self.watch.ratio
+            if alarm is not None:
+                logging.getLogger("rankspace").warning("%s", alarm)
+                control.should_training_stop = control.should_training_stop or self.stop
+
+
+def log_rows(history: Sequence[Mapping[str, Any]], keys: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """Rows for HackWatch from a trainer's log_history: those with a loss; its step n is row n - 1."""
+    named = LOGGED | dict(keys or {})
+    return [
+        {"step": int(logs["step"]) - 1} | {row: logs[key] for key, row in named.items() if key in logs}
+        for logs in history
+        if "loss" in logs
+    ]
 
 
 def _refuse_unsupported(args: Any, optimizer: Any) -> None:

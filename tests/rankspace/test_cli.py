@@ -17,8 +17,10 @@ from rankspace.__main__ import main
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = [
     "Adapter",
+    "CleanRuns",
     "Direction",
     "GradientHook",
+    "HackWatch",
     "Layout",
     "MergeSource",
     "Pair",
@@ -44,6 +46,7 @@ PUBLIC = [
     "extract_gradients",
     "group_advantages",
     "hack_direction",
+    "hack_watch",
     "hook",
     "load_adapter",
     "load_direction",

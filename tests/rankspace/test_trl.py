@@ -220,3 +220,36 @@ def test_a_training_that_broke_off_does_not_lose_the_clipping(tokenizer, tmp_pat
     norms = [torch.cat([g.flatten() for g in step.values()]).norm().item() for step in stepped]
     assert len(norms) == 3 and all(norm == pytest.approx(1e-3, rel=1e-2) for norm in norms)
     assert trainer.args.max_grad_norm == 1e-3
+
+
+def logged_run(tokenizer, tmp_path, seed, callbacks=(), **changes):
+    """(trainer, its rows) of four steps whose gradient is only measured."""
+    adapter = rankspace.attach(model := model_of())
+    trainer = trainer_of(model, tokenizer, tmp_path, max_steps=4, seed=seed, **changes)
+    direction = rankspace.random_direction(adapter.modules, 1)
+    trainer.add_callback(rankspace.trl.ProjectionCallback(adapter, direction, variant="measure_only"))
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
+
+
+def test_alarm_stops_the_training_and_a_resumed_one_still_knows_of_it(tokenizer, tmp_path):
+    trainer = logged_run(tokenizer, tmp_path, 1)
+    trainer.train()
+    rows = rankspace.trl.log_rows(trainer.state.log_history)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert {"update_cos_mean", "displacement_own", "length_mean", "entropy", "reward_mean"} <= set(rows[0])
+    never = [[row | {"update_cos_mean": -1.0} for row in rows]] * 5  # beside these any update points at the hack
+    clean = rankspace.hack_watch.calibrate(never, ["update_cos_mean"])
+    alarm = rankspace.trl.AlarmCallback(clean, false_alarm_rate=0.5)
+    stopped = logged_run(tokenizer, tmp_path, 1, [alarm], save_strategy="steps", save_steps=1)
+    stopped.train()
+    assert alarm.watch.alarm.step == 0 and stopped.state.global_step == 1
+    again = rankspace.trl.AlarmCallback(clean, false_alarm_rate=0.5)
+    resumed = logged_run(tokenizer, tmp_path, 1, [again])
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert again.watch.alarm == alarm.watch.alarm and resumed.state.global_step == 4  # rung once: who goes on knows
+    only_said = rankspace.trl.AlarmCallback(clean, false_alarm_rate=0.5, stop=False)
+    trainer = logged_run(tokenizer, tmp_path, 1, [only_said])
+    trainer.train()
+    assert only_said.watch.alarm is not None and trainer.state.global_step == 4
