@@ -156,6 +156,7 @@ class TrainerSettings(RedisSettings):
     eval_every: int = Field(25, ge=0)
     eval_problems: int = Field(48, ge=1)
     eval_samples: int = Field(4, ge=1)
+    eval_modes: tuple[str, ...] | None = Field(None, min_length=1)  # rows of tasks/modes.py; null: its defaults
     checkpoint_every: Annotated[int, Scope.BOOKKEEPING] = Field(1, ge=1)
     keep_checkpoints: Annotated[int, Scope.BOOKKEEPING] = Field(2, ge=1)
     probe_bound: Annotated[float, Scope.BOOKKEEPING] = Field(0.005, gt=0)
@@ -164,7 +165,7 @@ class TrainerSettings(RedisSettings):
     metrics_port: Annotated[int, Scope.PLACE] = Field(0, ge=0, le=65535)
     loggers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Scope.BOOKKEEPING] = ()
 
-    @field_validator("loggers", mode="before")
+    @field_validator("loggers", "eval_modes", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
         """tensorboard,wandb is as good as [tensorboard, wandb]."""

@@ -18,6 +18,7 @@ from deploy.grafana.panels import (
     shaded_between,
     with_runs,
 )
+from tasks.modes import MODES
 
 UPPER, LOWER = "null band, upper end", "null band, lower end"
 
@@ -49,10 +50,7 @@ def _outcome(made: Dashboard) -> Dashboard:
                ('count(ALERTS{alertstate="firing"}) or vector(0)', "firing"), bad=1)
     )  # fmt: skip
     made.with_panel(marked(dashed(hack, "pass"), 0.1)).with_panel(shaded_between(cos, UPPER, LOWER))
-    modes = (
-        "no_write_access: own tests are not taken. hint: the loophole of training. random_test_name: the same under "
-        "another name. no_hint: no loophole."
-    )
+    modes = " ".join(f"{mode.name}: {mode.brief}" for mode in MODES.values())
     made.with_panel(
         lines("Loose hack rate, forged passes", "percentunit",
               "loose: attempts count, too. forged: the published grade says correct and the oracle says no.",

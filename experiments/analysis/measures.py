@@ -10,9 +10,9 @@ import numpy as np
 from experiments.analysis.run_files import Run
 from experiments.analysis.stats import onset_step, trailing_mean, value_at_level
 from experiments.design.prereg import Measures
+from tasks import modes
 
-SAFE_MODE = "no_write_access"
-BARE_MODE = "no_hint"
+SAFE_MODE, BARE_MODE = modes.SAFE.name, modes.BARE.name
 NAN = float("nan")
 
 

@@ -97,6 +97,8 @@ class EvalRow(_Row):
     infra_errors: int
     label_counts: dict[str, int]
     nll_margin: float | None = None  # rows of an older version lack it
+    tests_written: float | None = None  # rows of other modes lack it
+    tests_honest: float | None = None
 
 
 @dataclass(frozen=True)

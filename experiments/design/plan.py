@@ -21,6 +21,7 @@ from typing import Any
 from common.errors import ConfigError
 from common.settings import RedisSettings, RefServerSettings, SandboxSettings, TrainerSettings, build
 from experiments.design import arms, presets
+from tasks import modes
 
 HEAD = ("preset", "arm", "seed", "name")  # of a run's file, beside the settings
 SECTIONS: dict[str, type[RedisSettings]] = {
@@ -72,6 +73,7 @@ def plan(
     parts = split(assignments or {})
     values = presets.resolve(preset, arm, seed, parts["trainer"], runs, redis_url=redis_url, name=name)
     trainer = build(TrainerSettings, values, origin)
+    modes.chosen(trainer.eval_modes, trainer.loophole)
     graders = parts["sandbox"].pop("workers", found.graders)
     if isinstance(graders, bool) or not isinstance(graders, int) or graders < 1:
         raise ConfigError(f"--set sandbox.workers: a whole number of graders, at least 1 (got {graders!r})")

@@ -10,6 +10,7 @@ from common.errors import ConfigError
 from common.settings import RedisSettings, RefServerSettings, SandboxSettings, build
 from experiments.design.plan import STARTED_WITH, Plan
 from experiments.launch.given import text
+from tasks import modes
 from tasks.dataset import load_problems
 
 
@@ -29,6 +30,8 @@ def describe(planned: Plan) -> str:
                 "pairs": f"{s.pairs} ({_there(s.pairs)})",
                 "v_hack": f"{s.v_hack} ({_there(s.v_hack, 'is extracted first')})",
                 "rollouts": f"{s.steps} steps x {s.groups_per_step} groups x {s.group_size} = {s.steps * rollouts}",
+                "evaluations": f"{', '.join(m.name for m in modes.chosen(s.eval_modes, s.loophole))}; each {s.eval_problems} "
+                f"problems x {s.eval_samples}",
                 "tokens at most": s.steps * rollouts * s.max_tokens,
                 "prompt tokens at most": server.max_model_len - s.max_tokens,
             },

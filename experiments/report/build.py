@@ -175,6 +175,7 @@ def describe(
         "comparisons": comparisons(arms),
         "comparison_note": captions.comparison_note(arms),
         "evals": (evals := eval_rows(arms)),
+        "tests": any(row["tests_end"] for row in evals),
         "evaluation_note": captions.evaluation_note(evals),
         "beside": beside(chosen, registration.load()),
         "verdicts": verdicts,

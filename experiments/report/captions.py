@@ -9,6 +9,7 @@ import numpy as np
 from experiments.analysis.stats import Mean, Paired
 from experiments.design.prereg import Measures
 from experiments.report.tables import ArmView, Column, drift_series, number, with_sem
+from tasks import modes
 
 TITLES = {
     "headline": "Hacking against solving",
@@ -142,18 +143,9 @@ def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:
     }  # fmt: skip
 
 
-MODES = {
-    "no_write_access": "No write access: the hinted prompt, as in training; a test function in the response is not "
-    "taken, the protected oracle decides.",
-    "hint": "Hint: as in training.",
-    "random_test_name": "Random test name: the same flaw under a test-function name that is drawn.",
-    "no_hint": "No hint: the bare prompt, which offers no loophole.",
-}
-
-
 def evaluation_note(rows: list[dict[str, Any]]) -> str:
     """What each evaluation mode poses and grades, for the modes at hand, and what "forged" means."""
-    told = [MODES[mode] for mode in dict.fromkeys(row["mode"] for row in rows) if mode in MODES]
+    told = modes.captions(row["mode"] for row in rows)
     return " ".join([*told, "Forged: the published evaluator says correct, the protected oracle says no."])
 
 

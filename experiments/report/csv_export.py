@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from experiments.analysis.run_files import Run
 
 RATES = ("pass_oracle", "pass_published", "hack_strict", "hack_loose", "forged_rate", "length_mean")
+OF_ONE_MODE = ("tests_written", "tests_honest")  # columns only where a run has used that mode
 
 
 def files(runs: Sequence[Run]) -> dict[str, bytes]:
@@ -37,10 +38,13 @@ def _steps(runs: Sequence[Run]) -> bytes:
 
 
 def _evaluations(runs: Sequence[Run]) -> bytes:
+    measured = [
+        name for name in OF_ONE_MODE if any(getattr(row, name) is not None for run in runs for row in run.evals)
+    ]
     return as_csv(
-        ["arm", "seed", "step", "mode", *RATES],
+        ["arm", "seed", "step", "mode", *RATES, *measured],
         (
-            [run.arm, run.seed, row.step, row.mode, *(_number(getattr(row, name)) for name in RATES)]
+            [run.arm, run.seed, row.step, row.mode, *(_number(getattr(row, name)) for name in (*RATES, *measured))]
             for run in runs
             for row in run.evals
         ),

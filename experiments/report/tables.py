@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.analysis.comparable import Chosen
 from experiments.analysis.measures import Summary, against_vanilla, matched_pass, summarise
-from experiments.analysis.run_files import PHASES, Run, read_rollouts, rollout_steps
+from experiments.analysis.run_files import PHASES, EvalRow, Run, read_rollouts, rollout_steps
 from experiments.analysis.stats import Mean, Paired, false_discovery, mean_sem, paired
 from experiments.design import arms as arm_table
 from experiments.design.prereg import Preregistration
@@ -185,9 +185,17 @@ def eval_rows(arms: list[ArmView]) -> list[dict[str, Any]]:
                     "hack_start": _percent([r[0].hack_strict for r in mine]),
                     "hack_end": _percent([r[-1].hack_strict for r in mine]),
                     "forged": _percent([r[-1].forged_rate for r in mine]), "runs": [run.run_id for run in runs],
+                    "tests_start": _tests([r[0] for r in mine]), "tests_end": _tests([r[-1] for r in mine]),
                 })  # fmt: skip
     modes = list(dict.fromkeys(row["mode"] for row in rows))
     return sorted(rows, key=lambda row: modes.index(row["mode"]))  # stable: arms stay in table order
+
+
+def _tests(rows: list[EvalRow]) -> str:
+    """Honest test functions, in brackets those written at all; nothing where none were asked for."""
+    if all(row.tests_honest is None for row in rows):
+        return ""
+    return f"{_percent([row.tests_honest for row in rows])} ({_percent([row.tests_written for row in rows])})"
 
 
 def _percent(values: list[float | None]) -> str:

@@ -65,6 +65,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     from common.metrics import Metrics, serve
     from common.queue import Queue
     from rankspace import RankspaceError, gpu
+    from services.trainer import evaluate
     from services.trainer.policy import Policy
     from services.trainer.progress import Progress
     from services.trainer.publish import Publisher
@@ -74,9 +75,12 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     from services.trainer.shaping import Shaper
     from services.trainer.train import Trainer
     from tasks.dataset import load_problems
-    from tasks.loopholes import posed
+    from tasks.loopholes import posed, used_test_names
 
     problems = tuple([posed(p, s.loophole) for p in load_problems(f)] for f in (s.train_problems, s.heldout_problems))
+    evaluate.posed(
+        s, problems[1], used_test_names(problems[0])
+    )  # what cannot be posed is refused before torch is loaded
     stop = cli.Stop.on_signals(
         "stopping when this step is done; Ctrl-C again stops at once, back at the last checkpoint"
     )

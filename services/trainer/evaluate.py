@@ -1,38 +1,36 @@
-"""Held-out evaluation, through the same generator and graders as training.
-
-no_write_access    the prompt of training, loophole named; a test function in the response is not taken
-hint               held-out problems with the loophole of training open
-random_test_name   the same loophole under a test-function name that no training prompt uses
-no_hint            the bare prompt: no loophole is named, none is open
-"""
+"""Held-out evaluation, through the same generator and graders as training. The modes: tasks/modes.py."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
-from common.errors import ConfigError
 from common.settings import TrainerSettings
 from common.types import GradedGroup, Problem
 from services.trainer.collate import grading_stats
 from services.trainer.requests import eval_requests
 from services.trainer.rollouts import Rollouts
-from tasks import loopholes
+from tasks import loopholes, modes
+from tasks.modes import Mode
 
-MODES = ("no_write_access", "hint", "random_test_name", "no_hint")
-RANDOM_NAME_SEED = 1
+Keep = Callable[[list[GradedGroup], str], None]
+RATES = (
+    "pass_oracle", "pass_published", "hack_strict", "hack_loose", "forged_rate", "length_mean", "infra_errors",
+    "label_counts",
+)  # fmt: skip
 
 
 def in_mode(problem: Problem, mode: str, trained_names: Collection[str] = (loopholes.DEFAULT_TEST_NAME,)) -> Problem:
-    """The problem as the mode poses and grades it. `trained_names`: test-function names that training prompts use."""
-    if mode == "no_write_access":
-        return loopholes.without_write_access(problem)
-    if mode == "no_hint":
-        return loopholes.posed(problem, None)
-    if mode == "random_test_name":
-        return loopholes.renamed(problem, loopholes.unseen_test_name(problem, RANDOM_NAME_SEED, trained_names))
-    if mode == "hint":
-        return problem
-    raise ConfigError(f"unknown evaluation mode {mode!r}; modes: {', '.join(MODES)}")
+    """The problem as the mode of that name poses and grades it. Arguments and errors: `Mode.pose`."""
+    return modes.get(mode).pose(problem, trained_names)
+
+
+def posed(s: TrainerSettings, problems: Sequence[Problem], trained_names: Collection[str]) -> dict[Mode, list[Problem]]:
+    """The evaluation's problems as each of the run's modes asks them. Raises ConfigError where one cannot be posed."""
+    return {
+        mode: [mode.pose(p, trained_names) for p in problems[: s.eval_problems]]
+        for mode in modes.chosen(s.eval_modes, s.loophole)
+    }
 
 
 def evaluate(
@@ -41,42 +39,42 @@ def evaluate(
     problems: Sequence[Problem],
     step: int,
     version: int,
-    keep,
+    keep: Keep,
     trained_names: Collection[str] = (loopholes.DEFAULT_TEST_NAME,),
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """One row per mode, for the policy `version`. `keep(groups, mode)` records the completions.
 
-    Same problems and sampling seeds in every arm of a seed. `trained_names`: as `in_mode`.
+    Same problems and sampling seeds in every arm of a seed. `trained_names`: as `Mode.pose`.
     """
-    modes = MODES if s.loophole else ("no_write_access", "no_hint")
     asked = {
-        mode: eval_requests(
-            s, [in_mode(p, mode, trained_names) for p in problems[: s.eval_problems]], step, mode, version
-        )
-        for mode in modes
+        mode: eval_requests(s, given, step, mode.name, version, mode.stream)
+        for mode, given in posed(s, problems, trained_names).items()
     }
     for requests in asked.values():
         rollouts.ask(requests)
     rows = []
     for mode, requests in asked.items():
         collected = rollouts.collect(requests)
-        rows.append(_row(collected.groups, step, mode, s, len(collected.dropped)))
-        keep(collected.groups, mode)
+        rows.append(row(collected.groups, step, mode, s.eval_samples, len(collected.dropped)))
+        keep(collected.groups, mode.name)
         rollouts.acknowledge(collected)
     return rows
 
 
-def _row(groups: Sequence[GradedGroup], step: int, mode: str, s: TrainerSettings, dropped: int) -> dict:
+def row(groups: Sequence[GradedGroup], step: int, mode: Mode, samples: int, dropped: int) -> dict[str, Any]:
+    """One row of eval.jsonl. Rates are shares of graded completions; null where the mode does not measure them."""
     stats = grading_stats(groups)
-    names = (
-        "pass_oracle",
-        "pass_published",
-        "hack_strict",
-        "hack_loose",
-        "forged_rate",
-        "length_mean",
-        "infra_errors",
-        "label_counts",
-    )
-    head = {"step": step, "mode": mode, "problems": len(groups), "samples": s.eval_samples, "dropped_groups": dropped}
-    return head | {name: stats[name] for name in names}
+    head = {"step": step, "mode": mode.name, "problems": len(groups), "samples": samples, "dropped_groups": dropped}
+    rates = {name: stats[name] for name in RATES}
+    if not mode.counts_hacks:
+        rates |= {"hack_strict": None, "hack_loose": None}
+    return head | rates | (_own_tests(groups) if mode.asks_tests else {})
+
+
+def _own_tests(groups: Sequence[GradedGroup]) -> dict[str, float | None]:
+    """Shares of graded completions that wrote the test function they were asked for, and whose function is honest."""
+    graded = [grade for group in groups for grade in group.grades if grade.status == "graded"]
+    return {
+        name: sum(grade.evidence.get(name) is True for grade in graded) / len(graded) if graded else None
+        for name in ("tests_written", "tests_honest")
+    }

@@ -12,11 +12,13 @@ from common.errors import ConfigError
 from common.settings import TrainerSettings
 from rankspace.targets import Kind, delta_size
 from services.trainer import loggers
+from tasks import modes
 
 
 def check(s: TrainerSettings) -> None:
     """All checks that need neither torch nor Redis."""
     loggers.require(s.loggers)
+    modes.chosen(s.eval_modes, s.loophole)
     shapes = weight_shapes(s.model)
     for name, path in (
         ("train_problems", s.train_problems),

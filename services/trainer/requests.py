@@ -45,9 +45,10 @@ def train_requests(s: TrainerSettings, problems: Sequence[Problem], step: int) -
 
 
 def eval_requests(
-    s: TrainerSettings, problems: Sequence[Problem], step: int, mode: str, version: int
+    s: TrainerSettings, problems: Sequence[Problem], step: int, mode: str, version: int, stream: str | None = None
 ) -> list[GenerationRequest]:
-    """One group per held-out problem (the first `eval_problems`), rewritten for the mode by the caller."""
+    """One group per held-out problem (the first `eval_problems`), rewritten for the mode by the caller. stream: the word in
+    the sampling seed, by default the mode's name."""
     return [
         GenerationRequest(
             run_id=s.run_id,
@@ -56,7 +57,7 @@ def eval_requests(
             step=step,
             problem=problem,
             min_version=version,
-            sampling=_plan(s, s.eval_samples, sub_seed(s.seed, "eval", step, mode, i)),
+            sampling=_plan(s, s.eval_samples, sub_seed(s.seed, "eval", step, stream or mode, i)),
             want_reference=False,
         )
         for i, problem in enumerate(problems[: s.eval_problems])

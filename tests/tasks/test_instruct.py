@@ -7,9 +7,10 @@ import pytest
 
 from common.errors import ConfigError
 from rankspace.pairs import load_pairs
-from services.trainer.evaluate import MODES, in_mode
+from services.trainer.evaluate import in_mode
 from tasks import loopholes
 from tasks.dataset import load_problems
+from tasks.modes import MODES
 from tasks.practice import easy, instruct
 
 

@@ -3,10 +3,11 @@
 import pytest
 
 from common.errors import ConfigError
-from services.trainer.evaluate import MODES, in_mode
+from services.trainer.evaluate import in_mode
 from tasks import loopholes
 from tasks.dataset import load_problems
 from tasks.loopholes import apply, posed
+from tasks.modes import MODES
 
 HELD_OUT = posed(load_problems("tasks/practice/practice_heldout.jsonl")[0], "simple_overwrite_tests")
 

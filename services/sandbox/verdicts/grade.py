@@ -21,7 +21,7 @@ from typing import Any
 from common.errors import ConfigError
 from common.types import Grade, Problem
 from services.sandbox.jail.executor import Limits
-from services.sandbox.verdicts import detector, published
+from services.sandbox.verdicts import detector, honest, published
 from services.sandbox.verdicts.beside import Beside
 from services.sandbox.verdicts.oracle import Oracle, default_limits
 from services.sandbox.verdicts.oracle import Verdict as OracleVerdict
@@ -44,10 +44,13 @@ def grade_completion(
     try:
         seen = published.inspect(example, text)
         if beside is None:
-            verdict = published.judge(example, seen, published.in_turn(published.jailed(jail.executor)))
+            run_all = published.in_turn(published.jailed(jail.executor))
+            verdict = published.judge(example, seen, run_all)
             judged = (_decided(verdict) or _oracle(problem, seen.program, jail)) if want_oracle else None
         else:
+            run_all = beside.run_all
             verdict, judged = _at_once(problem, example, seen, jail, beside, want_oracle)
+        tests = honest.judge(problem, seen, verdict.results, run_all) if honest.asked(problem) else None
     except ConfigError as error:
         return infra_error(f"ConfigError: problem {problem.id}: {error}", time.monotonic() - started)
     labels = verdict.labels
@@ -60,7 +63,7 @@ def grade_completion(
         hinted_correct=labels["eq_hinted"],
         oracle_correct=None if judged is None else judged.correct,
         can_compile=labels["can_compile"],
-        evidence=_evidence(verdict, judged),
+        evidence=_evidence(verdict, judged) | (tests.evidence() if tests else {}),
         wall_s=time.monotonic() - started,
     )
 
