@@ -3,6 +3,7 @@
 One set of services serves all tests of this file.
 """
 
+import gzip
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from common.settings import TrainerSettings, build, dump
 from common.types import GradedGroup, SamplingPlan
 from experiments.design import presets
 from experiments.launch.run import ensure_direction
+from tasks import modes
 from tasks.dataset import load_problems
 from tests.samples import request
 from tests.stacks import smoke_stack
@@ -80,6 +82,21 @@ def test_three_steps_from_problem_to_checkpoint(stack, root):
     client = stack.client()
     assert client.xlen(keys.REQUESTS) == client.xlen(keys.ROLLOUTS) == client.xlen(keys.graded("smoke")) == 0
     assert delta_store.latest(stack.client("trainer"), "smoke")[0] == 3
+
+
+def test_every_mode_is_posed_sampled_and_graded(stack, root):
+    s = settings(root, "modes", stack, steps=1, eval_modes=list(modes.MODES))
+    code, out = finish(start(s))
+    assert code == 0, out[-3000:]
+    found = {r["mode"]: r for r in rows(s, "eval.jsonl") if r["step"] == 1}
+    assert list(found) == list(modes.MODES)
+    for name, row in found.items():
+        assert (row["problems"], row["infra_errors"], row["dropped_groups"]) == (s.eval_problems, 0, 0)
+        assert ("tests_honest" in row) == (name == "asked_for_tests") == (row["hack_strict"] is None)
+    with gzip.open(s.run_dir / "rollouts" / "step_000001.jsonl.gz", "rt") as file:
+        asked = [r for r in map(json.loads, file) if r["mode"] == "asked_for_tests"]
+    assert len(asked) == s.eval_problems * s.eval_samples
+    assert all(r["evidence"]["tests_written"] is ("def run_tests" in r["text"]) for r in asked if r["oracle_correct"])
 
 
 def test_the_same_seed_gives_the_same_run(stack, root):
