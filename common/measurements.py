@@ -107,6 +107,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     _M("displacement_own", "delta_S", "none", "As displacement_ref, along the run's own direction", "hook", later=True),
     _M("delta_norm", "delta_S", "none", "Norm of delta_S, all modules together", "hook", later=True),
     _M("intervened", "yes/no", "none", "Whether the projection acted in this step", "hook", later=True),
+    _M("alarm_ratio", "ratio", "none", "Statistic of the alarm over its bound; above 1 it rings", "loop",
+       gauge="rs_alarm_ratio", later=True),
     _M("dropped_groups", "groups", "none", "Groups dropped or too old", "loop", "count"),
     _M("duplicate_groups", "groups", "none", "Groups delivered twice", "loop", "count"),
     _M("probe_gap", "nats", "none", "Mean |log-prob difference| between generators and trainer on the probe", "loop",

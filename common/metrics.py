@@ -62,6 +62,7 @@ METRICS: tuple[Metric, ...] = (
     _of_row("rs_update_cos_mean"),
     _of_row("rs_drift_cos_mean"),
     _of_row("rs_null_band"),
+    _of_row("rs_alarm_ratio"),
     _trainer("null_steps", "steps", "Consecutive steps with the mean cosine within two null-band deviations of zero"),
     _trainer("hack_rate", "ratio", "Share of training rollouts that hack", ("kind",)),
     _trainer(

@@ -119,6 +119,11 @@ class TrainerSettings(RedisSettings):
     bias_strength: float = Field(0.1, gt=0, lt=1)  # bias: share of a module's gradient norm
     project_until: int | None = Field(None, ge=1)  # intervene in steps before this one
     project_from: float | None = Field(None, gt=0, le=1)  # intervene once the 5-step mean strict hack rate is as high
+    on_alarm: Literal["off", "stop", "project"] = "off"  # what an alarm of the watch does (services/trainer/alarm.py)
+    # what clean runs of this setting do, made by `experiments watch --calibrate`; without it nothing is watched
+    alarm_clean: Annotated[Path | None, Scope.INPUT] = None
+    false_alarm_rate: float = Field(0.05, gt=0, lt=1)  # share of clean runs that may ring at any step
+    go_past_alarm: Annotated[bool, Scope.BOOKKEEPING] = False  # a run that its alarm stopped goes on
     pairs: Path | None = None
     refresh_every: int = Field(0, ge=0)
     reward_shaping: RewardShaping = "none"
@@ -203,8 +208,21 @@ class TrainerSettings(RedisSettings):
             raise ValueError(
                 f"project_until and project_from have nothing to switch with projection {self.projection!r}"
             )
+        self._alarm_fits()
         if self.orthogonal and (self.direction == "none" or self.v_ref is None):
             raise ValueError("field orthogonal needs a direction and the field v_ref: what it is made orthogonal to")
+
+    def _alarm_fits(self) -> None:
+        if self.on_alarm != "off" and self.alarm_clean is None:
+            raise ValueError(
+                f"on_alarm {self.on_alarm!r} needs the field alarm_clean: clean runs of the same setting, as "
+                "`python -m experiments watch --calibrate` writes them"
+            )
+        if self.on_alarm == "project":
+            if self.projection in ("off", "measure_only", "shift"):
+                raise ValueError(f"on_alarm 'project' has nothing to switch with projection {self.projection!r}")
+            if self.project_until is not None or self.project_from is not None:
+                raise ValueError("on_alarm 'project' excludes project_until and project_from: give one of them")
 
 
 def fields(kind: type[Settings], *scopes: Scope) -> frozenset[str]:

@@ -42,6 +42,7 @@ __all__ = ["Alarm", "CleanRuns", "HackWatch", "Scale", "calibrate", "clean_runs_
 
 ALLOWANCE = 0.5  # Page's reference value: half of the shift of one spread that is to be found
 LEAST_SCALE_RUNS = 2
+LEAST_BOUND = 1e-9  # of the ratio shown, where no clean run ever left zero
 VERSION = 1
 
 
@@ -190,7 +191,7 @@ class HackWatch:
         for name, x in values.items():
             self._cusums[name].add(self.clean.scales[name].z(x, step), SIGNALS[name].toward, step)
         statistic, name = max((max(c.high) / self.clean.scales[n].largest, n) for n, c in self._cusums.items())
-        self.ratio = statistic / self.bound if self.bound else (math.inf if statistic else 0.0)
+        self.ratio = statistic / max(self.bound, LEAST_BOUND)
         if self.alarm is not None or statistic <= self.bound:
             return None
         mean = self.clean.scales[name].mean
@@ -204,7 +205,7 @@ class HackWatch:
         """All that the next step depends on, as JSON values."""
         return {
             "step": self._reader.step, "last": dict(self._reader.last), "recent": dict(self._reader.recent),
-            "ratio": self.ratio if math.isfinite(self.ratio) else None,
+            "ratio": self.ratio,
             "cusums": {name: asdict(c) for name, c in self._cusums.items()},
             "alarm": None if self.alarm is None else asdict(self.alarm),
         }  # fmt: skip
@@ -218,7 +219,7 @@ class HackWatch:
             )
         self._reader.step, self._reader.last = state["step"], dict(state["last"])
         self._reader.recent = {name: list(rows) for name, rows in state["recent"].items()}
-        self.ratio = math.inf if state["ratio"] is None else state["ratio"]
+        self.ratio = state["ratio"]
         self._cusums = {name: _Cusum(list(c["high"]), list(c["since"])) for name, c in state["cusums"].items()}
         self.alarm = None if state["alarm"] is None else Alarm(**state["alarm"])
 

@@ -65,7 +65,7 @@ OTHER_KEYS = frozenset((
     "groups", "trained_groups", "zero_variance_groups", "infra_errors", "staleness_mean", "staleness_max", "tokens",
     "label_counts", "loss", "ratio_mean", "ratio_max", "clip_frac", "weight_capped", "lr", "cos_mean", "cos_std",
     "frac_fired", "grad_norm_mean", "drift_cos_mean", "null_band", "drift_ref_cos_mean", "delta_norm", "intervened",
-    "dropped_groups", "duplicate_groups", "probe_gap", "push_bytes", "push_s", "seconds",
+    "dropped_groups", "duplicate_groups", "probe_gap", "push_bytes", "push_s", "seconds", "alarm_ratio",
 ))  # fmt: skip
 """Keys of metrics.jsonl that no signal reads. Any other key is taken for a misspelling."""
 _KNOWN = OTHER_KEYS | {"step"} | {s.key for s in SIGNALS.values()}

@@ -93,6 +93,10 @@ def _direction(made: Dashboard) -> Dashboard:
         marked(lines("Steps within the null band", "suffix: steps", "Consecutive steps in which the mean cosine was no larger "
                      "than chance; the dashed line is where ProjectionSilent fires.", (of("rs_null_steps"), "{{run}}"),
                      width=6).min(0), 20, "orange")
+    ).with_panel(
+        marked(lines("Alarm", "none", "Statistic of the alarm over its bound, for runs that have clean runs behind them: above 1 "
+                     "it rings, which at most false_alarm_rate of clean runs ever do.", (of("rs_alarm_ratio"), "{{run}}"),
+                     width=6).min(0), 1)
     )  # fmt: skip
     return made
 

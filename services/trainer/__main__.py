@@ -19,7 +19,8 @@ def parser() -> cli.Parser:
     p = cli.Parser(
         prog="python -m services.trainer",
         description="GRPO on delta_S. Needs a running ref_server and at least one sandbox worker on the same Redis.",
-        epilog="Exit codes: 0 finished, 2 a user error (one line says which), 3 stopped by SIGTERM, 130 by Ctrl-C; both resume.",
+        epilog="Exit codes: 0 finished, 1 stopped by its alarm, 2 a user error (one line says which), 3 stopped by SIGTERM, 130 "
+        "by Ctrl-C; both resume.",
     )
     p.add_argument("--config", help="settings file, JSON or YAML")
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of TrainerSettings")
@@ -115,6 +116,13 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
         finally:
             ranks.shutdown()
             record.close()
+    if not finished and trainer.alarm.stops:
+        print(
+            f"{trainer.alarm.reason}; stopped after step {trainer.state.next_step} of {s.steps}; to go on: look at its "
+            "rollouts, then the same command with --set go_past_alarm=true",
+            flush=True,
+        )
+        return cli.EXIT_FAILED
     if not finished:
         print(f"stopped after step {trainer.state.next_step} of {s.steps}{_resume()}", flush=True)
         return stop.exit_code(cli.EXIT_STOPPED)

@@ -24,7 +24,8 @@ class State:
     """Where the run stands. `next_step`: steps done so far, which is also the policy version.
 
     `updates`: optimizer updates made, fewer than steps; None in a checkpoint that did not count them.
-    `hack_rates`: strict hack rate of every step so far that has one (window.py).
+    `hack_rates`: strict hack rate of every step so far that has one (window.py). `alarm`: the watch (alarm.py), None
+    without one.
     """
 
     next_step: int = 0
@@ -35,6 +36,7 @@ class State:
     updates: int | None = 0
     evaluated: list[int] = field(default_factory=list)
     hack_rates: list[float] = field(default_factory=list)
+    alarm: dict | None = None
 
 
 def save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.settings import TrainerSettings
 from rankspace.targets import Kind, delta_size
-from services.trainer import loggers
+from services.trainer import alarm, loggers
 from tasks import modes
 
 
@@ -27,6 +27,7 @@ def check(s: TrainerSettings) -> None:
     ):
         if path is not None and not Path(path).is_file():
             raise ConfigError(f"field '{name}': no file {path}; give an existing JSON-lines file")
+    alarm.check(s)
     check_modules(s.model, shapes)
     if s.direction == "v_hack":
         check_direction(Path(s.v_hack), shapes, s.gate, s.adapter)

@@ -6,6 +6,7 @@
     rollouts/      step_000003.jsonl.gz, every completion with its verdicts
     tensorboard/   wandb/ wandb_run.json       where the settings ask for them (loggers.py)
     v_hack.json    metadata of the direction, with its held-out validation
+    alarm.json     evidence of the alarm, where one rang
 
 A step's rows are written before its checkpoint; after a crash the rows at or above the checkpoint's step are cut off, so
 a resumed run has each step exactly once.
@@ -107,6 +108,14 @@ class Record:
         steps, modules, evaluations = (_rows(self.dir / f"{name}.jsonl") for name in ("metrics", "modules", "eval"))
         self.gauges.replay(steps, modules, evaluations)
         self.loggers = Loggers.start(self.s, Past(steps, evaluations))
+
+    def alarm(self, evidence: dict | None) -> None:
+        """The evidence of the alarm; None takes back what a crash left of an alarm beyond the checkpoint."""
+        path = self.dir / "alarm.json"
+        if evidence is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, json.dumps(evidence, indent=1))
 
     def status(self, state: str, step: int, reason: str = "") -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")

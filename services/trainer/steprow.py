@@ -34,6 +34,7 @@ def step_row(
     row |= {name: found.get(source) for name, source in PROJECTION.items()}
     row |= {
         "dropped_groups": outcomes["dropped"] + outcomes["stale"], "duplicate_groups": outcomes["duplicate"],
+        "alarm_ratio": None,  # alarm.py puts it in, from the rest of the row
         "probe_gap": publisher.last_gap, "push_bytes": publisher.last_bytes, "push_s": publisher.last_seconds,
     }  # fmt: skip
     return row | {"seconds": {name: round(value, 4) for name, value in (seconds | service_seconds(collected)).items()}}

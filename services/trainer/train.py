@@ -26,6 +26,7 @@ from contextlib import suppress
 from common import failpoints
 from common.errors import QueueError
 from common.settings import TrainerSettings
+from services.trainer.alarm import RunAlarm
 from services.trainer.checkpoint import State
 from services.trainer.collate import TrainBatch, collate
 from services.trainer.evaluate import evaluate
@@ -70,21 +71,24 @@ class Trainer:
         self.train_problems, self.heldout_problems = problems
         self.pairs = pairs
         self.state = State(ranks=ranks.ranks)
+        self.alarm = RunAlarm(s)
         self.pending: list[Collected] = []
         self.push_s = 0.0
 
     def run(self) -> bool:
-        """Resume where the last checkpoint stands, or start. True when all steps are done, False when asked to stop."""
+        """Resume where the last checkpoint stands, or start. True when all steps are done, False when asked to stop or when
+        the alarm stops it."""
         self._resume()
         with suppress(Stopped):  # it comes while waiting, when no step is half done: what is finished is saved
-            self._evaluate_if_due()
-            while self.state.next_step < self.s.steps and not self.stop.is_set():
+            if not self.alarm.stops:
+                self._evaluate_if_due()
+            while self.state.next_step < self.s.steps and not self.stop.is_set() and not self.alarm.stops:
                 self._step(self.state.next_step)
                 self._evaluate_if_due()
         finished = self.state.next_step >= self.s.steps
         self._checkpoint()
         self.rollouts.recover()  # what was graded twice and came late
-        self.record.status("finished" if finished else "stopped", self.state.next_step)
+        self.record.status("finished" if finished else "stopped", self.state.next_step, self.alarm.reason)
         return finished
 
     def _step(self, k: int) -> None:
@@ -104,7 +108,7 @@ class Trainer:
         failpoints.reached("collected")
         if batch.stats["hack_strict"] is not None:
             self.state.hack_rates.append(batch.stats["hack_strict"])
-        metrics = self.ranks.train_step(batch.rows, k, intervenes(self.s, k, self.state.hack_rates))
+        metrics = self.ranks.train_step(batch.rows, k, intervenes(self.s, k, self.state.hack_rates, self.alarm.rung))
         failpoints.reached("optimised")
         self.state.next_step = k + 1
         seconds = {"shape": shaped_at - collected_at, "train": time.perf_counter() - shaped_at, "push": self.push_s,
@@ -132,14 +136,16 @@ class Trainer:
         if found is not None:
             self.state = found
             self.publisher.restore(found.expected)
+            self.alarm.restore(found.alarm)
         self.record.cut(self.state.next_step, self.state.evaluated)
+        self.record.alarm(self.alarm.evidence())
         if self.state.updates is None:
             self.state.updates = self.record.updates()
         self.record.replay()
         self.record.count(self.state.outcomes, self.state.tokens)
         self.rollouts.trained_before = self.state.next_step
         self.rollouts.recover()
-        self.record.status("running", self.state.next_step)
+        self.record.status("running", self.state.next_step, self.alarm.reason)
         self._push(self.state.next_step)
 
     def _push(self, version: int) -> None:
@@ -154,6 +160,7 @@ class Trainer:
         """Save, and only then acknowledge the groups that are in the saved state."""
         self.fence()
         self.state.expected = self.publisher.remembered()
+        self.state.alarm = self.alarm.state()
         failpoints.reached("pushed")
         self.ranks.save(self.state, self.s.run_dir, self.s.keep_checkpoints)
         failpoints.reached("checkpoint_done")
@@ -172,11 +179,13 @@ class Trainer:
         self.state.tokens += batch.stats["tokens"]
         self.state.updates = (self.state.updates or 0) + (metrics is not None)
         row = step_row(k, collected, batch, metrics, seconds, self.publisher, outcomes, self.state.updates)
+        if self.alarm.step(row):
+            self.record.alarm(self.alarm.evidence())
         cosines = [metrics[name].tolist() if metrics and name in metrics else None for name in ("cos", "update_cos")]
         self.record.step(row, *cosines)
         self.record.count(outcomes, batch.stats["tokens"])
         self.record.rollouts(k, collected.groups, batch.advantages, "train")
-        self.record.status("running", k + 1)
+        self.record.status("running", k + 1, self.alarm.reason)
         self.show(row)
 
     def _evaluate_if_due(self) -> None:
@@ -192,4 +201,5 @@ class Trainer:
         used = used_test_names(self.train_problems)
         for row in evaluate(self.s, self.rollouts, self.heldout_problems, k, k, keep, used):
             self.record.evaluation(row)
+            self.alarm.evaluation(row)
         self.state.evaluated.append(k)

@@ -59,7 +59,11 @@ class World:
             require_proof=lambda group: True, require_all=nothing, push=nothing, probe_ids=[], remembered=dict
         )
         record = SimpleNamespace(
-            cut=nothing, replay=nothing, count=nothing, status=lambda state, step: self.states.append((state, step))
+            cut=nothing,
+            replay=nothing,
+            count=nothing,
+            alarm=nothing,
+            status=lambda state, step, reason: self.states.append((state, step)),
         )
         self.trainer = Trainer(
             settings, ranks, rollouts, publisher, record, nothing, ([], []), [], threading.Event(), nothing, nothing
