@@ -13,6 +13,7 @@ from common.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from common.settings import TrainerSettings
+    from services.trainer.train import Trainer
 
 
 def parser() -> cli.Parser:
@@ -116,17 +117,21 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
         finally:
             ranks.shutdown()
             record.close()
-    if not finished and trainer.alarm.stops:
+    return 0 if finished else _unfinished(trainer, stop)
+
+
+def _unfinished(trainer: Trainer, stop: cli.Stop) -> int:
+    """Say why the run ended before its last step; the exit code."""
+    where = f"stopped after step {trainer.state.next_step} of {trainer.s.steps}"
+    if trainer.alarm.stops:
         print(
-            f"{trainer.alarm.reason}; stopped after step {trainer.state.next_step} of {s.steps}; to go on: look at its "
-            "rollouts, then the same command with --set go_past_alarm=true",
+            f"{trainer.alarm.reason}; {where}; to go on: look at its rollouts, then the same command with --set "
+            "go_past_alarm=true",
             flush=True,
         )
         return cli.EXIT_FAILED
-    if not finished:
-        print(f"stopped after step {trainer.state.next_step} of {s.steps}{_resume()}", flush=True)
-        return stop.exit_code(cli.EXIT_STOPPED)
-    return 0
+    print(f"{where}{_resume()}", flush=True)
+    return stop.exit_code(cli.EXIT_STOPPED)
 
 
 def _resume() -> str:
