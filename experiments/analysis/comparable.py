@@ -13,15 +13,17 @@ wrongly, and choosing among many `--runs` directories.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from common.errors import ConfigError
 from common.settings import Scope, TrainerSettings, fields
 from experiments.analysis.run_files import Run, read_rollouts, read_runs
 from experiments.design import arms as arm_table
+from experiments.design.registration import Design
 
 # No bearing on the result. `eval_every` and `steps` say what was measured, so they have.
 INCIDENTAL = fields(TrainerSettings, Scope.NAME, Scope.INPUT, Scope.PLACE, Scope.MACHINE, Scope.BOOKKEEPING)
@@ -78,15 +80,60 @@ def choose(wanted: Selection) -> Chosen:
     if not kept:
         raise ConfigError(f"--runs {wanted.root}: no run has finished a step yet; try again in a minute")
     by_arm = {name: tuple(run for run in kept if run.arm == name) for name in arm_table.order([r.arm for r in kept])}
-    warnings = [
+    return Chosen(kept[0].preset, by_arm, tuple(left_out), tuple(_checked(by_arm, wanted)))
+
+
+def choose_registered(wanted: Selection, design: Design) -> Chosen:
+    """The runs that a design names, by arm or cell in its order, whatever --name they have; checked as by `choose`."""
+    runs = _of_one_preset(read_runs(wanted.root), replace(wanted, preset=design.preset))
+    by_name: dict[str, tuple[Run, ...]] = {}
+    left_out: list[str] = []
+    for name, seeds in design.arms.items():
+        arm, settings = design.arm_of(name), design.settings_of(name)
+        own = [run for run in runs if run.arm == arm and run.seed in seeds and _has(run, settings)]
+        kept, lines = _one_per_arm_and_seed(own)
+        left_out += lines
+        if kept:
+            by_name[name] = tuple(kept)
+    if not by_name:
+        raise ConfigError(
+            f"--runs {wanted.root}: no registered run has finished a step; registered: {', '.join(design.arms)}"
+        )
+    known = {run.path for own in by_name.values() for run in own}
+    arms = {design.arm_of(name) for name in design.arms}
+    told = {line.partition(" ")[0] for line in left_out}
+    left_out += [
+        f"{run.run_id} has a seed or settings that are not registered for its arm"
+        for run in runs
+        if run.arm in arms and run.path not in known and run.run_id not in told
+    ]
+    uneven = len({frozenset(own) for own in design.arms.values()}) > 1
+    checks = replace(wanted, allow_unequal_seeds=wanted.allow_unequal_seeds or uneven)
+    doses = {name: frozenset(cell.settings) for name, cell in design.cells.items()}
+    return Chosen(design.preset, by_name, tuple(left_out), tuple(_checked(by_name, checks, doses)))
+
+
+def _place(run: Run) -> tuple[str, int]:
+    return run.arm, run.seed
+
+
+def _has(run: Run, settings: Mapping[str, Any]) -> bool:
+    return all(run.config.get(name) == value for name, value in settings.items())
+
+
+def _checked(
+    by_arm: dict[str, tuple[Run, ...]], wanted: Selection, doses: Mapping[str, frozenset[str]] = MappingProxyType({})
+) -> list[str]:
+    """Warnings. ConfigError for every refusal. doses: fields that a name of `by_arm` has values of its own for."""
+    kept = sorted((run for own in by_arm.values() for run in own), key=_place)
+    return [
         *_check_labels(kept),
         *_check_seeds(by_arm, wanted.allow_unequal_seeds),
         *_check_commits(kept, wanted.allow_mixed_commits),
-        *_check_settings(kept, wanted.allow_mixed_settings),
+        *_check_settings(by_arm, wanted.allow_mixed_settings, doses),
         *_compare_packages(kept),
         *_compare_problems(kept),
     ]
-    return Chosen(kept[0].preset, by_arm, tuple(left_out), tuple(warnings))
 
 
 def _of_one_preset(runs: list[Run], wanted: Selection) -> list[Run]:
@@ -182,17 +229,25 @@ def _check_commits(runs: list[Run], allow: bool) -> list[str]:
     return warnings
 
 
-def _check_settings(runs: list[Run], allow: bool) -> list[str]:
-    """Settings must be equal over the runs whose own arm does not fix them.
+def _check_settings(by_arm: dict[str, tuple[Run, ...]], allow: bool, doses: Mapping[str, frozenset[str]]) -> list[str]:
+    """Settings must be equal over the runs whose own arm does not fix them, and a dose over the runs of its arm.
 
     Run by run: were a field left out wherever some arm at hand fixes it, adding an arm would open the guard for others.
     """
     lines = []
-    for name in sorted({name for run in runs for name in run.config} - INCIDENTAL):
-        free = [run for run in runs if name not in _fixed(run)]
-        groups = _ids_by([repr(run.config.get(name)) for run in free], free)
-        if len(groups) > 1:
-            lines.append(f"{name} is " + ", but ".join(f"{value} in {ids}" for value, ids in groups.items()))
+    names = {name for own in by_arm.values() for run in own for name in run.config} - INCIDENTAL
+    for name in sorted(names):
+        shared: list[Run] = []
+        dosed: list[list[Run]] = []
+        for arm, own in by_arm.items():
+            free = [run for run in own if name not in _fixed(run)]
+            mine = [run for run in free if name in _dose(run) | doses.get(arm, frozenset())]
+            shared += [run for run in free if not any(run is one for one in mine)]
+            dosed.append(mine)
+        for compared in (sorted(shared, key=_place), *dosed):
+            groups = _ids_by([repr(run.config.get(name)) for run in compared], compared)
+            if len(groups) > 1:
+                lines.append(f"{name} is " + ", but ".join(f"{value} in {ids}" for value, ids in groups.items()))
     if lines and not allow:
         raise ConfigError(
             f"settings differ beyond the arms: {'; '.join(lines)}; run again with equal settings "
@@ -205,6 +260,12 @@ def _fixed(run: Run) -> frozenset[str]:
     """The fields that the run's own arm fixes."""
     arm = arm_table.ARMS.get(run.arm)
     return frozenset(arm.overrides) if arm else frozenset()
+
+
+def _dose(run: Run) -> frozenset[str]:
+    """The fields that the run's own arm starts from a value of its own, and --set may change."""
+    arm = arm_table.ARMS.get(run.arm)
+    return frozenset(arm.defaults) if arm else frozenset()
 
 
 def _ids_by(values: list[str], runs: list[Run]) -> dict[str, str]:

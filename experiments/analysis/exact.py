@@ -4,6 +4,8 @@
                      p = P(Bin(b + c, 1/2) >= b)                                     (scipy.stats.binomtest)
     fisher           one-sided, margins fixed, runs unpaired                         (scipy.stats.fisher_exact)
     boschloo         one-sided, unconditional, uniformly more powerful than Fisher   (scipy.stats.boschloo_exact)
+    trend            Cochran-Armitage over ranks, T = Σ_seeds Σ_j j·safe[seed, j], doses exchanged within each seed,
+                     one-sided p = P(T >= t), by convolution over the seeds
     clopper_pearson  exact two-sided bounds of a proportion                          (scipy.stats.binomtest)
     holm             adjusted p_(i) = max over j <= i of (m - j + 1) p_(j), at most 1
 
@@ -11,6 +13,10 @@ Source: Holm, Scand. J. Statist. 6 (1979) 65; the others as scipy documents them
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 from scipy import stats
@@ -37,6 +43,23 @@ def boschloo(ours: int, n_ours: int, theirs: int, n_theirs: int) -> float:
         return 1.0  # scipy answers NaN: the table has an empty row
     table = [[ours, theirs], [n_ours - ours, n_theirs - theirs]]
     return float(stats.boschloo_exact(table, alternative="greater").pvalue)
+
+
+def trend(rows: Sequence[Sequence[bool]]) -> float:
+    """One-sided exact p that `safe` does not rise with the dose.
+
+    rows: one a seed, safe or not at each dose, lowest dose first. 1.0 when no seed's doses differ.
+    """
+    observed, distribution = 0, Counter({0: 1})
+    for row in rows:
+        observed += sum(rank for rank, safe in enumerate(row) if safe)
+        own = Counter(map(sum, combinations(range(len(row)), sum(row))))
+        mixed: Counter[int] = Counter()
+        for a, times in distribution.items():
+            for b, more in own.items():
+                mixed[a + b] += times * more
+        distribution = mixed
+    return sum(times for t, times in distribution.items() if t >= observed) / distribution.total()
 
 
 def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

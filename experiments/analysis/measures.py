@@ -13,6 +13,7 @@ from experiments.design.prereg import Measures
 from tasks import modes
 
 SAFE_MODE, BARE_MODE = modes.SAFE.name, modes.BARE.name
+HINT_MODE = modes.MODES["hint"].name
 NAN = float("nan")
 
 
@@ -49,6 +50,8 @@ class Summary:
     truncated: float = NAN
     bare_start: float = NAN
     bare_end: float = NAN
+    hint_start: float = NAN  # under the prompt of training: of a run without a loophole the bare one
+    hint_end: float = NAN
     kl_all: float = NAN
     updates: float = NAN
     trained_share: float = NAN
@@ -87,6 +90,7 @@ def summarise(run: Run, rules: Measures) -> Summary:
     series = run.series
     start, end, step = _held_out(run, SAFE_MODE)
     bare_start, bare_end, _ = _held_out(run, BARE_MODE)
+    hint_start, hint_end, _ = _held_out(run, HINT_MODE if run.config.get("loophole") else BARE_MODE)
     return Summary(
         run_id=run.run_id,
         arm=run.arm,
@@ -117,6 +121,8 @@ def summarise(run: Run, rules: Measures) -> Summary:
         truncated=tail_mean(series["truncated_rate"], window),
         bare_start=bare_start,
         bare_end=bare_end,
+        hint_start=hint_start,
+        hint_end=hint_end,
         kl_all=tail_mean(series["kl_all"], window) if "kl_all" in series else NAN,
         updates=_updates(series),
         trained_share=_trained_share(run, window),

@@ -18,7 +18,16 @@ from experiments.analysis import exact
 from experiments.analysis.answers import State, Verdict, exceeds
 from experiments.analysis.measures import Summary
 from experiments.analysis.run_outcomes import Outcome, classify, contrast
-from experiments.design.registration import Capability, Design, OutcomeCount, Registration, SafeContrast
+from experiments.design.registration import (
+    Capability,
+    Design,
+    DoseTrend,
+    OutcomeCount,
+    Registration,
+    SafeContrast,
+    SafeMargin,
+    named,
+)
 
 Arms = dict[str, list[Summary]]
 Classes = dict[str, dict[int, Outcome]]
@@ -35,13 +44,14 @@ def evaluate(registration: Registration, arms: Arms) -> list[Verdict]:
     classes = classes_of(registration, arms)
     judges: dict[type, Callable[..., Verdict]] = {
         SafeContrast: _contrast,
+        SafeMargin: _margin,
+        DoseTrend: _trend,
         OutcomeCount: _count,
         Capability: _capability,
     }
     found = []
     for name, claim in registration.claims.items():
-        names = [claim.arm] if isinstance(claim, OutcomeCount) else [claim.arm, claim.baseline]
-        pending = [line for arm in names for line in _pending(arm, design, arms, classes)]
+        pending = [line for arm in named(claim) for line in _pending(arm, design, arms, classes)]
         if pending:
             found.append(Verdict(name, claim.claim, "not evaluable", "; ".join(pending)))
         else:
@@ -118,13 +128,18 @@ def _corrected(registration: Registration, found: list[Verdict]) -> list[Verdict
 
 
 def _level(claim: object) -> str | None:
+    if isinstance(claim, DoseTrend):
+        return "secondary"
     return claim.level if isinstance(claim, SafeContrast) else None
 
 
 def _settled(registration: Registration, verdict: Verdict, adjusted: dict[str, float]) -> Verdict:
     claim = registration.claims[verdict.name]
-    if not isinstance(claim, SafeContrast) or "p" not in verdict.values:
+    if "p" not in verdict.values:
         return verdict
+    if isinstance(claim, DoseTrend):
+        return _settled_trend(registration, verdict, adjusted[verdict.name])
+    assert isinstance(claim, SafeContrast)  # no other kind has a p
     raw = verdict.values["p"]
     p, bar, what = raw, registration.alpha, f"{claim.test} p = {raw:.3g}"
     if verdict.name in adjusted:
@@ -142,6 +157,40 @@ def _settled(registration: Registration, verdict: Verdict, adjusted: dict[str, f
         return replace(verdict, state="supported", because=because, values=values)
     lacks = [f"needs {claim.supported_safe_at_least} safe"] * (not enough) + [f"p is not below {bar:g}"] * (not small)
     return replace(verdict, because=f"{because}; {' and '.join(lacks)}", values=values)
+
+
+def _settled_trend(registration: Registration, verdict: Verdict, adjusted: float) -> Verdict:
+    because = f"{verdict.because}; exact trend p = {verdict.values['p']:.3g}, Holm {adjusted:.3g}"
+    values = {**verdict.values, "p_adjusted": adjusted}
+    if verdict.state == "falsified":
+        return replace(verdict, because=because, values=values)
+    state: State = "supported" if adjusted <= registration.family_alpha else "inconclusive"
+    return replace(verdict, state=state, because=because, values=values)
+
+
+def _trend(name: str, claim: DoseTrend, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+    """With its p in values["p"], uncorrected; `_corrected` settles the state."""
+    safe = {arm: {seed: found == "safe" for seed, found in classes[arm].items()} for arm in claim.ladder}
+    rows = [[safe[arm][seed] for arm in claim.ladder] for seed in sorted(safe[claim.ladder[0]])]
+    told = ", ".join(f"{arm} {sum(safe[arm].values())} of {len(safe[arm])}" for arm in claim.ladder)
+    first, last = (sum(safe[arm].values()) for arm in (claim.ladder[0], claim.ladder[-1]))
+    state: State = "falsified" if last <= first else "inconclusive"
+    values = {"p": exact.trend(rows), "safe": [sum(safe[arm].values()) for arm in claim.ladder]}
+    return Verdict(name, claim.claim, state, f"safe: {told}", (), _ids(arms, classes, *claim.ladder), values)
+
+
+def _margin(name: str, claim: SafeMargin, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+    c = contrast(claim.arm, classes[claim.arm], claim.baseline, classes[claim.baseline])
+    lead = c.safe - c.baseline_safe
+    state: State = "supported" if lead >= claim.supported_lead_at_least else "inconclusive"
+    if lead <= claim.falsified_lead_at_most:
+        state = "falsified"
+    because = (
+        f"{lead:+d} safe runs against {claim.baseline}; at least {claim.supported_lead_at_least:+d} support, at most "
+        f"{claim.falsified_lead_at_most:+d} falsify"
+    )
+    ids = _ids(arms, classes, claim.arm, claim.baseline)
+    return Verdict(name, claim.claim, state, because, (c.line(),), ids, {**asdict(c), "lead": lead})
 
 
 def _count(name: str, claim: OutcomeCount, registration: Registration, arms: Arms, classes: Classes) -> Verdict:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from experiments.analysis import comparable, registered
@@ -20,10 +20,8 @@ from experiments.analysis.beside import Beside, beside
 from experiments.analysis.comparable import Chosen, short_ids
 from experiments.analysis.measures import summarise
 from experiments.analysis.rules import evaluate, finished_by_arm
-from experiments.analysis.run_files import read_runs
 from experiments.design import prereg, registration
 from experiments.design.prereg import Preregistration
-from experiments.design.registration import Design
 from experiments.options import verdict as parser
 
 __all__ = ["State", "Verdict", "evaluate", "finished_by_arm", "main", "registration_notes"]
@@ -67,28 +65,12 @@ def page(options: argparse.Namespace) -> Page:
         verdicts = evaluate(found, finished_by_arm(chosen, found))
         aside = beside(chosen, registration.load())
     else:
-        chosen = _of_design(wanted, found.design) if found.design else comparable.choose(wanted)
+        chosen = comparable.choose_registered(wanted, found.design) if found.design else comparable.choose(wanted)
         arms = {name: [summarise(run, found.measures) for run in runs] for name, runs in chosen.by_arm.items()}
         verdicts, aside = registered.evaluate(found, arms), beside(chosen, found)
     now = prereg.digest(path)
     name = Path(path).name
     return Page(chosen, name, now, verdicts, registration_notes(chosen, now, name), aside)
-
-
-def _of_design(wanted: comparable.Selection, design: Design) -> Chosen:
-    """The runs that the design names; an arm may have seeds of its own, as registered."""
-    there = {run.arm for run in read_runs(wanted.root) if run.preset == design.preset}
-    arms = tuple(name for name in design.arms if name in there)
-    seeds = tuple(sorted({seed for own in design.arms.values() for seed in own}))
-    uneven = len({frozenset(own) for own in design.arms.values()}) > 1
-    chosen = comparable.choose(
-        replace(wanted, preset=design.preset, arms=arms or tuple(design.arms), seeds=seeds,
-                allow_unequal_seeds=wanted.allow_unequal_seeds or uneven)
-    )  # fmt: skip
-    kept = {name: tuple(run for run in runs if run.seed in design.arms[name]) for name, runs in chosen.by_arm.items()}
-    beyond = [run.run_id for run in chosen.runs if run.seed not in design.arms[run.arm]]
-    left_out = (*chosen.left_out, *(f"{run_id} has a seed that is not registered for its arm" for run_id in beyond))
-    return replace(chosen, by_arm=kept, left_out=left_out)
 
 
 def main(argv: list[str]) -> int:

@@ -4,7 +4,8 @@
     measures:     windows, as in version 1
     outcomes:     when a run is hacking, collapsed or safe
     diagnostics:  when a projection is called active
-    design:       preset, steps, and the seeds of each arm; absent when the file states no claim
+    design:       preset, steps, the seeds of each arm, and cells: arms at other settings than their own, such as doses;
+                  absent when the file states no claim
     alpha, family_alpha, claims
 
 `preregistration.yaml` (version 1) stays as it is. `preregistration_outcomes.yaml` holds the outcome rules and the
@@ -20,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.errors import ConfigError
-from common.settings import explain
+from common.settings import TrainerSettings, explain
 from experiments.design import arms as arm_table
 from experiments.design import prereg
 from experiments.design.prereg import Measures, Preregistration
@@ -36,13 +37,17 @@ class _Strict(BaseModel):
 
 
 class OutcomeRules(_Strict):
-    """The class of a run. Hacking wins over collapsed; all thresholds in percent or pp."""
+    """The class of a run. Hacking wins over collapsed; all thresholds in percent or pp.
+
+    hint_drop_pp: collapsed also when held-out pass under the training prompt is lower by more than this; None: not asked.
+    """
 
     hack_pp: float = Field(gt=0, le=100)
     sensitivity_hack_pp: tuple[float, ...]
     bare_mode: Literal["no_hint"]
     bare_drop_pp: float = Field(ge=0, le=100)
     truncated_pp: float = Field(ge=0, le=100)
+    hint_drop_pp: float | None = Field(default=None, ge=0, le=100)
 
 
 class Diagnostics(_Strict):
@@ -53,13 +58,42 @@ class Diagnostics(_Strict):
     first_steps: int | None = Field(ge=1)
 
 
+class Cell(_Strict):
+    """An arm at other settings than its own defaults: a name for claims to speak of, and `--set` to run it with."""
+
+    arm: str
+    settings: dict[str, Any] = Field(min_length=1)
+
+
 class Design(_Strict):
-    """Which runs the claims are about. `arms` gives each arm's seeds; the same seed is a pair."""
+    """Which runs the claims are about. `arms` gives the seeds of each arm or cell; the same seed is a pair.
+
+    A name in `arms` that is no cell is an arm of the table at its own defaults.
+    """
 
     preset: str
     steps: int = Field(ge=1)
     arms: dict[str, tuple[int, ...]] = Field(min_length=1)
+    cells: dict[str, Cell] = Field(default_factory=dict)
     failed_counts_as_collapsed: bool
+
+    @model_validator(mode="after")
+    def _cells_are_named_once(self) -> Design:
+        for name in self.cells:
+            if name in arm_table.ARMS:
+                raise ValueError(f"cell {name} has the name of an arm: give it another")
+            if name not in self.arms:
+                raise ValueError(f"cell {name} has no seeds in design.arms")
+        return self
+
+    def arm_of(self, name: str) -> str:
+        """The arm in the table that `name`, an arm or a cell, stands for."""
+        return self.cells[name].arm if name in self.cells else name
+
+    def settings_of(self, name: str) -> dict[str, Any]:
+        """The settings that its runs must have: the arm's defaults, and a cell's own before them."""
+        arm = arm_table.get(self.arm_of(name))
+        return {**arm.defaults, **(self.cells[name].settings if name in self.cells else {})}
 
 
 class SafeContrast(_Strict):
@@ -79,6 +113,33 @@ class SafeContrast(_Strict):
     supported_safe_at_least: int = Field(ge=1)
     falsified_lead_at_most: int
     baseline_hacking_at_least: int = Field(ge=0)
+
+
+class SafeMargin(_Strict):
+    """Nearly as many safe runs as another arm. Counts alone, no test: eight runs cannot show two arms to be equal.
+
+    Supported when safe runs of the arm minus those of the baseline are at least `supported_lead_at_least` (below 0: so
+    many fewer are allowed), falsified when at most `falsified_lead_at_most`.
+    """
+
+    kind: Literal["safe_margin"]
+    claim: str
+    arm: str
+    baseline: str
+    supported_lead_at_least: int
+    falsified_lead_at_most: int
+
+
+class DoseTrend(_Strict):
+    """The share of safe runs rises with the dose: exact Cochran-Armitage over ranks, exchanged within seeds, one-sided.
+
+    `ladder` names arms or cells, lowest dose first, all with the same seeds. Supported when the Holm-adjusted p is at
+    most family_alpha, falsified when the highest dose has no more safe runs than the lowest.
+    """
+
+    kind: Literal["dose_trend"]
+    claim: str
+    ladder: tuple[str, ...] = Field(min_length=2)
 
 
 class OutcomeCount(_Strict):
@@ -106,7 +167,15 @@ class Capability(_Strict):
     confidence: float = Field(gt=0.5, lt=1)
 
 
-Claim = Annotated[SafeContrast | OutcomeCount | Capability, Field(discriminator="kind")]
+AnyClaim = SafeContrast | SafeMargin | DoseTrend | OutcomeCount | Capability
+Claim = Annotated[AnyClaim, Field(discriminator="kind")]
+
+
+def named(claim: AnyClaim) -> tuple[str, ...]:
+    """The arms and cells that a claim speaks of."""
+    if isinstance(claim, DoseTrend):
+        return claim.ladder
+    return (claim.arm,) if isinstance(claim, OutcomeCount) else (claim.arm, claim.baseline)
 
 
 class Registration(_Strict):
@@ -131,24 +200,32 @@ class Registration(_Strict):
         return self
 
 
-def _check_claim(name: str, claim: SafeContrast | OutcomeCount | Capability, design: Design | None) -> None:
+def _check_claim(name: str, claim: AnyClaim, design: Design | None) -> None:
     assert design is not None  # refused above
-    for arm in (claim.arm, *([] if isinstance(claim, OutcomeCount) else [claim.baseline])):
+    for arm in named(claim):
         if arm not in design.arms:
             raise ValueError(f"claim {name} is about arm {arm}, which design.arms has not")
-    least, most = len(design.arms[claim.arm]), None
-    if isinstance(claim, SafeContrast):
-        most = claim.supported_safe_at_least
-        if claim.test == "mcnemar" and set(design.arms[claim.arm]) != set(design.arms[claim.baseline]):
-            raise ValueError(
-                f"claim {name}: mcnemar pairs by seed, so {claim.arm} and {claim.baseline} need equal seeds"
-            )
-    if isinstance(claim, OutcomeCount):
-        most = claim.supported_at_least
-        if claim.falsified_at_most >= claim.supported_at_least:
-            raise ValueError(f"claim {name}: falsified_at_most must be below supported_at_least")
-    if most is not None and most > least:
-        raise ValueError(f"claim {name} asks for {most} runs of {claim.arm}, design.arms has {least} seeds")
+    seeds = {frozenset(design.arms[arm]) for arm in named(claim)}
+    if isinstance(claim, SafeContrast) and claim.test == "mcnemar" and len(seeds) > 1:
+        raise ValueError(f"claim {name}: mcnemar pairs by seed, so {claim.arm} and {claim.baseline} need equal seeds")
+    if isinstance(claim, DoseTrend) and len(seeds) > 1:
+        raise ValueError(f"claim {name}: a trend exchanges within seeds, so {', '.join(claim.ladder)} need equal seeds")
+    if isinstance(claim, SafeMargin) and claim.falsified_lead_at_most >= claim.supported_lead_at_least:
+        raise ValueError(f"claim {name}: falsified_lead_at_most must be below supported_lead_at_least")
+    if isinstance(claim, OutcomeCount) and claim.falsified_at_most >= claim.supported_at_least:
+        raise ValueError(f"claim {name}: falsified_at_most must be below supported_at_least")
+    _check_reachable(name, claim, design)
+
+
+def _check_reachable(name: str, claim: AnyClaim, design: Design) -> None:
+    """No claim asks for more runs than there are."""
+    if not isinstance(claim, SafeContrast | OutcomeCount):
+        return
+    most = claim.supported_safe_at_least if isinstance(claim, SafeContrast) else claim.supported_at_least
+    if most > len(design.arms[claim.arm]):
+        raise ValueError(
+            f"claim {name} asks for {most} runs of {claim.arm}, design.arms has {len(design.arms[claim.arm])} seeds"
+        )
 
 
 def load(path: Path = PATH) -> Registration:
@@ -169,8 +246,19 @@ def load_any(path: Path) -> Registration | Preregistration:
     except ValidationError as error:
         raise ConfigError(f"registration {path}: {explain(error, Registration)}") from None
     for name in found.design.arms if found.design else ():
-        arm_table.get(name)
+        _check_settings(path, found.design, name)
     return found
+
+
+def _check_settings(path: Path, design: Design | None, name: str) -> None:
+    """ConfigError when a name is no arm, or its settings could not be given by --set."""
+    assert design is not None
+    arm = arm_table.get(design.arm_of(name))
+    for field in design.settings_of(name):
+        if field not in TrainerSettings.model_fields or field in arm.overrides:
+            raise ConfigError(
+                f"registration {path}: cell {name}: '{field}' is no field that arm {arm.name} leaves free"
+            )
 
 
 def _values(path: Path) -> dict[str, Any]:

@@ -141,3 +141,13 @@ def test_a_dropped_group_is_not_another_problem(tmp_path):
 
 def test_short_ids():
     assert short_ids(["d-a-s0", "d-a-s1", "x", "d-b-s10"]) == ["d-a-s0,1", "x", "d-b-s10"]
+
+
+def test_arms_keep_their_own_dose_and_one_arm_has_one(tmp_path):
+    wanted = runs(tmp_path, Plan(), Plan(arm="leash"), Plan(arm="setpoint", settings={"dose": 0.5}))
+    assert list(choose(wanted).by_arm) == ["vanilla", "leash", "setpoint"]
+    for arm, dose in (("setpoint", 0.25), ("vanilla", 0.25)):  # another dose of the arm; a dose where the arm has none
+        other = Plan(arm=arm, seed=1, settings={"dose": dose})
+        root = runs(tmp_path / arm, Plan(), other, Plan(arm="setpoint")).root
+        with pytest.raises(ConfigError, match=r"dose is .* but "):
+            choose(Selection(root, allow_unequal_seeds=True))
