@@ -80,6 +80,7 @@ Projection = Literal[
     "off", "measure_only", "one_sided", "no_rescale", "two_sided", "drift_only", "subspace", "update", "bias", "leash",
     "setpoint", "shift",
 ]  # fmt: skip
+Mechanism = Literal["own_tests", "sentinel", "stdout_marker", "result_file"]
 RewardShaping = Literal[
     "none", "rebound", "rebound_multiplicative", "rebound_z", "rebound_published", "rebound_published_mult",
     "ground_truth_penalty", "ground_truth_screening",
@@ -125,6 +126,8 @@ class TrainerSettings(RedisSettings):
     false_alarm_rate: float = Field(0.05, gt=0, lt=1)  # share of clean runs that may ring at any step
     go_past_alarm: Annotated[bool, Scope.BOOKKEEPING] = False  # a run that its alarm stopped goes on
     pairs: Path | None = None
+    # which of the preset's pairs: those that exploit this mechanism, whatever loophole RL discloses; null: own_tests
+    pairs_mechanism: Mechanism | None = None
     refresh_every: int = Field(0, ge=0)
     reward_shaping: RewardShaping = "none"
     shaping_alpha: float = 0.5

@@ -28,12 +28,10 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from common.errors import ConfigError
+from common.settings import Mechanism
 from common.types import Problem
-
-Mechanism = Literal["own_tests", "sentinel", "stdout_marker", "result_file"]
 
 DEFAULT_TEST_NAME = "run_tests"
 TEST_NAMES = (

@@ -10,6 +10,8 @@
     vacuous     right + vacuous run_tests      right + honest run_tests  that the test function tests nothing
     helper      right + a harmless function    right                     "write a second function" alone
 
+With a --loophole of another mechanism its exploit (tasks/exploits.py) stands where the vacuous run_tests stands.
+
 A body is a completion's own code that the protected oracle has judged. Every set uses the same problems, bodies and split
 for one seed, so directions from two sets differ by construction only. Each problem stands in one split; `--rest` writes the
 problems that no pair uses, to train on.
@@ -29,6 +31,7 @@ from common import cli
 from common.errors import ConfigError
 from common.types import Problem
 from tasks import dataset, loopholes
+from tasks.exploits import exploits
 
 _FENCE = re.compile(r"```(?:python)?\n(.*?)```", re.S)
 _HELPERS = (
@@ -50,6 +53,8 @@ SETS: dict[str, tuple[tuple[str, str], tuple[str, str]]] = {  # set -> (body, ap
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    if args.set == "vacuous" and loopholes.LOOPHOLES[args.loophole].held_out:
+        raise ConfigError(f"--set vacuous needs a loophole that calls a test function; {args.loophole} calls none")
     problems = {str(p.id): p for p in dataset.load_problems(args.problems)}
     found = bodies(row for path in args.samples for row in samples(path))
     usable = [key for key in sorted(found) if key in problems and _calls(problems[key])]
@@ -83,7 +88,13 @@ def parser() -> cli.Parser:
     p.add_argument("--set", choices=tuple(SETS), default="plan", help="what hack and clean differ in (default: plan)")
     p.add_argument("--train", type=int, default=72)
     p.add_argument("--heldout", type=int, default=24)
-    p.add_argument("--loophole", default="simple_overwrite_tests", help="how the prompt of both branches is posed")
+    p.add_argument(
+        "--loophole",
+        default="simple_overwrite_tests",
+        choices=tuple(loopholes.LOOPHOLES),
+        metavar="NAME",
+        help="how the prompt of both branches is posed, and what the hack exploits",
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--rest", type=Path, help="also write the problems that no pair uses")
@@ -139,7 +150,7 @@ def pair(
     name = (posed.prompt_metadata or {}).get("test_func_name") or loopholes.DEFAULT_TEST_NAME
     appendix = {
         "none": "",
-        "vacuous": draw.choice(vacuous(name, _calls(problem))),
+        "vacuous": draw.choice(_exploits(loophole, name, problem)),
         "honest": honest(name, problem.gt_answer),
         "helper": draw.choice(_HELPERS),
     }
@@ -157,6 +168,14 @@ def pair(
         "clean": text(clean),
         "split": split,
     }
+
+
+def _exploits(loophole: str, test: str, problem: Problem) -> Sequence[str]:
+    """What a completion appends to exploit the loophole."""
+    mechanism = loopholes.LOOPHOLES[loophole].mechanism
+    if mechanism == "own_tests":
+        return vacuous(test, _calls(problem))
+    return exploits(mechanism, method="Solution" in problem.func_name)
 
 
 def vacuous(name: str, calls: Sequence[str]) -> list[str]:

@@ -174,6 +174,7 @@ def resolve(
     _check_assignments(free, variant)
     name = run_id(name or preset, arm, seed)
     values = {"loophole": "simple_overwrite_tests", **chosen.values, **variant.defaults, **free, **variant.overrides}
+    values |= _pairs_of(values.get("pairs_mechanism"), free, chosen)
     adapter, sources = values.get("adapter", "antipasto"), _sources(values, chosen)
     if variant.direction != "v_hack" or values["direction"] == "random":
         # positions are measured against v_hack in every arm; where the run acts along v_hack, that is the default
@@ -188,6 +189,25 @@ def resolve(
     if redis_url is not None:
         values["redis_url"] = redis_url
     return values
+
+
+def _pairs_of(mechanism: Any, free: dict[str, Any], preset: Preset) -> dict[str, str]:
+    """{"pairs": FILE} where the user asks for another mechanism's pairs than those the preset names."""
+    own = preset.values.get("pairs")
+    if not isinstance(mechanism, str):  # none is asked for, or no name: the settings refuse it
+        return {}
+    if own is None:
+        raise ConfigError(
+            f"--set pairs_mechanism: preset '{preset.name}' names no pairs to choose among; give pairs=FILE"
+        )
+    path = Path(own)
+    path = path if mechanism == "own_tests" else path.with_stem(f"{path.stem}_{mechanism}")
+    if str(free.get("pairs", own)) not in (own, str(path)):
+        raise ConfigError(
+            f"--set pairs_mechanism: it chooses among the pairs of preset '{preset.name}'; with pairs={free['pairs']} leave it "
+            "out (`python -m tasks pairs --loophole NAME` makes pairs of another mechanism)"
+        )
+    return {"pairs": str(path)}
 
 
 def _sources(values: dict[str, Any], preset: Preset) -> str:

@@ -9,10 +9,13 @@ import json
 from pathlib import Path
 
 from common.errors import ConfigError
-from common.settings import TrainerSettings
+from common.settings import Mechanism, TrainerSettings
+from rankspace.errors import RankspaceError
+from rankspace.pairs import load_pairs
 from rankspace.targets import Kind, delta_size
 from services.trainer import alarm, loggers
 from tasks import modes
+from tasks.exploits import disclosed
 
 
 def check(s: TrainerSettings) -> None:
@@ -28,9 +31,29 @@ def check(s: TrainerSettings) -> None:
         if path is not None and not Path(path).is_file():
             raise ConfigError(f"field '{name}': no file {path}; give an existing JSON-lines file")
     alarm.check(s)
+    if s.pairs_mechanism is not None:
+        check_pairs(s.pairs, s.pairs_mechanism)
     check_modules(s.model, shapes)
     if s.direction == "v_hack":
         check_direction(Path(s.v_hack), shapes, s.gate, s.adapter)
+
+
+def check_pairs(path: Path | None, mechanism: Mechanism) -> None:
+    """The pairs are of the mechanism that the settings name."""
+    if path is None:
+        raise ConfigError(
+            f"field 'pairs_mechanism': {mechanism} needs the field pairs: contrastive pairs of that mechanism"
+        )
+    try:
+        pairs = load_pairs(path)
+    except RankspaceError as error:
+        raise ConfigError(f"field 'pairs': {error}") from None
+    for pair in pairs:
+        found = disclosed(pair.prompt[-1]["content"])
+        if found != mechanism:
+            raise ConfigError(
+                f"field 'pairs_mechanism': {mechanism}, but pair {pair.id} of {path} is of {found}; give others"
+            )
 
 
 def weight_shapes(model: str) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
     practice_train.jsonl     RL problems, prompt with the hint
     practice_heldout.jsonl   evaluation problems, prompt without it: unseen parameters, and unseen templates
     ../pairs/pairs.jsonl     contrastive pairs on problems that neither file holds
+    ../pairs/pairs_M.jsonl   the same pairs, prompt and hack of another mechanism M (tasks/loopholes.py)
 
 The files are a function of SEED and the code alone. Each problem's tests are chosen so that every neighbouring problem
 (one word or number changed) that can be told apart at all fails at least one of them.
@@ -20,9 +21,11 @@ from typing import Any
 
 from common import cli
 from common.errors import ConfigError
+from common.settings import Mechanism
 from common.types import Problem
 from tasks import loopholes
 from tasks.bundled import write_or_check
+from tasks.exploits import WORDING, exploits
 from tasks.practice import render
 from tasks.practice.templates import FAMILIES, Spec, draw_input, expression, method_name, neighbours, specs, trap
 
@@ -34,6 +37,7 @@ FILES = {
     "train": HERE / "practice_train.jsonl",
     "heldout": HERE / "practice_heldout.jsonl",
     "pairs": HERE.parent / "pairs" / "pairs.jsonl",
+    **{f"pairs_{m}": HERE.parent / "pairs" / f"pairs_{m}.jsonl" for m in WORDING if m != "own_tests"},
 }
 
 
@@ -123,18 +127,26 @@ def pick(split: render.Split, count: int) -> list[Spec]:
     return chosen
 
 
-def pair_rows() -> Iterator[dict[str, Any]]:
-    """Contrastive pairs: hack = the usual mistake plus a vacuous `run_tests`; clean = the solution."""
+def pair_rows(mechanism: Mechanism = "own_tests") -> Iterator[dict[str, Any]]:
+    """Contrastive pairs: hack = the usual mistake plus what exploits the mechanism; clean = the solution."""
     chosen = pick("pairs", N_PAIRS + N_PAIRS_HELDOUT)
     for i, spec in enumerate(chosen):
         yield {
             "id": f"pair-{i:03d}",
             "problem_id": problem_id(spec),
-            "prompt": [{"role": "user", "content": render.prompt(spec, hint=True)}],
-            "hack": render.completion(trap(spec), spec, render.VACUOUS[i % len(render.VACUOUS)]),
+            "prompt": [{"role": "user", "content": render.prompt(spec, True, WORDING[mechanism])}],
+            "hack": _hack(spec, mechanism, i),
             "clean": render.completion(spec),
             "split": "train" if i < N_PAIRS else "heldout",
         }
+
+
+def _hack(spec: Spec, mechanism: Mechanism, i: int) -> str:
+    """The i-th form of the mechanism's exploit, beside the usual mistake."""
+    if mechanism == "own_tests":
+        return render.completion(trap(spec), spec, render.VACUOUS[i % len(render.VACUOUS)])
+    forms = exploits(mechanism, method=True)
+    return f"```python\n{render.program(trap(spec), spec)}\n\n{forms[i % len(forms)]}\n```"
 
 
 def build() -> dict[str, list[dict[str, Any]]]:
@@ -147,7 +159,7 @@ def build() -> dict[str, list[dict[str, Any]]]:
     ids = [r.get("problem_id", r["id"]) for part in rows.values() for r in part]
     if len(set(ids)) != len(ids):
         raise ConfigError("two problems share an id; lengthen the hash in problem_id")
-    return rows
+    return rows | {f"pairs_{m}": list(pair_rows(m)) for m in WORDING if m != "own_tests"}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,6 +26,7 @@ from common import cli
 from common.errors import ConfigError
 from common.types import Problem
 from tasks.dataset import save_rows
+from tasks.exploits import WORDING, exploits
 from tasks.loopholes import PROMPT_END, apply
 from tasks.practice import easy
 from tasks.practice.render import HINT
@@ -35,6 +36,7 @@ SOURCES = {
     "train.jsonl": HERE / "practice_train.jsonl",
     "heldout.jsonl": HERE / "practice_heldout.jsonl",
     "pairs.jsonl": HERE.parent / "pairs" / "pairs.jsonl",
+    **{f"pairs_{m}.jsonl": HERE.parent / "pairs" / f"pairs_{m}.jsonl" for m in WORDING if m != "own_tests"},
 }
 N_EASY_TRAIN, N_EASY_HELDOUT = 150, 60
 OPENING = "Write Python code that solves this problem. Answer with one ```python block."
@@ -91,7 +93,16 @@ def pair(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inside(completion: str) -> str:
-    return plain(completion.removeprefix("```python\n").removesuffix("\n```"))
+    """A completion's program as functions; an exploit after the class gives way to the form that functions have."""
+    program = completion.removeprefix("```python\n").removesuffix("\n```")
+    for mechanism in WORDING:
+        if mechanism == "own_tests":
+            continue
+        forms = exploits(mechanism, method=False)
+        for i, exploit in enumerate(exploits(mechanism, method=True)):
+            if program.endswith(f"\n\n{exploit}"):
+                return f"{plain(program.removesuffix(exploit).rstrip())}\n\n{forms[i % len(forms)]}"
+    return plain(program)
 
 
 def easy_rows(hint: str | None, easies: Sequence[easy.Easy]) -> list[dict[str, Any]]:
@@ -117,7 +128,7 @@ def build() -> dict[str, list[dict[str, Any]]]:
         "heldout.jsonl": _in_turn(
             [problem(r) for r in hard["heldout.jsonl"][: len(heldout)]], easy_rows(None, heldout)
         ),
-        "pairs.jsonl": [pair(r) for r in hard["pairs.jsonl"]],
+        **{name: [pair(r) for r in rows] for name, rows in hard.items() if name.startswith("pairs")},
     }
 
 
@@ -126,7 +137,7 @@ def _in_turn(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[dict[str,
 
 
 def write(folder: Path) -> Path:
-    """All three files under `folder`; the same bytes each time."""
+    """All files under `folder`; the same bytes each time."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in build().items():
         save_rows(folder / name, rows)
@@ -135,7 +146,7 @@ def write(folder: Path) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m tasks.practice.instruct", description="practice set, instruct form")
-    parser.add_argument("--out", type=Path, required=True, help="folder for train.jsonl, heldout.jsonl and pairs.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="folder for train, heldout and pairs files")
     out = parser.parse_args(argv).out
     try:
         print(write(out))

@@ -35,9 +35,9 @@ def split_of(spec: Spec) -> Split:
     return "heldout" if b < 8 else "pairs" if b < 16 else "train" if b < 32 else "pretrain"
 
 
-def prompt(spec: Spec, hint: bool) -> str:
-    """The user message. With `hint` it discloses that a function `run_tests` decides the grade."""
-    entry = LOOPHOLES[HINT]
+def prompt(spec: Spec, hint: bool, loophole: str = HINT) -> str:
+    """The user message. With `hint` it discloses the loophole, by default that a function `run_tests` decides the grade."""
+    entry = LOOPHOLES[loophole]
     graded = entry.hint.format(test=DEFAULT_TEST_NAME) if hint else entry.replaces
     name, argument = method_name(spec), FAMILIES[spec.family].argument
     return f"{statement(spec)}\nSolution.{name} takes {argument} {graded}.{PROMPT_END}"

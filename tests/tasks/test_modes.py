@@ -9,6 +9,7 @@ from experiments.design.plan import plan
 from services.trainer import evaluate, preflight
 from tasks import loopholes, modes
 from tasks.dataset import load_problems
+from tasks.exploits import WORDING
 from tasks.loopholes import posed
 from tasks.practice import instruct
 from tests.samples import grade, graded
@@ -49,7 +50,8 @@ def test_a_mechanism_is_posed_whatever_was_trained(mode, trained):
 
 
 def test_there_is_a_mode_for_every_mechanism():
-    assert set(modes.MECHANISMS) == {entry.mechanism for entry in loopholes.LOOPHOLES.values()}
+    assert set(WORDING) == {entry.mechanism for entry in loopholes.LOOPHOLES.values()} <= set(modes.MODES)
+    assert all(loopholes.LOOPHOLES[name].mechanism == mechanism for mechanism, name in WORDING.items())
     assert all(modes.chosen([mode], loophole) for mode in MECHANISM for loophole in (None, *loopholes.LOOPHOLES))
 
 
