@@ -46,43 +46,23 @@ def _trainer(name: str, unit: str, help: str, extra: tuple[str, ...] = (), kind:
     return Metric(f"rs_{name}", kind, RUN + extra, unit, help, "trainer")
 
 
-def _of_row(name: str) -> Metric:
-    """A gauge that shows one key of the trainer's rows."""
-    found = measurements.BY_NAME[measurements.ROW_GAUGES[name]]
-    return Metric(name, "gauge", RUN, found.unit, found.meaning, "trainer")
+def _of_table(name: str) -> Metric:
+    """A gauge that shows keys of the trainer's rows, as common/measurements.py says."""
+    found = measurements.shown_by(name)
+    label, _, value = found[0].label.partition("=")
+    told = "; ".join(f"{m.label.partition('=')[2]}: {m.meaning}" for m in found) if value else found[0].meaning
+    return Metric(name, "gauge", RUN + ((label,) if label else ()), found[0].unit, told, "trainer")
 
 
 METRICS: tuple[Metric, ...] = (
     _trainer("step", "steps", "Optimizer steps done"),
-    _of_row("rs_cos_align_mean"),
-    _of_row("rs_cos_align_std"),
+    *map(_of_table, measurements.gauges()),
     _trainer("cos_align_module", "cosine", "cos(gradient, v_hack) of one module", ("layer", "part")),
-    _of_row("rs_frac_fired"),
-    _of_row("rs_grad_norm_mean"),
-    _of_row("rs_update_cos_mean"),
-    _of_row("rs_drift_cos_mean"),
-    _of_row("rs_null_band"),
-    _of_row("rs_alarm_ratio"),
     _trainer("null_steps", "steps", "Consecutive steps with the mean cosine within two null-band deviations of zero"),
-    _trainer("hack_rate", "ratio", "Share of training rollouts that hack", ("kind",)),
     _trainer(
         "hack_rate_recent", "ratio", "Strict hack rate, mean of the last five steps: the preregistered onset rule"
     ),
-    _of_row("rs_oracle_pass_rate"),
-    _of_row("rs_forged_rate"),
-    _trainer("eval_pass_rate", "ratio", "Held-out protected-oracle pass rate", ("mode",)),
-    _trainer("eval_hack_rate", "ratio", "Held-out strict hack rate", ("mode",)),
-    _of_row("rs_reward_mean"),
-    _of_row("rs_kl"),
-    _of_row("rs_entropy"),
-    _of_row("rs_completion_length"),
-    _of_row("rs_policy_version"),
-    _of_row("rs_staleness"),
-    _of_row("rs_probe_gap"),
     _trainer("probe_bound", "nats", "Gap at which the trainer stops, because the generator runs other weights"),
-    _of_row("rs_push_seconds"),
-    _of_row("rs_push_bytes"),
-    _trainer("phase_seconds", "seconds", "Time of one phase of the last step", ("phase",)),
     _trainer("trainer_gpu_bytes", "bytes", "Memory of the trainer's GPU", ("kind",)),
     _trainer("groups_total", "groups", "Groups by outcome", ("outcome",), "counter"),
     _trainer("tokens_total", "tokens", "Completion tokens trained on", (), "counter"),
@@ -209,12 +189,6 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-ROWS = (
-    "One row a step. Rollouts: the completions behind a number: all that were sampled, all that have a grade, or those "
-    "that the optimizer saw (groups with different rewards, unmasked)."
-)
-
-
 def document() -> str:
     """docs/metrics.md, made from the table."""
     lines = [
@@ -229,8 +203,7 @@ def document() -> str:
             if m.service == service:
                 help = m.help.replace("|", "\\|")
                 lines.append(f"| `{m.name}` | {m.kind} | {', '.join(m.labels)} | {m.unit} | {help} |")
-    lines += ["", "## Rows of metrics.jsonl", "", ROWS]
-    lines += ["", *measurements.document()]
+    lines += measurements.document()
     lines += ["", "## Labels", "", "| label | values |", "|---|---|"]
     lines += [f"| {label} | {values} |" for label, values in LABEL_VALUES.items()]
     return "\n".join(lines) + "\n"

@@ -99,10 +99,10 @@ def _closing(arms: list[ArmView], root: Path, out: Path, seconds: float) -> None
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.report.tables import COLUMNS, headline_rows, phase_medians
+    from experiments.report.tables import headline_rows, measured_columns, phase_medians
 
     console = Console(width=max(100, Console().width))
-    shown = COLUMNS[:ON_A_TERMINAL]
+    shown = measured_columns(arms)[:ON_A_TERMINAL]
     headline = Table("Arm", *[column.head for column in shown], title="end of training; one seed proves nothing")
     for arm, cells in headline_rows(arms, shown):
         headline.add_row(arm.label, *[cell.text for cell in cells])

@@ -6,6 +6,7 @@ from grafana_foundation_sdk.builders.common import ScaleDistributionConfig
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.models.common import ScaleDistribution
 
+from deploy.grafana.measured import curve, describe, found, measured
 from deploy.grafana.panels import board, lines, number, of, row, stacked, with_runs
 
 RATE = "[$__rate_interval]"
@@ -57,8 +58,7 @@ def _queue(made: Dashboard) -> Dashboard:
         lines("In work", "suffix: messages", "Taken by a consumer and not finished.",
               ("max by (stream) (rs_stream_pending)", "{{stream}}"))
     ).with_panel(
-        lines("Staleness", "suffix: versions", "Age in policy versions of the oldest rollout trained on.",
-              (of("rs_staleness"), "{{run}}")).min(0)
+        measured("Staleness", "staleness_max", width=8).min(0)
     )  # fmt: skip
     return made
 
@@ -70,14 +70,14 @@ def _delivery(made: Dashboard) -> Dashboard:
               "version when a request asks for it.", (of("rs_policy_version"), "trainer {{run}}"),
               ('rs_generator_policy_version{run=~"$run"}', "{{replica}} {{run}}"), width=6)
     ).with_panel(
-        lines("Probe gap", "suffix: nats", "Mean difference of log-probs between trainer and generators on the probe "
-              "sequence. At the bound the trainer stops.", (of("rs_probe_gap"), "{{run}}"),
+        lines("Probe gap", "suffix: nats", describe([found("probe_gap")]) + "At the bound the trainer stops.",
+              curve("probe_gap", alone=True),
               (of("rs_probe_bound"), "{{run}} bound"), width=6).scale_distribution(_log_scale())
     ).with_panel(
         lines("Time to deliver", "s", "push: publish and load, slowest generator. load: the generator's part of it.",
               (of("rs_push_seconds"), "push {{run}}"), ("rs_delta_load_seconds", "load {{replica}}"), width=6)
     ).with_panel(
-        lines("Size of a push", "bytes", "Payload of one delta_S.", (of("rs_push_bytes"), "{{run}}"), width=6).min(0)
+        measured("Size of a push", "push_bytes").min(0)
     )  # fmt: skip
     return made
 

@@ -55,6 +55,9 @@ class Summary:
     kl_all: float = NAN
     updates: float = NAN
     trained_share: float = NAN
+    drift_ref: float = NAN
+    displacement_ref: float = NAN
+    nll_margin: float = NAN
     baseline_safe: float = NAN  # `safe` of the finished vanilla run of the same seed; `against_vanilla` sets it
 
     @property
@@ -123,9 +126,14 @@ def summarise(run: Run, rules: Measures) -> Summary:
         bare_end=bare_end,
         hint_start=hint_start,
         hint_end=hint_end,
-        kl_all=tail_mean(series["kl_all"], window) if "kl_all" in series else NAN,
+        kl_all=tail_mean(series["kl_all"], window),
         updates=_updates(series),
         trained_share=_trained_share(run, window),
+        drift_ref=_last(series["drift_ref_cos_mean"]),
+        displacement_ref=_last(series["displacement_ref"]),
+        nll_margin=_last(
+            np.array([row.nll_margin for row in sorted(run.evals, key=lambda row: row.step)], dtype=float)
+        ),
     )
 
 
@@ -133,6 +141,12 @@ def against_vanilla(arms: dict[str, tuple[Summary, ...]]) -> dict[str, tuple[Sum
     """The same summaries with `baseline_safe` of their seed, where vanilla has a finished run of it."""
     base = {s.seed: s.safe for s in arms.get("vanilla", ()) if s.finished}
     return {name: tuple(replace(s, baseline_safe=base.get(s.seed, NAN)) for s in own) for name, own in arms.items()}
+
+
+def _last(values: np.ndarray) -> float:
+    """The last finite value; NaN without any."""
+    kept = values[np.isfinite(values)]
+    return float(kept[-1]) if len(kept) else NAN
 
 
 def _updates(series: dict[str, np.ndarray]) -> float:

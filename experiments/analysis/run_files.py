@@ -84,6 +84,8 @@ class ModulesRow(_Row):
 
 
 class EvalRow(_Row):
+    """One evaluation of one mode; its fields are the rows of EVALUATIONS (a test holds them against it)."""
+
     step: int
     mode: str
     problems: int
@@ -96,7 +98,8 @@ class EvalRow(_Row):
     length_mean: float | None
     infra_errors: int
     label_counts: dict[str, int]
-    nll_margin: float | None = None  # rows of an older version lack it
+    dropped_groups: int | None = None  # rows of an older version lack it, and the next one
+    nll_margin: float | None = None
     tests_written: float | None = None  # rows of other modes lack it
     tests_honest: float | None = None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
+from common.measurements import COLUMNS, Column
 from experiments.analysis import comparable
 from experiments.analysis.beside import beside
 from experiments.analysis.comparable import Chosen
@@ -25,12 +26,11 @@ from experiments.options import report as parser
 from experiments.report import captions, csv_export
 from experiments.report.out import check_out
 from experiments.report.tables import (
-    COLUMNS,
     ArmView,
-    Column,
     comparisons,
     eval_rows,
     headline_rows,
+    measured_columns,
     packages,
     run_rows,
     sample_rollouts,
@@ -68,14 +68,14 @@ def main(argv: list[str]) -> int:
 
 def make(options: argparse.Namespace) -> list[ArmView]:
     """Write the report that the options ask for, say where it is, and return its arms. ConfigError."""
-    columns = len(COLUMNS) if options.columns is None else options.columns
-    if not 1 <= columns <= len(COLUMNS):
-        raise ConfigError(f"--columns {columns}: give a number from 1 to {len(COLUMNS)}")
+    if options.columns is not None and not 1 <= options.columns <= len(COLUMNS):
+        raise ConfigError(f"--columns {options.columns}: give a number from 1 to {len(COLUMNS)}")
     check_out(options.out)
     chosen = comparable.choose(comparable.selection(options))
     registered = prereg.load()
     arms = views(chosen, registered)
-    files = build_report(chosen, arms, registered, options.title, COLUMNS[:columns], options.rollouts)
+    columns = None if options.columns is None else COLUMNS[: options.columns]
+    files = build_report(chosen, arms, registered, options.title, columns, options.rollouts)
     files |= csv_export.files(chosen.runs) | export.files(chosen.runs)
     write(files, options.out)
     print(f"report: {options.out / 'report.html'} (also report.md, figures/, table.tex, *.csv, viewer/index.html)")
@@ -87,10 +87,14 @@ def build_report(
     arms: list[ArmView],
     registered: Preregistration,
     title: str,
-    columns: tuple[Column, ...] = COLUMNS,
+    columns: tuple[Column, ...] | None = None,
     samples: int = 10,
 ) -> dict[str, bytes]:
-    """Every file of the report by its path under the output directory. Reads rollouts; writes nothing."""
+    """Every file of the report by its path under the output directory. Reads rollouts; writes nothing.
+
+    columns: of the headline table; None: those that some run has numbers for.
+    """
+    columns = measured_columns(arms) if columns is None else columns
     pictures = draw(arms, registered)
     context = describe(chosen, arms, registered, title, columns, samples)
     files = {f"figures/{picture.name}.png": picture.png for picture in pictures}
@@ -228,7 +232,7 @@ def fence(text: str, language: str = "") -> str:
     return f"{marks}{language}\n{text.rstrip()}\n{marks}"
 
 
-_TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$", "Δ": r"$\Delta$",
+_TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "−": "$-$", "–": "--", "†": r"$^\dagger$", "Δ": r"$\Delta$", "δ": r"$\delta$",
         "‖": r"$\Vert$", "·": r"$\cdot$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
         **{c: "\\" + c for c in "&%$#_{}"}}  # fmt: skip
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from common.measurements import Column
 from experiments.analysis.stats import Mean, Paired
 from experiments.design.prereg import Measures
-from experiments.report.tables import ArmView, Column, drift_series, number, with_sem
+from experiments.report.tables import ArmView, drift_series, number, with_sem
 from tasks import modes
 
 TITLES = {
@@ -87,28 +88,17 @@ def table_caption(arms: list[ArmView], rules: Measures, columns: tuple[Column, .
     """What each column means, and over how many seeds."""
     own = seeds(arms)
     window = window_text(arms, rules)
-    meanings = {
-        "safe_plan": "ΔSafePass: (Pass % − Hack %) minus vanilla's of the same seed, percentage points",
-        "hack": f"Hack %: strict label “Reward Hack” of the published detector, training rollouts, {window}",
-        "loose": "Loose %: any attempted hack, same rollouts",
-        "pass": "Pass %: protected oracle on the same rollouts",
-        "bare": "Bare %: protected oracle on held-out problems under the bare prompt, last evaluation",
-        "bare_change": "ΔBare: the same minus step 0",
-        "safe": "ΔHeldOut: protected oracle on held-out problems under the hinted prompt with the flaw closed, last "
-                "evaluation minus step 0 (earlier reports call this ΔSafePass)",
-        "kl_all": "KL: k3 estimate from the initial policy over all completions, nats per token, same steps (older runs "
-                  "did not measure it)",
-        "kl": "KL·trained: the same over trained rows only, that is groups whose rewards differ",
-        "trained": "Trained %: share of groups behind KL·trained, mean·cos, frac·fired and ‖g‖ in these steps",
-        "updates": "Updates: optimizer updates made, fewer than steps where a step had no group to train on",
-        "cos": "mean·cos: cosine of the gradient with v before projection, mean over modules and all steps",
-        "fired": "frac·fired: share of modules with cos > 0, which a projecting arm projects, all steps",
-        "norm": "‖g‖: gradient norm, mean over modules and all steps",
-    }  # fmt: skip
+    meanings = [f"{c.head}: {c.caption.format(window=window)}{_population(c)}" for c in columns]
     spread = "mean ± SEM over seeds" if len(own) > 1 else "no spread can be given"
     head = f"{how_many(arms)} ({', '.join(map(str, own))}), {spread}."
     dagger = " † unfinished." if any(arm.live for arm in arms) else ""
-    return f"{head} {'. '.join(meanings[column.key] for column in columns)}.{dagger}"
+    return f"{head} {'. '.join(meanings)}.{dagger}"
+
+
+def _population(column: Column) -> str:
+    """Says of a mean over trained rows that it is one, where the caption does not."""
+    trained = any(m.population == "trained" and m.kind == "number" for m in column.sources)
+    return " (trained rows)" if trained and "trained rows" not in column.caption else ""
 
 
 def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The numbers behind the figures as CSV, one row a step or an evaluation, so that nobody has to read them off a plot.
 
 steps.csv         arm, seed, step, then every number of the run's metrics.jsonl that some run measured, six digits
-evaluations.csv   arm, seed, step, mode, then the rates of eval.jsonl
+evaluations.csv   arm, seed, step, mode, then the numbers of eval.jsonl (common/measurements.py)
 
 A field is empty where nothing could be measured.
 """
@@ -13,10 +13,11 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
+from common.measurements import EVALUATIONS
 from experiments.analysis.run_files import Run
 
-RATES = ("pass_oracle", "pass_published", "hack_strict", "hack_loose", "forged_rate", "length_mean")
-OF_ONE_MODE = ("tests_written", "tests_honest")  # columns only where a run has used that mode
+RATES = tuple(m.name for m in EVALUATIONS if m.kind == "number" and not m.later)
+LATER = tuple(m.name for m in EVALUATIONS if m.kind == "number" and m.later)  # columns only where some run has them
 
 
 def files(runs: Sequence[Run]) -> dict[str, bytes]:
@@ -38,9 +39,7 @@ def _steps(runs: Sequence[Run]) -> bytes:
 
 
 def _evaluations(runs: Sequence[Run]) -> bytes:
-    measured = [
-        name for name in OF_ONE_MODE if any(getattr(row, name) is not None for run in runs for row in run.evals)
-    ]
+    measured = [name for name in LATER if any(getattr(row, name) is not None for run in runs for row in run.evals)]
     return as_csv(
         ["arm", "seed", "step", "mode", *RATES, *measured],
         (

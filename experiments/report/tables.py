@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from common.measurements import COLUMNS, Column
 from experiments.analysis.comparable import Chosen
 from experiments.analysis.measures import Summary, against_vanilla, matched_pass, summarise
 from experiments.analysis.run_files import PHASES, EvalRow, Run, read_rollouts, rollout_steps
@@ -52,35 +54,15 @@ class ArmView:
         return mean_sem([value(summary) for summary in self.counted])
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the headline table. `value` gives a run's number in the unit shown."""
-
-    key: str
-    head: str
-    latex: str
-    digits: int
-    value: Callable[[Summary], float]
-    signed: bool = False
+def value_of(column: Column, summary: Summary) -> float:
+    """A run's number in the unit shown."""
+    return column.scale * float(getattr(summary, column.value))
 
 
-# The key "safe" is older than its head: it stays the name of the CSV column of the same quantity.
-COLUMNS = (
-    Column("safe_plan", "ΔSafePass", r"$\Delta$SafePass", 1, lambda s: 100 * s.delta_safe_pass, signed=True),
-    Column("hack", "Hack %", r"Hack \%", 1, lambda s: 100 * s.hack),
-    Column("loose", "Loose %", r"Loose \%", 1, lambda s: 100 * s.hack_loose),
-    Column("pass", "Pass %", r"Pass \%", 1, lambda s: 100 * s.passed),
-    Column("bare", "Bare %", r"Bare \%", 1, lambda s: 100 * s.bare_end),
-    Column("bare_change", "ΔBare", r"$\Delta$Bare", 1, lambda s: 100 * s.delta_bare, signed=True),
-    Column("safe", "ΔHeldOut", r"$\Delta$HeldOut", 1, lambda s: 100 * s.delta_held_out, signed=True),
-    Column("kl_all", "KL", "KL", 3, lambda s: s.kl_all),
-    Column("kl", "KL·trained", r"KL$\cdot$trained", 3, lambda s: s.kl),
-    Column("trained", "Trained %", r"Trained \%", 0, lambda s: 100 * s.trained_share),
-    Column("updates", "Updates", "Updates", 0, lambda s: s.updates),
-    Column("cos", "mean·cos", r"mean$\cdot$cos", 3, lambda s: s.cos_mean, signed=True),
-    Column("fired", "frac·fired", r"frac$\cdot$fired", 2, lambda s: s.frac_fired),
-    Column("norm", "‖g‖", r"$\lVert g\rVert$", 3, lambda s: s.grad_norm),
-)
+def measured_columns(arms: list[ArmView]) -> tuple[Column, ...]:
+    """The columns that some counted run has a number for."""
+    own = [summary for arm in arms for summary in arm.counted]
+    return tuple(c for c in COLUMNS if any(np.isfinite(value_of(c, s)) for s in own))
 
 
 @dataclass(frozen=True)
@@ -134,8 +116,8 @@ def headline_rows(arms: list[ArmView], columns: tuple[Column, ...] = COLUMNS) ->
     """The headline table: per arm, one Cell a column."""
     return [
         (arm, [
-            Cell(with_sem(arm.mean(c.value), c.digits, c.signed),
-                 tuple((s.run_id, number(c.value(s), c.digits, c.signed)) for s in arm.counted))
+            Cell(with_sem(arm.mean(partial(value_of, c)), c.digits, c.signed),
+                 tuple((s.run_id, number(value_of(c, s), c.digits, c.signed)) for s in arm.counted))
             for c in columns
         ])
         for arm in arms
@@ -208,7 +190,7 @@ def run_rows(arms: list[ArmView]) -> list[dict[str, Any]]:
         {
             "id": run.run_id, "arm": arm.name, "seed": run.seed, "state": run.status.state,
             "steps": f"{run.steps_done}/{run.status.steps}", "window": s.window,
-            "cells": [number(c.value(s), c.digits, c.signed) for c in COLUMNS],
+            "cells": [number(value_of(c, s), c.digits, c.signed) for c in COLUMNS],
             "onset": "never" if s.onset is None else str(s.onset),
             "further": [number(100 * s.forged, 1), number(s.entropy, 2), number(s.length, 0)],
             "infra": int(np.nansum(run.series["infra_errors"])),

@@ -103,7 +103,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     server = serve(metrics, lambda: {"ok": not lock.lost.is_set(), "run": s.run_id}, s.metrics_host, s.metrics_port)
     print(f"trainer {s.run_id}: metrics on http://{s.metrics_host}:{server.server_port}/metrics", flush=True)
     with Progress(s) as progress:
-        pairs = text.pairs(s.pairs) if s.refresh_every else []
+        pairs = (text.pairs(s.pairs) if s.refresh_every else [], text.pairs(s.pairs, "heldout") if s.pairs else [])
         shaper = Shaper(s, policy, text.pairs)
         trainer = Trainer(
             s, ranks, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show, lock.require
@@ -173,12 +173,13 @@ class Text:
             )
         return ids
 
-    def pairs(self, path) -> list:
-        """The training split of a pairs file, tokenised."""
+    def pairs(self, path, split: str = "train") -> list:
+        """One split of a pairs file, tokenised. Only the split `heldout` may be empty."""
         from rankspace.pairs import load_pairs, tokenize_pair
 
         tokenizer = self._tokenizer()
-        return [tokenize_pair(tokenizer, pair) for pair in load_pairs(path, "train")]
+        found = load_pairs(path, "train") if split == "train" else [p for p in load_pairs(path) if p.split == split]
+        return [tokenize_pair(tokenizer, pair) for pair in found]
 
 
 if __name__ == "__main__":

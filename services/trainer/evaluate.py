@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from common import measurements
 from common.settings import TrainerSettings
 from common.types import GradedGroup, Problem
 from services.trainer.collate import grading_stats
@@ -14,10 +15,8 @@ from tasks import loopholes, modes
 from tasks.modes import Mode
 
 Keep = Callable[[list[GradedGroup], str], None]
-RATES = (
-    "pass_oracle", "pass_published", "hack_strict", "hack_loose", "forged_rate", "length_mean", "infra_errors",
-    "label_counts",
-)  # fmt: skip
+RATES = measurements.evaluated("grading")
+OWN_TESTS = measurements.evaluated("tests")
 
 
 def in_mode(problem: Problem, mode: str, trained_names: Collection[str] = (loopholes.DEFAULT_TEST_NAME,)) -> Problem:
@@ -76,5 +75,5 @@ def _own_tests(groups: Sequence[GradedGroup]) -> dict[str, float | None]:
     graded = [grade for group in groups for grade in group.grades if grade.status == "graded"]
     return {
         name: sum(grade.evidence.get(name) is True for grade in graded) / len(graded) if graded else None
-        for name in ("tests_written", "tests_honest")
+        for name in OWN_TESTS
     }

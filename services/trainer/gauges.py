@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.measurements import ROW_GAUGES
+from common.measurements import EVALUATIONS, MEASUREMENTS, Measurement
 from common.metrics import GROUP_OUTCOMES, Metrics
 from common.settings import TrainerSettings
 
@@ -65,18 +65,26 @@ class Gauges:
         self._set("rs_step", row["step"] + 1)
         self._set("rs_null_steps", self.trend.null_steps)
         self._set("rs_hack_rate_recent", self.trend.recent)
-        for name, field in ROW_GAUGES.items():
-            self._set(name, row.get(field))  # rows of an older version lack what is measured since
-        for kind in ("strict", "loose"):
-            self._set("rs_hack_rate", row[f"hack_{kind}"], kind)
-        for phase, seconds in row["seconds"].items():
-            self._set("rs_phase_seconds", seconds, phase)
+        for m in MEASUREMENTS:
+            self._show(m, row)
         self._modules(cos)
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """Show one row of eval.jsonl."""
-        self._set("rs_eval_pass_rate", row["pass_oracle"], row["mode"])
-        self._set("rs_eval_hack_rate", row["hack_strict"], row["mode"])
+        for m in EVALUATIONS:
+            self._show(m, row)
+
+    def _show(self, m: Measurement, row: Mapping[str, Any]) -> None:
+        """One key of a row; rows of an older version lack what is measured since."""
+        if m.gauge is None:
+            return
+        label, _, value = m.label.partition("=")
+        if m.kind == "map":
+            for key, number in row[m.name].items():
+                self._set(m.gauge, number, key)
+        else:
+            labels = (value or row[label],) if label else ()  # the label `mode` is a key of the row
+            self._set(m.gauge, row.get(m.name), *labels)
 
     def count(self, outcomes: Mapping[str, int], tokens: int) -> None:
         """Raise the counters. Not called before a resumed run knows where it stood: a scrape that saw zero in between

@@ -76,6 +76,14 @@ class Policy:
             values, _ = batch_logprobs(self.model, batch)
         return values[0].float().cpu().tolist()
 
+    def nll_margin(self, pairs: Sequence) -> float:
+        """NLL margin of tokenised pairs under the present weights, nats per token; > 0: the hack is likelier."""
+        from rankspace.compile import eagerly
+        from rankspace.margin import nll_margin
+
+        with eagerly():
+            return nll_margin(self.model, pairs)
+
     def train_step(
         self, rows: Sequence[TrainingSample], step: int | None = None, intervene: bool = True
     ) -> dict | None:

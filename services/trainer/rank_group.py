@@ -32,8 +32,14 @@ class RankGroup:
 
     def refresh(self, pairs: list) -> None:
         """Extract v_hack anew from tokenised pairs."""
-        self._tell("refresh", [[p.id, p.hack_ids, p.clean_ids, p.start] for p in pairs])
+        self._tell("refresh", [list(astuple(p)) for p in pairs])
         self.policy.refresh(pairs)
+
+    def nll_margin(self, pairs: list) -> float:
+        """NLL(clean) - NLL(hack) of tokenised pairs, mean, under the present weights. Every rank takes part: under ZeRO-3
+        a forward is collective."""
+        self._tell("nll_margin", [list(astuple(p)) for p in pairs])
+        return self.policy.nll_margin(pairs)
 
     def snapshot(self, probe_ids: list[int]) -> tuple[bytes, list[float]]:
         """(delta_S bytes, probe log-probs) under the present weights."""
@@ -66,10 +72,10 @@ def worker_loop(policy: Policy) -> None:
         if what == "train_step":
             with suppress(RankspaceError):  # every rank raises the same; rank 0 reports it and shuts us down
                 policy.train_step([TrainingSample(*row) for row in args[0]], *args[1:])
-        elif what == "refresh":
+        elif what in ("refresh", "nll_margin"):
             from rankspace.pairs import TokenizedPair
 
-            policy.refresh([TokenizedPair(*p) for p in args])
+            getattr(policy, what)([TokenizedPair(*p) for p in args])
         elif what == "snapshot":
             policy.vector(), policy.probe(args)
         elif what == "save":

@@ -49,7 +49,8 @@ class Trainer:
     """The parts of one run, wired up in __main__.py, and the loop over them.
 
     fence: raises when another trainer has taken over; asked before anything is pushed or saved.
-    problems: (train, held-out). pairs: tokenised, for an arm that extracts its direction anew; else empty.
+    problems: (train, held-out). pairs: tokenised (train, held-out); the former for an arm that extracts its direction
+    anew, else empty; the latter for the NLL margin at each evaluation, empty without a pairs file.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Trainer:
         record: Record,
         shaper: Shaper,
         problems: tuple[list, list],
-        pairs: list,
+        pairs: tuple[list, list],
         stop: threading.Event,
         show,
         fence: Callable[[], None],
@@ -69,7 +70,7 @@ class Trainer:
         self.s, self.ranks, self.rollouts, self.publisher = s, ranks, rollouts, publisher
         self.record, self.shaper, self.stop, self.show, self.fence = record, shaper, stop, show, fence
         self.train_problems, self.heldout_problems = problems
-        self.pairs = pairs
+        self.pairs, self.heldout_pairs = pairs
         self.state = State(ranks=ranks.ranks)
         self.alarm = RunAlarm(s)
         self.pending: list[Collected] = []
@@ -199,7 +200,10 @@ class Trainer:
             self.record.rollouts(k, groups, blank, mode)
 
         used = used_test_names(self.train_problems)
-        for row in evaluate(self.s, self.rollouts, self.heldout_problems, k, k, keep, used):
+        rows = evaluate(self.s, self.rollouts, self.heldout_problems, k, k, keep, used)
+        margin = self.ranks.nll_margin(self.heldout_pairs) if self.heldout_pairs else None
+        for row in rows:
+            row["nll_margin"] = margin
             self.record.evaluation(row)
             self.alarm.evaluation(row)
         self.state.evaluated.append(k)

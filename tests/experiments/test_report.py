@@ -129,12 +129,13 @@ def test_one_seed_proves_nothing_and_says_so(demo, many):
 def test_markdown_table_and_caption(demo):
     text = demo["report.md"]
     assert (
-        "| Arm | ΔSafePass | Hack % | Loose % | Pass % | Bare % | ΔBare | ΔHeldOut | KL | KL·trained | Trained % | Updates | "
-        "mean·cos | frac·fired | ‖g‖ | Runs |" in text
-    )
+        "| Arm | ΔSafePass | Hack % | Loose % | Pass % | ΔHeldOut | KL·trained | Trained % | Updates | mean·cos | frac·fired | "
+        "‖g‖ | Runs |" in text
+    )  # columns that no run has a number for are left out
+    assert "Bare %:" not in text and "gradient norm, mean over modules and all steps (trained rows)" in text
     # ΔSafePass of vanilla is 0 by definition; loose = 1.1 times strict; 15 of 16 groups have unlike rewards
     assert (
-        "| vanilla | 0.0 | 60.0 | 66.0 | 35.0 | – | – | +30.0 | – | 0.013 | 94 | 8 | +0.300 | 0.00 | 0.031 | "
+        "| vanilla | 0.0 | 60.0 | 66.0 | 35.0 | +30.0 | 0.013 | 94 | 8 | +0.300 | 0.00 | 0.031 | "
         "[demo-vanilla-s0](#run-demo-vanilla-s0) |" in text
     )
     assert "mean of the last 2 training steps (the last quarter of the run, as that is fewer than 25)" in text
@@ -152,11 +153,11 @@ def test_tables_have_one_width_throughout(many):
 def test_latex(demo):
     text = demo["table.tex"]
     assert (
-        r"Arm & $\Delta$SafePass & Hack \% & Loose \% & Pass \% & Bare \% & $\Delta$Bare & $\Delta$HeldOut & KL & "
+        r"Arm & $\Delta$SafePass & Hack \% & Loose \% & Pass \% & $\Delta$HeldOut & KL$\cdot$trained & Trained \% & Updates & "
         in text
     )
     # (65 - 10) - (35 - 60) = 80
-    assert r"projected & +80.0 & 10.0 & 11.0 & 65.0 & -- & -- & +60.0 & -- & 0.013 & 94 & 8 & +0.200 & 0.70 &" in text
+    assert r"projected & +80.0 & 10.0 & 11.0 & 65.0 & +60.0 & 0.013 & 94 & 8 & +0.200 & 0.70 &" in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
     assert not re.search(r"(?<!\\)[_#]", text.split(r"\midrule")[1].split("%")[0])
     assert text.count("{") == text.count("}")

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from common import delta_store, keys
+from common.measurements import BY_EVAL_NAME, BY_NAME
 from common.queue import Queue
 from common.settings import TrainerSettings, build, dump
 from common.types import GradedGroup, SamplingPlan
@@ -63,12 +64,35 @@ def rows(s, name="metrics.jsonl"):
     return [json.loads(line) for line in (s.run_dir / name).read_text().splitlines()]
 
 
+def base_margin(s):
+    """The margin of the bare model on the held-out pairs, in one forward per completion."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from rankspace.direction import completion_nll
+    from rankspace.pairs import load_pairs, tokenize_pair
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(s.model), AutoTokenizer.from_pretrained(s.model)
+    pairs = [tokenize_pair(tokenizer, p) for p in load_pairs(s.pairs, "heldout")]
+    with torch.no_grad():
+        nll = [[float(completion_nll(model, ids, p.start)) for ids in (p.clean_ids, p.hack_ids)] for p in pairs]
+    return sum(clean - hack for clean, hack in nll) / len(nll)
+
+
 def test_three_steps_from_problem_to_checkpoint(stack, root):
     s = settings(root, "smoke", stack)
     code, out = finish(start(s))
     assert code == 0, out[-3000:]
     metrics = rows(s)
     assert [r["step"] for r in metrics] == [0, 1, 2]
+    assert all(set(r) == set(BY_NAME) for r in metrics), (
+        "each key is in the table of quantities, and each of the table here"
+    )
+    expected = set(BY_EVAL_NAME) - {"tests_written", "tests_honest"}  # no mode of this run asks for tests
+    assert all(set(r) == expected for r in rows(s, "eval.jsonl"))
+    assert all(
+        r["drift_ref_cos_mean"] is not None and r["displacement_ref"] is not None for r in metrics if r["optimised"]
+    )
     assert all(r["probe_gap"] is not None and r["probe_gap"] <= s.probe_bound for r in metrics)
     assert all(r["staleness_max"] == 0 and r["dropped_groups"] == 0 and r["infra_errors"] == 0 for r in metrics)
     assert all(sum(r["label_counts"].values()) == s.groups_per_step * s.group_size for r in metrics)
@@ -78,6 +102,11 @@ def test_three_steps_from_problem_to_checkpoint(stack, root):
     assert {(r["step"], r["mode"]) for r in rows(s, "eval.jsonl")} == {
         (k, m) for k in (0, 3) for m in ("no_write_access", "hint", "random_test_name", "no_hint")
     }
+    margins = {k: {r["nll_margin"] for r in rows(s, "eval.jsonl") if r["step"] == k} for k in (0, 3)}
+    assert margins[0] != margins[3] and all(len(found) == 1 for found in margins.values()), (
+        "one policy, one margin, whatever the mode"
+    )
+    assert margins[0].pop() == pytest.approx(base_margin(s), abs=1e-4)
     assert json.loads((s.run_dir / "status.json").read_text())["state"] == "finished"
     client = stack.client()
     assert client.xlen(keys.REQUESTS) == client.xlen(keys.ROLLOUTS) == client.xlen(keys.graded("smoke")) == 0

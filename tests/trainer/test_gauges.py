@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.measurements import ROW_GAUGES
 from common.metrics import Metrics
 from common.settings import TrainerSettings, build
 from rankspace import gpu
@@ -24,7 +25,7 @@ def settings(tmp_path):
 
 
 def row(step, hack=0.25, cos=0.01, band=0.02):
-    fields = dict.fromkeys(gauges.ROW_GAUGES.values(), 0.5)
+    fields = dict.fromkeys(ROW_GAUGES.values(), 0.5)
     fields |= {"step": step, "policy_version": step + 1, "hack_strict": hack, "hack_loose": hack, "cos_mean": cos}
     return fields | {"null_band": band, "seconds": {"train": 1.5, "wait": 0.5}}
 
@@ -89,7 +90,7 @@ def test_after_a_restart_every_series_says_what_it_said_before(settings):
         record.step(row(step, hack=step / 10, cos=cos), [cos, -cos], [0.0, 0.0])
         record.count({"trained": 3, "dropped": 1}, 100)
         outcomes = {k: v + n for (k, v), n in zip(outcomes.items(), (3, 1), strict=True)}
-    record.evaluation({"step": 6, "mode": "hint", "pass_oracle": 0.75, "hack_strict": 0.5})
+    record.evaluation({"step": 6, "mode": "hint", "pass_oracle": 0.75, "hack_strict": 0.5, "nll_margin": -0.25})
     after = Metrics("trainer")
     resumed = Record(settings, after, modules, None)
     resumed.cut(6, [6])

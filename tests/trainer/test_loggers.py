@@ -11,10 +11,10 @@ import time
 import pytest
 
 from common.errors import ConfigError
+from common.measurements import ROW_GAUGES
 from common.metrics import Metrics
 from common.settings import TrainerSettings, build
 from services.trainer import loggers, preflight
-from services.trainer.gauges import ROW_GAUGES
 from services.trainer.loggers import Loggers, Past, TensorBoard
 from services.trainer.record import Record, open_run
 
