@@ -103,7 +103,7 @@ def test_what_a_user_decides_by_has_gauge_and_column():
     ):
         assert BY_NAME[name].gauge and name in in_columns, name
     assert BY_EVAL_NAME["nll_margin"].gauge and "eval.nll_margin" in in_columns
-    assert "nll_margin" in csv_export.RATES
+    assert "nll_margin" in csv_export.LATER
 
 
 def test_thresholds_are_those_registered():
