@@ -103,11 +103,12 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     server = serve(metrics, lambda: {"ok": not lock.lost.is_set(), "run": s.run_id}, s.metrics_host, s.metrics_port)
     print(f"trainer {s.run_id}: metrics on http://{s.metrics_host}:{server.server_port}/metrics", flush=True)
     with Progress(s) as progress:
-        pairs = (text.pairs(s.pairs) if s.refresh_every else [], text.pairs(s.pairs, "heldout") if s.pairs else [])
+        pairs = text.pairs(s.pairs) if s.refresh_every else []
+        heldout_pairs = text.pairs(s.pairs, "heldout") if s.pairs else []
         shaper = Shaper(s, policy, text.pairs)
         trainer = Trainer(
-            s, ranks, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show, lock.require
-        )
+            s, ranks, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show, lock.require, heldout_pairs
+        )  # fmt: skip
         try:
             finished = trainer.run()
         except (UserError, RankspaceError) as error:

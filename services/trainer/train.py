@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from common import failpoints
@@ -49,8 +49,8 @@ class Trainer:
     """The parts of one run, wired up in __main__.py, and the loop over them.
 
     fence: raises when another trainer has taken over; asked before anything is pushed or saved.
-    problems: (train, held-out). pairs: tokenised (train, held-out); the former for an arm that extracts its direction
-    anew, else empty; the latter for the NLL margin at each evaluation, empty without a pairs file.
+    problems: (train, held-out). pairs: tokenised, for an arm that extracts its direction anew; else empty.
+    heldout_pairs: tokenised, for the NLL margin at each evaluation; empty without a pairs file.
     """
 
     def __init__(
@@ -62,15 +62,16 @@ class Trainer:
         record: Record,
         shaper: Shaper,
         problems: tuple[list, list],
-        pairs: tuple[list, list],
+        pairs: list,
         stop: threading.Event,
         show,
         fence: Callable[[], None],
+        heldout_pairs: Sequence = (),
     ):
         self.s, self.ranks, self.rollouts, self.publisher = s, ranks, rollouts, publisher
         self.record, self.shaper, self.stop, self.show, self.fence = record, shaper, stop, show, fence
         self.train_problems, self.heldout_problems = problems
-        self.pairs, self.heldout_pairs = pairs
+        self.pairs, self.heldout_pairs = pairs, list(heldout_pairs)
         self.state = State(ranks=ranks.ranks)
         self.alarm = RunAlarm(s)
         self.pending: list[Collected] = []

@@ -66,17 +66,7 @@ class World:
             status=lambda state, step, reason: self.states.append((state, step)),
         )
         self.trainer = Trainer(
-            settings,
-            ranks,
-            rollouts,
-            publisher,
-            record,
-            nothing,
-            ([], []),
-            ([], []),
-            threading.Event(),
-            nothing,
-            nothing,
+            settings, ranks, rollouts, publisher, record, nothing, ([], []), [], threading.Event(), nothing, nothing
         )
 
     def train_step(self, *args):
