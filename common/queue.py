@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -34,7 +34,7 @@ SWEPT_AT_ONCE = 64
 
 Fields = dict[bytes, bytes]
 Entry = tuple[bytes, Fields, int]  # (entry id, fields, how often delivered)
-OnDeadLetter = Callable[[Message, str], None]
+OnDeadLetter = Callable[[Any, str], None]  # the message is of one of the kinds that were asked for
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Queue:
         self._wait_for_room(stream, timeout_s)
         self.client.xadd(stream, {FIELD: pack(message)})
 
-    def publish_many(self, stream: str, messages: list[Message], timeout_s: float = 600.0) -> None:
+    def publish_many(self, stream: str, messages: Sequence[Message], timeout_s: float = 600.0) -> None:
         """Append several at once (one transaction), so that a consumer sees them together and can batch them."""
         self._wait_for_room(stream, timeout_s)
         pipe = self.client.pipeline(transaction=True)

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 from common import cli
 
 if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from common.queue import Queue
     from common.settings import RefServerSettings
 
 
@@ -74,16 +78,15 @@ def serve(settings: RefServerSettings) -> int:
     return stop.end(cli.SERVICE_GOES_ON)
 
 
-def _http(settings: RefServerSettings, app):
+def _http(settings: RefServerSettings, app: FastAPI) -> uvicorn.Server:
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning"))
-    server.install_signal_handlers = lambda: None
     threading.Thread(target=server.run, daemon=True).start()
     return server
 
 
-def _heartbeat(queue, settings: RefServerSettings, stop: threading.Event) -> threading.Thread:
+def _heartbeat(queue: Queue, settings: RefServerSettings, stop: threading.Event) -> threading.Thread:
     from common.heartbeat import beat
 
     thread = threading.Thread(target=beat, args=(queue.client, "ref_server", settings.replica, stop), daemon=True)

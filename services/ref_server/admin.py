@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hmac
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, HTTPException
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.access import read_secret
 from common.settings import RefServerSettings
@@ -39,7 +40,10 @@ def admin_routes(settings: RefServerSettings, policy: ServedPolicy) -> APIRouter
         if not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
 
-    refusals = {401: {"description": "no token, or another one"}, 403: {"description": "the server has no admin token"}}
+    refusals: dict[int | str, dict[str, Any]] = {
+        401: {"description": "no token, or another one"},
+        403: {"description": "the server has no admin token"},
+    }
     router = APIRouter(prefix="/v1/admin", dependencies=[Depends(admin)], responses=refusals)
 
     @router.post("/pause")
@@ -58,30 +62,32 @@ def admin_routes(settings: RefServerSettings, policy: ServedPolicy) -> APIRouter
 class BodyLimit:
     """ASGI middleware: a request body above MAX_BODY bytes is answered with 413 and never held in memory."""
 
-    def __init__(self, app, limit: int = MAX_BODY):
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY):
         self.app, self.limit = app, limit
 
-    async def __call__(self, scope, receive, send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         body, more = b"", True
         while more:
             message = await receive()
             if message["type"] != "http.request":  # the client is gone
-                return None
+                return
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self.limit:
-                return await _too_large(send, self.limit)
+                await _too_large(send, self.limit)
+                return
         parts = iter([{"type": "http.request", "body": body, "more_body": False}])
 
-        async def replay():
+        async def replay() -> Message:
             return next(parts, None) or await receive()
 
-        return await self.app(scope, replay, send)
+        await self.app(scope, replay, send)
 
 
-async def _too_large(send, limit: int) -> None:
+async def _too_large(send: Send, limit: int) -> None:
     text = json.dumps({"detail": f"the body is larger than {limit} bytes"}).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 413, "headers": headers})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import redis
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -26,7 +26,7 @@ from services.ref_server.generation import ServedPolicy
 from services.ref_server.reference import Reference
 
 STUCK_S = 1800.0  # longer than the longest batch
-REFUSALS = {
+REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "the body is no JSON text"},
     413: {"description": "the body is too large"},
     422: {"description": "ids outside the vocabulary, too long, or not what is asked for"},
@@ -64,7 +64,7 @@ def build_app(
     app.add_exception_handler(RequestValidationError, _complaint)
 
     @app.get("/healthz")
-    def healthz() -> dict:
+    def healthz() -> dict[str, Any]:
         quiet_s = round(time.monotonic() - policy.turned_at, 1)
         if quiet_s > STUCK_S:
             raise HTTPException(503, f"the generation loop has not turned for {quiet_s:.0f} s")
@@ -94,8 +94,9 @@ def build_app(
     return app
 
 
-def _complaint(request: Request, error: RequestValidationError) -> Response:
+def _complaint(request: Request, error: Exception) -> Response:
     """What is wrong with a request, without repeating it: NaN, infinity and lone surrogates cannot be sent back."""
+    assert isinstance(error, RequestValidationError)  # build_app has registered this for no other
     told = [
         {"loc": [str(x)[:80] for x in e["loc"]], "msg": e["msg"][:200], "type": e["type"]} for e in error.errors()[:10]
     ]

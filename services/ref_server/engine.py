@@ -8,13 +8,18 @@ that by itself, and a cache filled under old weights silently falsifies log-prob
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
 from common.settings import RefServerSettings
 from common.types import DeltaS, SamplingPlan
+
+if TYPE_CHECKING:
+    from vllm import CompletionOutput, PromptType, SamplingParams
+    from vllm.logprobs import Logprob
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Engine:
         `finished(i, samples)` is called once for each prompt, as soon as all its continuations are complete and while
         others are still sampled. What either of the two raises ends the sampling and is raised.
         """
-        inputs = [{"prompt_token_ids": ids} for ids in prompts]
+        inputs: list[PromptType] = [{"prompt_token_ids": ids} for ids in prompts]
         params = [_sampling(plan, self.eos_ids) for plan in plans]
         if between is None and finished is None:
             outputs = self.llm.generate(inputs, params, use_tqdm=False)
@@ -100,18 +105,21 @@ class Engine:
 
     def _step_by_step(
         self,
-        inputs: list[dict],
-        params: list,
+        inputs: list[PromptType],
+        params: list[SamplingParams],
         between: Callable[[], None] | None,
         finished: Callable[[int, list[Sample]], None] | None,
     ) -> list[list[Sample]]:
-        engine, groups = self.llm.llm_engine, {}
+        from vllm import RequestOutput
+
+        engine, groups = self.llm.llm_engine, dict[int, list[Sample]]()
         try:
             for number, (prompt, plan) in enumerate(zip(inputs, params, strict=True)):
                 engine.add_request(str(number), prompt, plan)
             while engine.has_unfinished_requests():
                 for out in engine.step():
                     if out.finished:
+                        assert isinstance(out, RequestOutput), "no model here pools"
                         groups[int(out.request_id)] = [_sample(one) for one in out.outputs]
                         if finished is not None:
                             finished(int(out.request_id), groups[int(out.request_id)])
@@ -128,9 +136,10 @@ class Engine:
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        output = self.llm.generate([{"prompt_token_ids": ids}], params, use_tqdm=False)[0]
-        # Index by the token itself: the first entry of the dict may be another token.
-        return [float(row[token].logprob) for row, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+        prompt: PromptType = {"prompt_token_ids": ids}
+        output = self.llm.generate([prompt], params, use_tqdm=False)[0]
+        assert isinstance(output.prompt_logprobs, list)  # it was asked for
+        return _of_tokens(output.prompt_logprobs[1:], ids[1:])
 
     def load(self, delta: DeltaS, keep_running: bool = False) -> Loaded:
         """Put W0 + U diag(delta_S) Vh in place on every worker and forget everything cached under the old weights.
@@ -152,13 +161,13 @@ class Engine:
         return Loaded(sums.pop(), max(a["seconds"] for a in answers), min(a["modules"] for a in answers))
 
 
-def _gpu_only(settings: RefServerSettings) -> dict:
+def _gpu_only(settings: RefServerSettings) -> dict[str, Any]:
     """With a stated cache size vLLM need not infer one from free memory, which other processes on the card change."""
     cache = {} if settings.kv_cache_gib is None else {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
     return cache | {"enforce_eager": settings.enforce_eager}
 
 
-def _sampling(plan: SamplingPlan, eos_ids: list[int]):
+def _sampling(plan: SamplingPlan, eos_ids: list[int]) -> SamplingParams:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -176,10 +185,15 @@ def _sampling(plan: SamplingPlan, eos_ids: list[int]):
     )
 
 
-def _sample(output) -> Sample:
+def _of_tokens(rows: Sequence[dict[int, Logprob] | None], ids: list[int]) -> list[float]:
+    """The log-prob of each token, by its id: the first entry of a position's dict may be another token's."""
+    return [float(row[token].logprob) for row, token in zip(rows, ids, strict=True) if row is not None]
+
+
+def _sample(output: CompletionOutput) -> Sample:
     ids = list(output.token_ids)
-    logprobs = [float(row[token].logprob) for row, token in zip(output.logprobs, ids, strict=True)]
-    return Sample(ids, logprobs, "length" if output.finish_reason == "length" else "stop")
+    assert isinstance(output.logprobs, list)  # they were asked for
+    return Sample(ids, _of_tokens(output.logprobs, ids), "length" if output.finish_reason == "length" else "stop")
 
 
 def _environment() -> None:

@@ -119,7 +119,7 @@ class Generator:
         self,
         policy: ServedPolicy,
         reference: Reference,
-        render,
+        render: Renderer,
         queue: Queue,
         settings: RefServerSettings,
         metrics: Metrics,
@@ -213,7 +213,13 @@ class Generator:
         self.queue.ack(keys.GENERATORS, delivery)
 
     def _group(
-        self, request: GenerationRequest, prompt, group: list[Sample], refs, version: int, seconds: float
+        self,
+        request: GenerationRequest,
+        prompt: list[int],
+        group: list[Sample],
+        refs: list[list[float] | None],
+        version: int,
+        seconds: float,
     ) -> RolloutGroup:
         completions = [
             Completion(
@@ -259,10 +265,11 @@ class Renderer:
 
     def __call__(self, messages: list[dict[str, str]]) -> list[int]:
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def eos_ids(self, model: str) -> list[int]:
         """Every id that ends a completion: the tokenizer's and those of generation_config.json."""

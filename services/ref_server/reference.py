@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 from common.settings import RefServerSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROWS, TOKENS = 128, 32768  # of one forward at most, padding counted: bounds memory whatever the model's length
 
@@ -17,9 +21,10 @@ class Reference:
         from transformers import AutoModelForCausalLM
 
         self.device = _device(settings.device)
-        self.model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=getattr(torch, settings.dtype)).to(
-            self.device
+        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+            settings.model, dtype=getattr(torch, settings.dtype)
         )
+        self.model = cast("PreTrainedModel", model.to(self.device))
         self.model.requires_grad_(False).eval()
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]], temperature: float) -> list[list[float]]:

@@ -10,13 +10,31 @@ A module counts as found when the block of rows where it should lie holds W0, va
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common.types import checksum
+
+if TYPE_CHECKING:
+    import torch
+
+    from rankspace.merge import MergeSource
+    from rankspace.targets import Kind
+
+    Named = tuple[str, torch.Tensor]
 
 
 class DeltaWorker:
     """Mixed into vLLM's worker through `worker_extension_cls`; names begin with delta_ so that they hide nothing."""
+
+    # of vLLM's worker
+    device: torch.device
+    model_runner: Any
+    reload_weights: Callable[..., None]
+    # ours
+    delta_source: MergeSource | None
+    delta_places: list[torch.Tensor] | None
 
     def delta_prepare(self, model: str, svd_cache: str, bases_on: str) -> None:
         """Remember where the base weights and the SVD cache are, and where ("gpu" or "host") W0, U and Vh are to be kept.
@@ -24,7 +42,7 @@ class DeltaWorker:
         self.delta_model, self.delta_cache, self.delta_bases_on = Path(model), Path(svd_cache), bases_on
         self.delta_source = self.delta_places = None
 
-    def delta_load(self, vector: bytes, modules: list, kind: str = "antipasto") -> dict:
+    def delta_load(self, vector: bytes, modules: list[tuple[str, int]], kind: Kind = "antipasto") -> dict[str, Any]:
         """Recompute W0 + U diag(delta_S) Vh and load it. `vector`: little-endian fp32, modules [[name, size], ...].
 
         Returns {"checksum": of the vector this worker holds, "seconds", "modules": how many weights were loaded}.
@@ -34,20 +52,21 @@ class DeltaWorker:
 
         started = time.perf_counter()
         modules = [(name, int(r)) for name, r in modules]
-        if self.delta_source is None or (self.delta_source.modules, self.delta_source.kind) != (modules, kind):
-            self.delta_source = self._delta_bases(modules, kind)
-            self.delta_places = self._delta_find_places()
+        source = self.delta_source
+        if source is None or (source.modules, source.kind) != (modules, kind):
+            source = self.delta_source = self._delta_bases(modules, kind)
+            self.delta_places = self._delta_find_places(source)
         flat = torch.from_numpy(np.frombuffer(bytes(vector), dtype="<f4").copy())
         if self.delta_places is None:
-            loaded = self._delta_put(self.delta_source.merged(flat))
+            loaded = self._delta_put(source.merged(flat))
         else:
-            self.delta_source.merge_into(flat, self.delta_places)
+            source.merge_into(flat, self.delta_places)
             torch.cuda.synchronize()
             loaded = len(self.delta_places)
         held = flat.numpy().astype("<f4").tobytes()
         return {"checksum": checksum(held), "seconds": time.perf_counter() - started, "modules": loaded}
 
-    def _delta_bases(self, modules: list[tuple[str, int]], kind: str):
+    def _delta_bases(self, modules: list[tuple[str, int]], kind: Kind) -> MergeSource:
         from rankspace.merge import MergeSource
 
         source = MergeSource.load(self._delta_checkpoint(), modules, self.delta_cache, kind=kind)
@@ -56,16 +75,15 @@ class DeltaWorker:
         dtype = self.model_runner.model_config.dtype
         return source.on_host(dtype) if self.delta_bases_on == "host" else source.to(self.device, dtype)
 
-    def _delta_find_places(self) -> list | None:
+    def _delta_find_places(self, source: MergeSource) -> list[torch.Tensor] | None:
         """Where each module's weight lies in vLLM's own parameters, or None when not all of them are there whole."""
         if self.device.type != "cuda":
             return None
-        source = self.delta_source
         names = [name for name, _ in source.modules]
         self._delta_put((f"{name}.weight", weight) for name, weight in zip(names, source.weights, strict=True))
         return find_places(self.model_runner.get_model(), names, source.weights)
 
-    def _delta_checkpoint(self):
+    def _delta_checkpoint(self) -> Iterator[Named]:
         """(name, tensor) pairs of the base checkpoint, in the dtype the engine runs in."""
         from safetensors import safe_open
 
@@ -75,13 +93,13 @@ class DeltaWorker:
                 for name in file.keys():  # noqa: SIM118 - a safetensors handle is no dict
                     yield name, file.get_tensor(name).to(dtype)
 
-    def _delta_put(self, weights) -> int:
+    def _delta_put(self, weights: Iterable[Named]) -> int:
         """Overwrite the weights; returns how many were given."""
         import torch
 
         model, count = self.model_runner.get_model(), 0
 
-        def counted():
+        def counted() -> Iterator[Named]:
             nonlocal count
             for pair in weights:
                 count += 1
@@ -96,7 +114,7 @@ class DeltaWorker:
         return count
 
 
-def find_places(model, names: list[str], weights: list) -> list | None:
+def find_places(model: torch.nn.Module, names: list[str], weights: list[torch.Tensor]) -> list[torch.Tensor] | None:
     """Views of `model`'s parameters that hold exactly `weights` ([out, in] each), also inside fused ones (q|k|v, gate|up).
 
     model: a vLLM model; `packed_modules_mapping` names the parts of its fused weights in order. None when one is not

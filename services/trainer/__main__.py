@@ -6,13 +6,20 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import redis
+
+    from common.lock import TrainerLock
     from common.settings import TrainerSettings
+    from common.types import Problem
+    from rankspace.pairs import TokenizedPair
     from services.trainer.train import Trainer
 
 
@@ -63,7 +70,7 @@ def train(s: TrainerSettings) -> int:
             lock.release()
 
 
-def _train_locked(s: TrainerSettings, client, lock) -> int:
+def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) -> int:
     from common.metrics import Metrics, serve
     from common.queue import Queue
     from rankspace import RankspaceError, gpu
@@ -79,10 +86,8 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     from tasks.dataset import load_problems
     from tasks.loopholes import posed, used_test_names
 
-    problems = tuple([posed(p, s.loophole) for p in load_problems(f)] for f in (s.train_problems, s.heldout_problems))
-    evaluate.posed(
-        s, problems[1], used_test_names(problems[0])
-    )  # what cannot be posed is refused before torch is loaded
+    train, heldout = ([posed(p, s.loophole) for p in load_problems(f)] for f in (s.train_problems, s.heldout_problems))
+    evaluate.posed(s, heldout, used_test_names(train))  # what cannot be posed is refused before torch is loaded
     stop = cli.Stop.on_signals(
         "stopping when this step is done; Ctrl-C again stops at once, back at the last checkpoint"
     )
@@ -95,7 +100,7 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
     ranks, text = RankGroup(policy), Text(s.model)
     # However often a trainer is restarted, its groups are no poison.
     queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600, max_deliveries=2**31)
-    publisher = Publisher(queue, s.run_id, policy.modules, text.probe(problems[1]), s.probe_bound, s.adapter)
+    publisher = Publisher(queue, s.run_id, policy.modules, text.probe(heldout), s.probe_bound, s.adapter)
     rollouts = Rollouts(queue, s.run_id, s.group_timeout_s, lambda: _check(stop, lock), publisher.push_again)
     direction = None if policy.direction is None else {"kind": policy.direction.kind, **policy.direction.metadata}
     record = Record(s, metrics, policy.modules, direction)
@@ -107,7 +112,18 @@ def _train_locked(s: TrainerSettings, client, lock) -> int:
         heldout_pairs = text.pairs(s.pairs, "heldout") if s.pairs else []
         shaper = Shaper(s, policy, text.pairs)
         trainer = Trainer(
-            s, ranks, rollouts, publisher, record, shaper, problems, pairs, stop, progress.show, lock.require, heldout_pairs
+            s,
+            ranks,
+            rollouts,
+            publisher,
+            record,
+            shaper,
+            (train, heldout),
+            pairs,
+            stop,
+            progress.show,
+            lock.require,
+            heldout_pairs,
         )  # fmt: skip
         try:
             finished = trainer.run()
@@ -144,7 +160,7 @@ def _resume() -> str:
     )
 
 
-def _check(stop: cli.Stop, lock) -> None:
+def _check(stop: cli.Stop, lock: TrainerLock) -> None:
     if stop.is_set():
         from services.trainer.train import Stopped
 
@@ -158,26 +174,27 @@ class Text:
     def __init__(self, model: str):
         self.model = model
 
-    def _tokenizer(self):
+    def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.model)
 
-    def probe(self, problems: list, tokens: int = 64) -> list[int]:
+    def probe(self, problems: list[Problem], tokens: int = 64) -> list[int]:
         """The beginning of the first held-out problem with its canonical solution: text the policy is at home in."""
         problem = problems[0]
         text = problem.prompt[-1]["content"] + "\n" + (problem.canonical_solution or "")
-        ids = self._tokenizer()(text, add_special_tokens=False)["input_ids"][:tokens]
+        ids: list[int] = self._tokenizer()(text, add_special_tokens=False)["input_ids"][:tokens]
         if len(ids) < 2:
             raise ConfigError(
                 f"problem {problem.id}: its prompt has fewer than two tokens, so delivery cannot be proven with it"
             )
         return ids
 
-    def pairs(self, path, split: str = "train") -> list:
+    def pairs(self, path: Path | None, split: str = "train") -> list[TokenizedPair]:
         """One split of a pairs file, tokenised. Only the split `heldout` may be empty."""
         from rankspace.pairs import load_pairs, tokenize_pair
 
+        assert path is not None, "TrainerSettings asks for pairs where an arm needs them"
         tokenizer = self._tokenizer()
         found = load_pairs(path, "train") if split == "train" else [p for p in load_pairs(path) if p.split == split]
         return [tokenize_pair(tokenizer, pair) for pair in found]

@@ -13,10 +13,14 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
 from rankspace.atomic_dir import sync
 from services.trainer.policy import Policy
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -30,13 +34,13 @@ class State:
 
     next_step: int = 0
     ranks: int = 1
-    expected: dict[str, list] = field(default_factory=dict)
+    expected: dict[str, list[Any]] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     updates: int | None = 0
     evaluated: list[int] = field(default_factory=list)
     hack_rates: list[float] = field(default_factory=list)
-    alarm: dict | None = None
+    alarm: dict[str, Any] | None = None
 
 
 def save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
@@ -70,6 +74,7 @@ def _save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
     _barrier()
     tensors = _optimizer_tensors(policy) | {"rng": torch.get_rng_state()}
     if policy.settings.refresh_every:
+        assert policy.direction is not None  # there is one to refresh
         tensors["direction"] = policy.direction.vectors
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft / f"rank{policy.rank}.safetensors")
     vector = policy.vector()
@@ -135,7 +140,7 @@ class _Damaged(Exception):
     """This checkpoint cannot be used; an older one may."""
 
 
-def _renamed(fields: dict) -> dict:
+def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
     """State as today's fields: checkpoints before 0.2 said `fates` for `outcomes` and did not count updates."""
     return {"updates": None} | {"outcomes" if name == "fates" else name: value for name, value in fields.items()}
 
@@ -170,18 +175,19 @@ def _load_one(policy: Policy, folder: Path) -> State:
     return state
 
 
-def _optimizer(policy: Policy):
+def _optimizer(policy: Policy) -> torch.optim.Optimizer:
     """The torch optimizer inside whatever DeepSpeed wrapped around it."""
     outer = policy.engine.optimizer
-    return getattr(outer, "optimizer", outer)
+    inner: torch.optim.Optimizer = getattr(outer, "optimizer", outer)
+    return inner
 
 
-def _optimized(policy: Policy) -> list:
+def _optimized(policy: Policy) -> list[torch.Tensor]:
     """The tensors that the torch optimizer steps on, in a fixed order: the keys of its state."""
     return [p for group in _optimizer(policy).param_groups for p in group["params"]]
 
 
-def _optimizer_tensors(policy: Policy) -> dict:
+def _optimizer_tensors(policy: Policy) -> dict[str, torch.Tensor]:
     """This rank's optimizer state: {"<parameter number>/<name>": tensor}."""
     import torch
 
@@ -192,7 +198,7 @@ def _optimizer_tensors(policy: Policy) -> dict:
     return out
 
 
-def _restore_optimizer(policy: Policy, tensors: dict) -> None:
+def _restore_optimizer(policy: Policy, tensors: dict[str, torch.Tensor]) -> None:
     state, parameters = _optimizer(policy).state, _optimized(policy)
     for key, value in tensors.items():
         number, name = key.split("/", 1)

@@ -109,7 +109,9 @@ class WandB:
         import wandb
 
         self.note = s.run_dir / "wandb_run.json"
-        self.logged = json.loads(self.note.read_text()) if self.note.exists() else {"id": secrets.token_hex(4)}
+        self.logged: dict[str, Any] = (
+            json.loads(self.note.read_text()) if self.note.exists() else {"id": secrets.token_hex(4)}
+        )
         self.logged = {"rows": 0, "next_step": 0, "evaluations": [], **self.logged}
         config = s.model_dump(mode="json", exclude=PRIVATE)
         try:

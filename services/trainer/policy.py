@@ -14,10 +14,22 @@ import math
 import os
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from common.settings import TrainerSettings
 from services.trainer.collate import TrainingSample, micro_batches
 from services.trainer.schedule import learning_rate
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from rankspace.adapter import Adapter
+    from rankspace.batch import Batch
+    from rankspace.direction import Direction
+    from rankspace.ds_hook import ProjectionHook
+    from rankspace.pairs import TokenizedPair
+    from rankspace.svd_cache import Progress
 
 log = logging.getLogger("trainer")
 
@@ -25,7 +37,7 @@ log = logging.getLogger("trainer")
 class Policy:
     """Holds model, adapter, engine and hook. Every rank has one; all calls are collective unless said otherwise."""
 
-    def __init__(self, s: TrainerSettings, progress=None):
+    def __init__(self, s: TrainerSettings, progress: Progress | None = None):
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
@@ -36,11 +48,12 @@ class Policy:
         self.settings = s
         torch.manual_seed(s.seed)
         self.device = _device(s.device, s.gpu_memory_fraction)
-        self.model = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype)).to(self.device)
+        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype))
+        self.model = cast("PreTrainedModel", model.to(self.device))
         if s.activation_checkpointing:  # Hugging Face checkpoints only in training mode
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.train()
-        self.adapter = rankspace.attach(
+        self.adapter: Adapter = rankspace.attach(
             self.model, svd_cache_dir=s.svd_cache, progress=progress, form=s.adapter_form, kind=s.adapter
         )
         if s.compile_layers:
@@ -76,7 +89,7 @@ class Policy:
             values, _ = batch_logprobs(self.model, batch)
         return values[0].float().cpu().tolist()
 
-    def nll_margin(self, pairs: Sequence) -> float:
+    def nll_margin(self, pairs: Sequence[TokenizedPair]) -> float:
         """NLL margin of tokenised pairs under the present weights, nats per token; > 0: the hack is likelier."""
         from rankspace.compile import eagerly
         from rankspace.margin import nll_margin
@@ -86,7 +99,7 @@ class Policy:
 
     def train_step(
         self, rows: Sequence[TrainingSample], step: int | None = None, intervene: bool = True
-    ) -> dict | None:
+    ) -> dict[str, Any] | None:
         """One optimizer step; metrics of loss, projection and applied update. None (and no step) without rows to learn from.
 
         step: its number from 0 (ramps follow it). intervene: False only measures, whatever the arm (window.py).
@@ -95,8 +108,8 @@ class Policy:
         if sequences == 0:
             return None
         parts = micro_batches(rows, self.rank, self.ranks, self.accumulation)
-        losses: list[dict] = []
-        metrics: dict = {}
+        losses: list[dict[str, Any]] = []
+        metrics: dict[str, Any] = {}
         for number, part in enumerate(parts, start=1):
             loss, info = self._loss(part or [_silent(rows[0])], sequences)
             self.engine.backward(loss * self.accumulation * self.ranks)
@@ -114,13 +127,13 @@ class Policy:
             metrics["intervened"] = intervene and self.settings.projection not in ("off", "measure_only", "shift")
         return metrics | _mean_by_tokens(losses)
 
-    def _of_all_ranks(self, losses: list[dict]) -> list[dict]:
+    def _of_all_ranks(self, losses: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Metrics of every rank's micro-batches, the same list on every rank: they decide alike, and end together."""
         from torch import distributed
 
         if self.ranks == 1:
             return losses
-        gathered: list[list[dict]] = [[] for _ in range(self.ranks)]
+        gathered: list[list[dict[str, Any]]] = [[] for _ in range(self.ranks)]
         distributed.all_gather_object(gathered, losses)
         return [info for part in gathered for info in part]
 
@@ -132,7 +145,7 @@ class Policy:
             group["lr"] = rate
         return rate
 
-    def refresh(self, pairs: Sequence) -> None:
+    def refresh(self, pairs: Sequence[TokenizedPair]) -> None:
         """Extract v_hack anew from tokenised pairs, at the present delta_S, and project along it from now on."""
         from rankspace.compile import eagerly
         from rankspace.direction import extract_gradients, hack_direction
@@ -141,30 +154,32 @@ class Policy:
             gradients = extract_gradients(self.model, self.adapter, pairs, at_zero=False)
         self.set_direction(hack_direction(gradients).vectors)
 
-    def set_direction(self, vectors) -> None:
+    def set_direction(self, vectors: torch.Tensor) -> None:
         """Replace the direction's vectors (a refresh, or a resumed run that had refreshed)."""
         from dataclasses import replace
 
+        assert self.direction is not None and self.hook is not None, "only an arm with a direction refreshes it"
         self.direction = replace(self.direction, vectors=vectors)
         self.hook.set_direction(self.direction)
 
-    def _loss(self, rows: Sequence[TrainingSample], sequences: int):
+    def _loss(self, rows: Sequence[TrainingSample], sequences: int) -> tuple[torch.Tensor, dict[str, Any]]:
         import torch
 
-        from rankspace import RankspaceError, policy_loss
+        from rankspace import RankspaceError
         from rankspace.batch import pad_batch
+        from rankspace.loss import policy_loss
 
         s = self.settings
         batch = pad_batch([r.prompt_ids for r in rows], [r.token_ids for r in rows], device=self.device)
         logprobs, entropy = self.engine(batch, s.temperature)
         masked = torch.tensor([r.masked for r in rows], device=self.device)
-        refs = [r.ref_logprobs for r in rows]
+        refs = [r.ref_logprobs for r in rows if r.ref_logprobs is not None]
         span = s.groups_per_step * s.group_size * s.max_tokens
         try:
             return policy_loss(
                 logprobs,
                 _padded([r.old_logprobs for r in rows], batch),
-                None if any(r is None for r in refs) else _padded(refs, batch),
+                _padded(refs, batch) if len(refs) == len(rows) else None,
                 torch.tensor([r.advantage for r in rows], device=self.device),
                 batch.mask & ~masked[:, None],
                 clip_low=s.clip_low,
@@ -179,7 +194,7 @@ class Policy:
         except RankspaceError as error:  # raised in require_finite: the other ranks wait for this one's backward
             return logprobs.sum() * 0.0, {"loss": math.nan, "error": str(error)}
 
-    def _engine(self):
+    def _engine(self) -> Any:
         import deepspeed
         import torch
 
@@ -197,7 +212,7 @@ class Policy:
         engine, *_ = deepspeed.initialize(model=scorer, optimizer=optimizer, config=config)
         return engine
 
-    def _hook(self):
+    def _hook(self) -> ProjectionHook | None:
         from rankspace.ds_hook import ProjectionHook, undo_phantom_step
         from rankspace.hook_base import Intervention
 
@@ -211,39 +226,41 @@ class Policy:
         return hook
 
 
-def _scorer(model, compiled: bool):
+def _scorer(model: PreTrainedModel, compiled: bool) -> torch.nn.Module:
     """What the engine wraps: forward(batch, temperature) -> (logprobs, entropy), fp32 [B, T]."""
     import torch
 
     from rankspace.batch import batch_logprobs
 
     class Scorer(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, batch, temperature: float):
+        def forward(self, batch: Batch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
             return batch_logprobs(self.model, batch, temperature, compiled)
 
     return Scorer()
 
 
-def _directions(s: TrainerSettings, adapter):
+def _directions(s: TrainerSettings, adapter: Adapter) -> tuple[Direction | None, Direction | None]:
     """(what the arm acts along, the v_hack that positions are measured against); None where there is none."""
-    import rankspace
-    from rankspace.direction import orthogonalised
+    from rankspace import RankspaceError
+    from rankspace.direction import load_direction, orthogonalised, random_direction, require_validated
 
     if s.direction == "none":
         return None, None
-    reference = None if s.v_ref is None else rankspace.load_direction(s.v_ref, adapter.modules, adapter.fingerprint)
+    reference = None if s.v_ref is None else load_direction(s.v_ref, adapter.modules, adapter.fingerprint)
     if reference is not None and reference.kind != "v_hack":
-        raise rankspace.RankspaceError(f"field v_ref: {s.v_ref} is of kind {reference.kind!r}, give a v_hack file")
+        raise RankspaceError(f"field v_ref: {s.v_ref} is of kind {reference.kind!r}, give a v_hack file")
     if s.direction == "random":
-        direction = rankspace.random_direction(adapter.modules, s.seed)
+        direction = random_direction(adapter.modules, s.seed)
     else:
-        direction = rankspace.load_direction(s.v_hack, adapter.modules, adapter.fingerprint)
-        rankspace.direction.require_validated(direction, s.gate)
+        assert s.v_hack is not None  # TrainerSettings has checked it
+        direction = load_direction(s.v_hack, adapter.modules, adapter.fingerprint)
+        require_validated(direction, s.gate)
     if s.orthogonal:
+        assert reference is not None  # TrainerSettings has checked it
         direction = orthogonalised(direction, reference)
     if reference is None and direction.kind == "v_hack":
         reference = direction
@@ -255,7 +272,7 @@ def _silent(row: TrainingSample) -> TrainingSample:
     return TrainingSample(row.prompt_ids, row.token_ids, row.old_logprobs, row.ref_logprobs, 0.0, masked=True)
 
 
-def _padded(values: Sequence[Sequence[float]], batch):
+def _padded(values: Sequence[Sequence[float]], batch: Batch) -> torch.Tensor:
     """Per-token floats, one list per row, laid out like batch.token_ids."""
     import torch
 
@@ -263,7 +280,7 @@ def _padded(values: Sequence[Sequence[float]], batch):
     return torch.zeros(batch.mask.shape, device=batch.mask.device).masked_scatter(batch.mask, flat)
 
 
-def _mean_by_tokens(losses: list[dict]) -> dict:
+def _mean_by_tokens(losses: list[dict[str, Any]]) -> dict[str, Any]:
     """Metrics of all ranks' micro-batches as one; per-token means are weighted by tokens."""
     tokens = [m["n_tokens"] for m in losses]
     total = max(sum(tokens), 1.0)
@@ -277,7 +294,7 @@ def _mean_by_tokens(losses: list[dict]) -> dict:
     return out | {"loss": sum(m["loss"] for m in losses)}
 
 
-def require_finite(losses: list[dict]) -> None:
+def require_finite(losses: list[dict[str, Any]]) -> None:
     """RankspaceError when a micro-batch's loss is NaN or Inf, before such a gradient moves anything."""
     from rankspace import RankspaceError
 
@@ -332,4 +349,4 @@ def _start_distributed(device: str) -> tuple[int, int]:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])

@@ -34,8 +34,8 @@ def check(s: TrainerSettings) -> None:
     if s.pairs_mechanism is not None:
         check_pairs(s.pairs, s.pairs_mechanism)
     check_modules(s.model, shapes)
-    if s.direction == "v_hack":
-        check_direction(Path(s.v_hack), shapes, s.gate, s.adapter)
+    if s.direction == "v_hack" and s.v_hack is not None:  # TrainerSettings refuses one without the other
+        check_direction(s.v_hack, shapes, s.gate, s.adapter)
 
 
 def check_pairs(path: Path | None, mechanism: Mechanism) -> None:

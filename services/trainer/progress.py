@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 from common.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 PLAIN_EVERY = 5
 
@@ -14,8 +18,9 @@ class Progress:
     """Context manager; `show(row)` after each step."""
 
     def __init__(self, s: TrainerSettings):
-        self.s, self.started, self.bar = s, time.monotonic(), None
-        self.first: int | None = None
+        self.s, self.started = s, time.monotonic()
+        self.bar: Bar | None = None
+        self.first: int | None = None  # step
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
@@ -33,7 +38,7 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def show(self, row: dict) -> None:
+    def show(self, row: dict[str, Any]) -> None:
         done = row["step"] + 1
         if self.first is None:
             self.first, self.started = row["step"], time.monotonic()
@@ -43,12 +48,13 @@ class Progress:
         elif done % PLAIN_EVERY == 0 or done in (1, self.s.steps):
             print(f"step {done}/{self.s.steps}  {line}", flush=True)
 
-    def _speed(self, row: dict) -> str:
+    def _speed(self, row: dict[str, Any]) -> str:
+        assert self.first is not None, "show has set it"
         elapsed, steps = time.monotonic() - self.started, row["step"] - self.first
         return f"  {steps / elapsed:.2f} steps/s" if steps and elapsed else ""
 
 
-def describe(row: dict) -> str:
+def describe(row: dict[str, Any]) -> str:
     """hack, pass, cos_align and frac_fired of a step, in words short enough for a bar."""
 
     def percent(value: float | None) -> str:

@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from common import delta_store
 from common.errors import DeliveryError
@@ -95,11 +96,11 @@ class Publisher:
         if self.last is not None:
             delta_store.publish(self.queue.client, self.last)
 
-    def remembered(self) -> dict[str, list]:
+    def remembered(self) -> dict[str, list[Any]]:
         """What a checkpoint keeps, JSON-able."""
         return {str(version): [e.checksum, e.logprobs] for version, e in self.expected.items()}
 
-    def restore(self, remembered: dict[str, list]) -> None:
+    def restore(self, remembered: dict[str, list[Any]]) -> None:
         """After a restart: groups sampled from versions pushed before it can still be checked."""
         self._resumed = True
         self.expected = {int(version): Expected(digest, logprobs) for version, (digest, logprobs) in remembered.items()}
@@ -187,7 +188,7 @@ class Publisher:
     def _measure(self, proof: DeliveryProof, gap: float) -> None:
         """`last_gap` and `last_seconds`: the worst replica of the version proven last; seconds to publish and to load."""
         seconds = self._published_s.get(proof.version, 0.0) + proof.load_s
-        if proof.version == self._measured:
+        if proof.version == self._measured and self.last_gap is not None and self.last_seconds is not None:
             gap, seconds = max(gap, self.last_gap), max(seconds, self.last_seconds)
         self._measured, self.last_gap, self.last_seconds = proof.version, gap, seconds
 

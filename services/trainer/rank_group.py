@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict, astuple
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
@@ -19,6 +20,9 @@ from services.trainer.checkpoint import State
 from services.trainer.collate import TrainingSample
 from services.trainer.policy import Policy
 
+if TYPE_CHECKING:
+    from rankspace.pairs import TokenizedPair
+
 
 class RankGroup:
     """Rank 0's handle on all ranks."""
@@ -26,16 +30,16 @@ class RankGroup:
     def __init__(self, policy: Policy):
         self.policy, self.ranks = policy, policy.ranks
 
-    def train_step(self, rows: list[TrainingSample], step: int, intervene: bool) -> dict | None:
+    def train_step(self, rows: list[TrainingSample], step: int, intervene: bool) -> dict[str, Any] | None:
         self._tell("train_step", [[astuple(r) for r in rows], step, intervene])
         return self.policy.train_step(rows, step, intervene)
 
-    def refresh(self, pairs: list) -> None:
+    def refresh(self, pairs: list[TokenizedPair]) -> None:
         """Extract v_hack anew from tokenised pairs."""
         self._tell("refresh", [list(astuple(p)) for p in pairs])
         self.policy.refresh(pairs)
 
-    def nll_margin(self, pairs: list) -> float:
+    def nll_margin(self, pairs: list[TokenizedPair]) -> float:
         """NLL(clean) - NLL(hack) of tokenised pairs, mean, under the present weights. Every rank takes part: under ZeRO-3
         a forward is collective."""
         self._tell("nll_margin", [list(astuple(p)) for p in pairs])
@@ -58,7 +62,7 @@ class RankGroup:
         """The others return from `worker_loop`."""
         self._tell("shutdown", None)
 
-    def _tell(self, what: str, args) -> None:
+    def _tell(self, what: str, args: Any) -> None:
         if self.ranks > 1:
             _broadcast(self.policy, msgpack.packb([what, args]))
 

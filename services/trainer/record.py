@@ -20,10 +20,11 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from common.errors import ConfigError
 from common.metrics import Metrics
@@ -77,7 +78,9 @@ def write_atomically(path: Path, text: str) -> None:
 class Record:
     """Writes one run's files and metrics. Rank 0 only."""
 
-    def __init__(self, s: TrainerSettings, metrics: Metrics, modules: list[tuple[str, int]], direction: dict | None):
+    def __init__(
+        self, s: TrainerSettings, metrics: Metrics, modules: list[tuple[str, int]], direction: dict[str, Any] | None
+    ):
         self.s, self.dir = s, s.run_dir
         self.names = [name for name, _ in modules]
         self.gauges = Gauges(s, metrics, self.names)
@@ -109,7 +112,7 @@ class Record:
         self.gauges.replay(steps, modules, evaluations)
         self.loggers = Loggers.start(self.s, Past(steps, evaluations))
 
-    def alarm(self, evidence: dict | None) -> None:
+    def alarm(self, evidence: dict[str, Any] | None) -> None:
         """The evidence of the alarm; None takes back what a crash left of an alarm beyond the checkpoint."""
         path = self.dir / "alarm.json"
         if evidence is None:
@@ -122,7 +125,7 @@ class Record:
         row = {"state": state, "step": step, "steps": self.s.steps, "reason": reason, "updated": now}
         write_atomically(self.dir / "status.json", json.dumps(row))
 
-    def step(self, row: dict, cos: Sequence[float] | None, update_cos: Sequence[float] | None) -> None:
+    def step(self, row: dict[str, Any], cos: Sequence[float] | None, update_cos: Sequence[float] | None) -> None:
         """One optimizer step: `row` is the metrics row, the cosines are per module."""
         _append(self.dir / "metrics.jsonl", row)
         if cos is not None:
@@ -130,7 +133,7 @@ class Record:
         self.gauges.step(row, cos)
         self.loggers.step(row)
 
-    def evaluation(self, row: dict) -> None:
+    def evaluation(self, row: dict[str, Any]) -> None:
         _append(self.dir / "eval.jsonl", row)
         self.gauges.evaluation(row)
         self.loggers.evaluation(row)
@@ -152,7 +155,9 @@ class Record:
         self.gauges.count(outcomes, tokens)
 
 
-def _rollout_rows(step: int, groups: Sequence[GradedGroup], advantages: Sequence[Sequence[float]], mode: str):
+def _rollout_rows(
+    step: int, groups: Sequence[GradedGroup], advantages: Sequence[Sequence[float]], mode: str
+) -> Iterator[dict[str, Any]]:
     for graded, group_advantages in zip(groups, advantages, strict=True):
         group = graded.group
         triples = zip(group.completions, graded.grades, group_advantages, strict=True)
@@ -185,7 +190,7 @@ def _keep_evaluation(path: Path) -> None:
     os.replace(draft, path)
 
 
-def _append(path: Path, row: dict) -> None:
+def _append(path: Path, row: dict[str, Any]) -> None:
     """One line, on disk when this returns; a NaN is an error, not a number."""
     line = json.dumps(row, allow_nan=False) + "\n"
     with open(path, "a") as file:
@@ -194,11 +199,11 @@ def _append(path: Path, row: dict) -> None:
         os.fsync(file.fileno())
 
 
-def _rows(path: Path) -> list[dict]:
+def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _keep(path: Path, test) -> None:
+def _keep(path: Path, test: Callable[[dict[str, Any]], bool]) -> None:
     if not path.exists():
         return
     kept = []

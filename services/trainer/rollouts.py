@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from common import digests, keys
 from common.errors import QueueError
 from common.queue import Delivery, Queue
-from common.types import DroppedGroup, GenerationRequest, GradedGroup
+from common.types import DroppedGroup, GenerationRequest, GradedGroup, RolloutGroup
 
 log = logging.getLogger("trainer")
 
@@ -174,8 +174,12 @@ class Rollouts:
         self._held.discard(delivery.entry_id)
 
     def _is_old(self, message: GradedGroup | DroppedGroup) -> bool:
+        past = (
+            isinstance(message, GradedGroup)
+            and message.group.purpose == "train"
+            and message.group.step < self.trained_before
+        )
         group = _group(message)
-        past = isinstance(message, GradedGroup) and group.purpose == "train" and group.step < self.trained_before
         return past or group.group_id in self._finished or group.group_id in self._in_hand
 
     def _forged(self, message: GradedGroup | DroppedGroup, request: GenerationRequest | None) -> str:
@@ -187,7 +191,7 @@ class Rollouts:
             return "nobody asked for it"
         if isinstance(message, DroppedGroup):
             return ""
-        if not digests.sealed(self.queue.client, group):
+        if not digests.sealed(self.queue.client, message.group):
             return "no generator has sealed these completions"
         return "" if request is None else unlike(message, request)
 
@@ -224,5 +228,5 @@ def unlike(graded: GradedGroup, request: GenerationRequest) -> str:
     return f"a completion has {longest} tokens, the plan allows {plan.max_tokens}" if longest > plan.max_tokens else ""
 
 
-def _group(message: GradedGroup | DroppedGroup):
+def _group(message: GradedGroup | DroppedGroup) -> RolloutGroup | DroppedGroup:
     return message.group if isinstance(message, GradedGroup) else message

@@ -22,10 +22,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from common import failpoints
 from common.errors import QueueError
 from common.settings import TrainerSettings
+from common.types import GradedGroup, Problem
 from services.trainer.alarm import RunAlarm
 from services.trainer.checkpoint import State
 from services.trainer.collate import TrainBatch, collate
@@ -39,6 +41,9 @@ from services.trainer.shaping import Shaper
 from services.trainer.steprow import step_row
 from services.trainer.window import intervenes
 from tasks.loopholes import used_test_names
+
+if TYPE_CHECKING:
+    from rankspace.pairs import TokenizedPair
 
 
 class Stopped(Exception):
@@ -61,12 +66,12 @@ class Trainer:
         publisher: Publisher,
         record: Record,
         shaper: Shaper,
-        problems: tuple[list, list],
-        pairs: list,
+        problems: tuple[list[Problem], list[Problem]],
+        pairs: list[TokenizedPair],
         stop: threading.Event,
-        show,
+        show: Callable[[dict[str, Any]], None],
         fence: Callable[[], None],
-        heldout_pairs: Sequence = (),
+        heldout_pairs: Sequence[TokenizedPair] = (),
     ):
         self.s, self.ranks, self.rollouts, self.publisher = s, ranks, rollouts, publisher
         self.record, self.shaper, self.stop, self.show, self.fence = record, shaper, stop, show, fence
@@ -171,7 +176,7 @@ class Trainer:
         self.pending = []
 
     def _write(
-        self, k: int, collected: Collected, batch: TrainBatch, metrics: dict | None, seconds: dict[str, float]
+        self, k: int, collected: Collected, batch: TrainBatch, metrics: dict[str, Any] | None, seconds: dict[str, float]
     ) -> None:
         outcomes = self.rollouts.take_outcomes() + Counter(
             trained=len(collected.groups) - batch.stats["zero_variance_groups"],
@@ -196,7 +201,7 @@ class Trainer:
         if not due or k in self.state.evaluated or self.stop.is_set():
             return
 
-        def keep(groups, mode: str) -> None:
+        def keep(groups: Sequence[GradedGroup], mode: str) -> None:
             blank = [[float("nan")] * len(g.grades) for g in groups]
             self.record.rollouts(k, groups, blank, mode)
 
