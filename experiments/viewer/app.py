@@ -1,8 +1,10 @@
-"""The viewer over HTTP: one page, its static files, and five questions. Read only; every answer about runs is JSON.
+"""The viewer over HTTP: one page, its static files, and seven questions. Read only; every answer about runs is JSON.
 
     GET /                 the page                        GET /api/rollouts?...   a page of a filtered, sorted, searched list
     GET /static/...       scripts and styles, vendored    GET /api/rollout?run=&group=&index=   one, with everything
-    GET /healthz          for probes                      GET /api/facets         what can be filtered by
+    GET /healthz          for probes                      GET /api/facets?...     what can be filtered by, counted
+                                                          GET /api/curves?...     hack rate by run and step
+                                                          GET /api/beside?problem=&step=      one problem across runs
                                                           GET /api/state          how much is indexed, what was skipped
 
 What the model wrote is hostile. Guards: the page sets it as text only; the Content-Security-Policy forbids inline script,
@@ -29,7 +31,7 @@ from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from experiments.viewer import query, store
+from experiments.viewer import counts, query, store
 from experiments.viewer.detail import detail
 from experiments.viewer.index import Indexer
 from experiments.viewer.query import Filters, QueryError
@@ -79,17 +81,23 @@ class Readers:
 
 
 class Facets:
-    """Counts over the whole index, kept until the index changes."""
+    """Counts under the filters asked for lately, kept until the index changes."""
+
+    MOST = 64
 
     def __init__(self) -> None:
-        self._kept: tuple[int, dict[str, Any]] | None = None
+        self._kept: dict[str, dict[str, Any]] = {}
+        self._of = -1
         self._lock = threading.Lock()
 
-    def get(self, base: sqlite3.Connection, changed: int) -> dict[str, Any]:
+    def get(self, base: sqlite3.Connection, filters: Filters, changed: int) -> dict[str, Any]:
+        key = filters.without("sort", "desc", "offset", "limit").model_dump_json()
         with self._lock:
-            if self._kept is None or self._kept[0] != changed:
-                self._kept = (changed, query.facets(base))
-            return self._kept[1]
+            if self._of != changed or len(self._kept) > self.MOST:
+                self._of, self._kept = changed, {}
+            if key not in self._kept:
+                self._kept[key] = counts.facets(base, filters)
+            return self._kept[key]
 
 
 def build_app(indexer: Indexer, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
@@ -120,9 +128,19 @@ def build_app(indexer: Indexer, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         })  # fmt: skip
 
     @app.get("/api/facets")
-    def all_facets() -> Response:
+    def all_facets(filters: Annotated[Filters, Query()]) -> Response:
         with readers.one() as base:
-            return _json(facets.get(base, indexer.progress.changed))
+            return _json(facets.get(base, filters, indexer.progress.changed))
+
+    @app.get("/api/curves")
+    def curves(filters: Annotated[Filters, Query()]) -> Response:
+        with readers.one() as base:
+            return _json(counts.curves(base, filters))
+
+    @app.get("/api/beside")
+    def beside(problem: query.Name, step: query.Number = 0, purpose: query.Name = "train") -> Response:
+        with readers.one() as base:
+            return _json(counts.beside(base, problem, purpose, step))
 
     @app.get("/api/rollouts")
     def rollouts(filters: Annotated[Filters, Query()]) -> Response:
@@ -130,9 +148,9 @@ def build_app(indexer: Indexer, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
             return _json(query.page(base, filters))
 
     @app.get("/api/rollout")
-    def rollout(run: query.Name, group: query.Name, index: query.Number) -> Response:
+    def rollout(run: query.Name, group: query.Name, index: query.Number, token_from: query.Number = 0) -> Response:
         with readers.one() as base:
-            found = detail(base, indexer.root, kept, run, group, index)
+            found = detail(base, indexer.root, kept, run, group, index, token_from)
         if found is None:
             raise HTTPException(
                 404, f"no completion {index} of {group!r} in run {run!r}; its file may have been written anew"

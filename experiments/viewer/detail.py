@@ -10,12 +10,20 @@ from experiments.viewer import code, query, rows, tokens
 from experiments.viewer.index import run_path
 
 MAX_PROMPT = 65536  # tokens
+WINDOW = 8192  # tokens a page of the token view: a browser draws some ten thousand elements in a second
 
 
 def detail(
-    base: sqlite3.Connection, root: Path, kept: tokens.Tokenizers, run: str, group: str, index: int
+    base: sqlite3.Connection,
+    root: Path,
+    kept: tokens.Tokenizers,
+    run: str,
+    group: str,
+    index: int,
+    token_from: int = 0,
 ) -> dict[str, Any] | None:
     """The index's row, what the file says beside it, and the group. None when there is no such completion (any more).
+    Of the tokens those of one window, from `token_from` on.
 
     `run` and `group` are looked up, never used as a path: the path is made of names that the index found on disk.
     """
@@ -30,13 +38,17 @@ def detail(
         or rows.token_digest(row.token_ids) != known["digest"]
     ):
         return None  # the file was written anew since; the next scan puts that right
-    return known | describe(row, kept.of(known["model"])) | {"siblings": query.siblings(base, run, group)}
+    return known | describe(row, kept.of(known["model"]), token_from) | {"siblings": query.siblings(base, run, group)}
 
 
-def describe(row: rows.RolloutRow, tokenizer: Any | None) -> dict[str, Any]:
-    """What does not depend on the index: text in parts and pieces, verdict fields, evidence. JSON-able."""
+def describe(row: rows.RolloutRow, tokenizer: Any | None, token_from: int = 0) -> dict[str, Any]:
+    """What does not depend on the index: text in parts and pieces, verdict fields, evidence. JSON-able.
+
+    `token_ids`, `logprobs` and `pieces` are those of [token_from, token_from + WINDOW); pieces count from `token_from`.
+    """
     text = str(rows.printable(row.text))
-    found = tokens.pieces(tokenizer, row.token_ids, row.text)
+    end = token_from + WINDOW
+    found = tokens.pieces(tokenizer, row.token_ids, row.text, end)
     if found is not None:
         why = ""
     elif tokenizer is None:
@@ -46,8 +58,12 @@ def describe(row: rows.RolloutRow, tokenizer: Any | None) -> dict[str, Any]:
     parts = [[part.kind, text[part.start : part.end]] for part in code.parts(text, row.evidence)]
     return {
         "parts": parts,
-        "pieces": None if found is None else [[p.first, p.last, rows.printable(p.text)] for p in found],
-        "no_pieces": why, "token_ids": row.token_ids, "logprobs": rows.printable(row.logprobs),
+        "pieces": None if found is None else [
+            [max(p.first, token_from) - token_from, min(p.last, end) - token_from, rows.printable(p.text)]
+            for p in found if p.first < end and p.last > token_from
+        ],
+        "no_pieces": why, "token_from": token_from, "window": WINDOW,
+        "token_ids": row.token_ids[token_from:end], "logprobs": rows.printable(row.logprobs[token_from:end]),
         "prompt": _prompt(row, tokenizer), "prompt_tokens": None if row.prompt_ids is None else len(row.prompt_ids),
         "evidence": rows.printable(row.evidence), "reason": rows.printable(row.reason),
         "test_name": code.test_name(row.evidence), "version": row.policy_version, "finish": row.finish_reason,

@@ -1,7 +1,7 @@
 """The page as files: report/viewer/ with a sample of the rollouts inside, to be opened without a server.
 
     index.html, static/...    the served page, unchanged but for one more script tag
-    static/data.js            window.ROLLOUTS = {note, facets, rows, bad_lines}
+    static/data.js            window.ROLLOUTS = {note, runs, rows, bad_lines}
 
 A script tag and not a fetch, because browsers do not let a page from file:// read its neighbours. Which rollouts: of each
 run, steps spread evenly from first to last, and of each step whole groups in the order of a hash of their names: without a
@@ -59,7 +59,12 @@ def sample(runs: Sequence[Run], limit: int, max_bytes: int) -> dict[str, Any]:
             room, space, room_left = room - len(made), space - size, room_left - size
             kept += [(run.path.name, row.step, entry) for row, entry in zip(group, made, strict=True)]
     rows = [entry for _, _, entry in sorted(kept, key=lambda item: item[:2])]
-    return {"note": _note(len(rows), total, runs), "facets": _facets(runs, rows), "rows": rows, "bad_lines": bad}
+    return {
+        "note": _note(len(rows), total, runs),
+        "runs": [_listed(run) for run in runs],
+        "rows": rows,
+        "bad_lines": bad,
+    }
 
 
 def _note(shown: int, total: int, runs: Sequence[Run]) -> str:
@@ -128,26 +133,6 @@ def _entry(
     return {"summary": summary, "detail": describe(row, kept.of(str(run.config.get("model") or "")))}
 
 
-def _facets(runs: Sequence[Run], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """As query.facets, over the sample."""
-
-    def counted(name: str, part: str = "summary") -> list[dict[str, Any]]:
-        values = [row[part][name] for row in rows if row[part][name] is not None]
-        return [
-            {"value": v, "count": values.count(v)} for v in sorted(set(values), key=lambda v: (-values.count(v), v))
-        ]
-
-    steps = [row["summary"]["step"] for row in rows]
-    per_run = {item["value"]: item["count"] for item in counted("run")}
-    listed = [
-        {"name": run.path.name, "arm": run.arm, "seed": run.seed, "preset": run.preset, "state": run.status.state,
-         "count": per_run.get(run.path.name, 0)}
-        for run in runs
-    ]  # fmt: skip
-    return {
-        "runs": listed, "label": counted("label"), "mode": counted("mode"), "purpose": counted("purpose"),
-        "status": counted("status"), "modification": counted("modification", "detail"),
-        "steps": [min(steps, default=None), max(steps, default=None)],
-        "forged": sum(row["summary"]["forged"] for row in rows), "total": len(rows),
-        "measured": sum(row["summary"]["cos"] is not None for row in rows),
-    }  # fmt: skip
+def _listed(run: Run) -> dict[str, Any]:
+    """What the page says of a run; it counts the sample itself."""
+    return {"name": run.path.name, "arm": run.arm, "seed": run.seed, "preset": run.preset, "state": run.status.state}

@@ -1,4 +1,4 @@
-"""Questions to the index: filters and search as one WHERE clause, pages, facets, one rollout.
+"""Questions to the index: filters and search as one WHERE clause, pages, one rollout. What is counted: counts.py.
 
 Every value goes in as a parameter; names of columns come from the tables below and never from a request.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,9 +19,12 @@ MAX_PAGE = 200
 OPERATORS = ("AND", "OR", "NOT")
 HIT = ("\x02", "\x03")  # around what matched in a snippet
 Verdict = Literal["forged", "both", "oracle", "published", "neither", "unasked"]
-Sort = Literal["run", "reward", "advantage", "tokens", "cos", "logprob"]
+Sort = Literal["run", "hacks", "step", "reward", "advantage", "tokens", "cos", "logprob"]
 SORTS: dict[str, str] = {
     "run": "r.run {0}, r.step {0}, r.id {0}",
+    # descending: the newest hacks first, then everything else, newest first
+    "hacks": "(r.label IS 'Reward Hack') {0}, r.step {0}, r.id {0}",
+    "step": "r.step {0}, r.id {0}",
     **{name: f"r.{name} {{0}} NULLS LAST, r.id" for name in ("reward", "advantage", "tokens", "cos", "logprob")},
 }
 VERDICTS: dict[str, str] = {
@@ -69,6 +74,10 @@ class Filters(BaseModel):
     offset: Number = 0
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
 
+    def without(self, *names: str) -> Filters:
+        """The same with these fields as by default."""
+        return Filters(**{name: value for name, value in self.model_dump().items() if name not in names})
+
 
 def match(text: str) -> str:
     """A search as people type it, as an FTS5 expression: words are all wanted, "a phrase" is one, word* a prefix; AND,
@@ -92,7 +101,7 @@ def match(text: str) -> str:
     return " ".join(parts)
 
 
-def _where(filters: Filters) -> tuple[str, list[Any]]:
+def where(filters: Filters) -> tuple[str, list[Any]]:
     """(tables and conditions, parameters)."""
     tables, conditions, values = "rollouts r", [], []
     if filters.q.strip():
@@ -120,6 +129,17 @@ def _where(filters: Filters) -> tuple[str, list[Any]]:
     return tables + (" WHERE " + " AND ".join(conditions) if conditions else ""), values
 
 
+@contextmanager
+def searching(filters: Filters) -> Iterator[None]:
+    """QueryError instead of what SQLite says of a search that its full-text index cannot read."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if filters.q and "fts5" in str(error):
+            raise QueryError(f"the search cannot be understood ({error})") from None
+        raise
+
+
 SUMMARY = (
     "r.id, u.name AS run, u.arm, r.step, r.purpose, r.mode, r.problem, r.group_id AS 'group', r.idx AS 'index', r.label,"
     " r.status, r.published, r.oracle, r.forged, r.reward, r.advantage, r.tokens, r.logprob, r.cos"
@@ -128,18 +148,14 @@ SUMMARY = (
 
 def page(base: sqlite3.Connection, filters: Filters) -> dict[str, Any]:
     """{total, offset, limit, rows}; a row has what a list shows, and the words around a hit. QueryError."""
-    where, values = _where(filters)
+    clause, values = where(filters)
     order = SORTS[filters.sort].format("DESC" if filters.desc else "ASC")
-    try:
-        counted = where.replace(" CROSS JOIN rollouts r ON r.id = f.rowid", "") if where.count("r.") == 1 else where
+    counted = clause.replace(" CROSS JOIN rollouts r ON r.id = f.rowid", "") if clause.count("r.") == 1 else clause
+    with searching(filters):
         total = base.execute(f"SELECT count(*) FROM {counted}", values).fetchone()[0]
         ids = base.execute(
-            f"SELECT r.id FROM {where} ORDER BY {order} LIMIT ? OFFSET ?", [*values, filters.limit, filters.offset]
+            f"SELECT r.id FROM {clause} ORDER BY {order} LIMIT ? OFFSET ?", [*values, filters.limit, filters.offset]
         ).fetchall()
-    except sqlite3.OperationalError as error:
-        if filters.q and "fts5" in str(error):
-            raise QueryError(f"the search cannot be understood ({error})") from None
-        raise
     rows = [_summary(base, row["id"], filters) for row in ids]
     return {"total": total, "offset": filters.offset, "limit": filters.limit, "rows": [row for row in rows if row]}
 
@@ -179,30 +195,6 @@ def siblings(base: sqlite3.Connection, run: str, group: str) -> list[dict[str, A
         (run, group),
     )
     return [dict(row) for row in found]
-
-
-def facets(base: sqlite3.Connection) -> dict[str, Any]:
-    """What there is to choose from, with counts over everything."""
-    counts = {
-        name: [
-            {"value": row[0], "count": row[1]}
-            for row in base.execute(f"SELECT r.{column}, count(*) FROM rollouts r GROUP BY 1 ORDER BY 2 DESC LIMIT 200")
-            if row[0] is not None
-        ]
-        for name, column in (("label", "label"), ("mode", "mode"), ("purpose", "purpose"), ("status", "status"),
-                             ("modification", "modification"))
-    }  # fmt: skip
-    runs = base.execute(
-        "SELECT u.name, u.arm, u.seed, u.preset, u.state, u.steps, u.model, coalesce(n.rows, 0) AS count, n.first, n.last"
-        " FROM runs u LEFT JOIN (SELECT run, count(*) AS rows, min(step) AS first, max(step) AS last FROM rollouts GROUP BY run)"
-        " n ON n.run = u.id ORDER BY u.name"
-    ).fetchall()
-    steps = base.execute("SELECT min(step), max(step) FROM rollouts").fetchone()
-    flags = base.execute("SELECT coalesce(sum(forged), 0), count(cos), count(*) FROM rollouts").fetchone()
-    return {
-        "runs": [dict(row) for row in runs], **counts, "steps": list(steps),
-        "forged": flags[0], "measured": flags[1], "total": flags[2],
-    }  # fmt: skip
 
 
 def health(base: sqlite3.Connection) -> dict[str, Any]:

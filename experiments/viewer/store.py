@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from common.errors import ConfigError
 
-VERSION = 2
+VERSION = 3
 SCHEMA = """
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, run_id TEXT, arm TEXT, seed INTEGER, preset TEXT, state TEXT,
@@ -39,6 +39,8 @@ CREATE INDEX rollouts_file ON rollouts (file);
 CREATE INDEX rollouts_group ON rollouts (run, group_id, idx);
 CREATE INDEX rollouts_label ON rollouts (label, run, step);
 CREATE INDEX rollouts_forged ON rollouts (run, step) WHERE forged;
+CREATE INDEX rollouts_problem ON rollouts (problem, purpose);
+CREATE INDEX rollouts_hacks ON rollouts (label IS 'Reward Hack', step, id);
 CREATE INDEX rollouts_reward ON rollouts (reward);
 CREATE INDEX rollouts_advantage ON rollouts (advantage);
 CREATE INDEX rollouts_tokens ON rollouts (tokens);

@@ -51,8 +51,9 @@ def _load(path: Path) -> Any | None:
         return None
 
 
-def pieces(tokenizer: Any, ids: Sequence[int], text: str) -> list[Piece] | None:
-    """The pieces of a completion, None when the tokenizer does not give back its text."""
+def pieces(tokenizer: Any, ids: Sequence[int], text: str, until: int | None = None) -> list[Piece] | None:
+    """The pieces of a completion, None when the tokenizer does not give back its text. With `until`, those that begin
+    before that token: a completion of 200,000 tokens need not be taken apart for its first page."""
     if tokenizer is None or any(i < 0 or i >= 1 << 32 for i in ids):
         return None
     if tokenizer.decode(list(ids), skip_special_tokens=True) != text:
@@ -62,12 +63,16 @@ def pieces(tokenizer: Any, ids: Sequence[int], text: str) -> list[Piece] | None:
     stream, found, first, length = DecodeStream(skip_special_tokens=True), [], 0, 0
     try:
         for number, token in enumerate(ids, start=1):
+            if until is not None and first >= until:
+                break
             chunk = stream.step(tokenizer, token)
             if chunk:
                 found.append(Piece(first, number, chunk))
                 first, length = number, length + len(chunk)
     except Exception:  # plain Exception again: the text so far changed under the next token
         return _spread(tokenizer, ids, text)
+    if until is not None and first >= until and first < len(ids):
+        return found if text.startswith("".join(piece.text for piece in found)) else None
     if first < len(ids):  # the end: special tokens, or bytes that never became a character
         found.append(Piece(first, len(ids), text[length:]))
     return found if "".join(piece.text for piece in found) == text else _spread(tokenizer, ids, text)

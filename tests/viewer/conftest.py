@@ -41,6 +41,13 @@ class Page:
         self.driver.get(url)
         self.until(lambda: self.count("section.list li, .message.empty, .message.error") > 0)
 
+    def open_at(self, url, css):
+        """Open, and wait for `css`: the page follows an index that may not know a new file yet."""
+        self.driver.get("about:blank")
+        self.driver.get_log("browser")
+        self.driver.get(url)
+        self.until(lambda: self.count(css) > 0, css)
+
     def all(self, css):
         return self.driver.find_elements("css selector", css)
 

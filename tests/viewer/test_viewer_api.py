@@ -275,3 +275,75 @@ def test_the_command_serves_ends_and_says_what_is_wrong(tmp_path):
         assert served.wait(30) in (0, 130)
     gone = subprocess.run([*command[:-3], str(tmp_path / "no")], capture_output=True, text=True, cwd=ROOT)
     assert gone.returncode == 2 and "no such directory" in gone.stderr
+
+
+def answer(client, path, **asked):
+    got = client.get(f"/api/{path}", params=asked)
+    assert got.status_code == 200, got.text
+    return got.json()
+
+
+def counted(client, name, **asked):
+    return {item["value"]: item["count"] for item in answer(client, "facets", **asked)[name]}
+
+
+def test_facets_count_what_a_click_would_show(client):
+    """Each value's count is the length of the list with that value alone chosen and all other filters kept."""
+    for asked in (
+        {},
+        {"label": "Reward Hack"},
+        {"arm": "vanilla", "step_max": 1},
+        {"verdict": "neither"},
+        {"q": "class"},
+    ):
+        told = answer(client, "facets", **asked)
+        for name in ("label", "mode", "purpose", "status", "modification"):
+            for item in told[name]:
+                assert page(client, **(asked | {name: item["value"]}))["total"] == item["count"], (asked, name, item)
+        for item in told["arms"]:
+            assert page(client, **(asked | {"arm": item["value"]}))["total"] == item["count"], (asked, item)
+        for run in told["runs"]:
+            assert page(client, **(asked | {"run": run["name"]}))["total"] == run["count"], (asked, run)
+        assert page(client, **(asked | {"verdict": "forged"}))["total"] == told["forged"]
+        assert told["total"] == 6
+    assert counted(client, "label", label="Gone")["Gone"] == 0, "so that it can be taken back"
+    assert client.get("/api/facets", params={"q": "OR"}).status_code == 400
+
+
+def test_newest_hacks_first(client):
+    assert names(client, sort="hacks", desc=True)[0] == "v1.1.0", "the only hack, then the newest of the rest"
+    assert names(client, sort="hacks", desc=True)[1] == "v2.2.0"
+    assert names(client, sort="step", desc=True)[0] == "v2.2.0"
+
+
+def test_curves_are_of_graded_training_rollouts(client):
+    (projected, vanilla) = answer(client, "curves", label="Correct", step_min=2)["runs"]
+    assert (projected["run"], projected["points"]) == ("projected-s0", [[0, 1, 0.0, 1.0]])
+    assert vanilla["points"] == [[0, 2, 0.0, 0.5], [1, 1, 1.0, 0.0], [2, 1, 0.0, 0.0]], (
+        "the evaluation's row is not in it"
+    )
+    assert [run["run"] for run in answer(client, "curves", arm="projected")["runs"]] == ["projected-s0"]
+
+
+def test_one_problem_beside_itself(client):
+    told = answer(client, "beside", problem="p-0", step=9)
+    assert [(c["run"], c["step"], len(c["rows"])) for c in told["columns"]] == [
+        ("projected-s0", 0, 1),
+        ("vanilla-s0", 0, 2),
+    ]
+    assert told["left_out"] == 0 and answer(client, "beside", problem="none")["columns"] == []
+    step_file(client.root / "vanilla-s0", 8).write_bytes(member([hack(group=0, step=8)]))
+    client.indexer.scan()
+    assert [c["step"] for c in answer(client, "beside", problem="p-0", step=9)["columns"]] == [0, 8], "the nearest step"
+
+
+def test_a_window_of_the_tokens(client):
+    ids = list(range(20_000))
+    long = row(5, step=5, run="projected-s0", token_ids=ids, logprobs=[-0.5] * len(ids))
+    step_file(client.root / "projected-s0", 5).write_bytes(member([long]))
+    client.indexer.scan()
+    (found,) = page(client, step_min=5)["rows"]
+    at = {"run": found["run"], "group": found["group"], "index": found["index"]}
+    got = answer(client, "rollout", **at, token_from=16_384)
+    assert (got["token_ids"], got["tokens"], got["token_from"]) == (ids[16_384:], 20_000, 16_384)
+    assert len(answer(client, "rollout", **at)["token_ids"]) == 8192

@@ -1,18 +1,23 @@
 // The page: state in the address, three columns, keys.
 "use strict";
 (() => {
-  const { html, START, PAGE, read, write, query, same, key, filtered, Filters, List, Detail, count } = window.viewer;
+  const { html, START, PAGE, read, write, query, curved, same, key, filtered, Filters, List, Detail, Curves, Beside, count } = window.viewer;
   const { useState, useEffect, useRef, useCallback } = preactHooks;
   const source = window.viewer.source();
   const POLL_MS = 5000;
 
   const KEYS = [["j, ↓", "next rollout, over the end of a page too"], ["k, ↑", "previous rollout"], ["n, p", "next, previous page"], ["/", "search"],
-    ["v", "completion, tokens, prompt in turn"], ["f", "forged verdicts only, and back"], ["x", "clear all filters"], ["y", "copy the link to this view"],
+    ["v", "completion, tokens, prompt in turn"], ["h", "reward hacks only, and back"], ["f", "forged verdicts only, and back"], ["x", "clear all filters"], ["y", "copy the link to this view"],
     ["t", "light or dark"], ["Esc", "leave the search, this help, the rollout"], ["?", "this help"]];
 
-  const Help = ({ close }) => html`<dialog open class="help" aria-label="Keys"><article><header><button type="button" class="close" aria-label="Close" onClick=${close}>×</button><strong>Keys</strong></header>
+  // Shown as a modal dialog: the browser keeps the focus inside, closes it on Escape and gives the focus back.
+  const Help = ({ close }) => {
+    const dialog = useRef();
+    useEffect(() => { dialog.current.showModal(); }, []);
+    return html`<dialog ref=${dialog} class="help" aria-label="Keys" onClose=${close}><article><header><button type="button" class="close" aria-label="Close" onClick=${() => dialog.current.close()}>×</button><strong>Keys</strong></header>
     <table><tbody>${KEYS.map(([keys, text]) => html`<tr><td>${keys.split(", ").map((k) => html`<kbd>${k}</kbd> `)}</td><td>${text}</td></tr>`)}</tbody></table>
     <p><strong>Search</strong> looks in completions, problem ids and evidence. All words must occur; <code>"a phrase"</code>, <code>run_*</code> for the start of a word${source.live ? html`, <code>OR</code> and <code>NOT</code> in capitals` : ""}.</p></article></dialog>`;
+  };
 
   const Status = ({ state }) => {
     if (!state) return null;
@@ -65,12 +70,18 @@
     }, []);
 
     const asked = query(state).toString();
-    const [facets, facetsAgain] = useAnswer(() => source.facets(), []);
+    const narrowed = query({ ...state, sort: START.sort, desc: false, offset: 0 }).toString();
+    const [facets, facetsAgain] = useAnswer(() => source.facets(state), [narrowed]);
+    const [curves, curvesAgain] = useAnswer(() => source.curves(state), [query(curved(state)).toString()]);
+    const besideOf = state.beside ? JSON.stringify(state.beside) : "";
+    const [beside, besideAgain] = useAnswer(() => (state.beside ? source.beside(state.beside) : null), [besideOf]);
     const [page, pageAgain] = useAnswer(() => source.page(state), [asked]);
     const place = state.at ? JSON.stringify(state.at) : "";
-    const [one, oneAgain] = useAnswer(() => (state.at ? source.one(state.at) : null), [place]);
-    const open = useCallback((at) => set({ at }, "open"), []);
-    const reset = () => { search.current.value = ""; set({ ...START, at: state.at, view: state.view }); };
+    const [from, turn] = useState({ place: "", token: 0 }); // which window of a long completion's tokens
+    const token = from.place === place ? from.token : 0;
+    const [one, oneAgain] = useAnswer(() => (state.at ? source.one(state.at, token) : null), [place, token]);
+    const open = useCallback((at) => set({ at, beside: null }, "open"), []);
+    const reset = () => { search.current.value = ""; set({ ...START, sort: state.sort, desc: state.desc, at: state.at, view: state.view }); };
 
     const step = (by) => {
       const rows = page.value?.rows ?? [];
@@ -95,13 +106,13 @@
       let seen = null;
       const look = () => document.hidden || source.state().then((now) => {
         tellHealth(now);
-        if (seen !== null && now.generation !== seen) { facetsAgain(true); pageAgain(true); }
+        if (seen !== null && now.generation !== seen) { facetsAgain(true); pageAgain(true); curvesAgain(true); }
         seen = now.generation;
       }, (error) => tellHealth({ error: error.message }));
       look();
       const timer = setInterval(look, POLL_MS);
       return () => clearInterval(timer);
-    }, [facetsAgain, pageAgain]);
+    }, [facetsAgain, pageAgain, curvesAgain]);
 
     const turnTheme = () => {
       const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
@@ -112,10 +123,10 @@
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const typing = event.target.closest?.("input[type=search], input[type=number], select, textarea");
       if (event.key === "Escape") {
-        if (help) showHelp(false); else if (typing) typing.blur(); else if (state.at) set({ at: null }, "open");
+        if (help) return; else if (typing) typing.blur(); else if (state.beside) set({ beside: null }, "open"); else if (state.at) set({ at: null }, "open");
         return;
       }
-      if (typing) return;
+      if (typing || help) return;
       const views = ["code", "tokens", "prompt"];
       const does = {
         j: () => step(1), ArrowDown: () => step(1), k: () => step(-1), ArrowUp: () => step(-1),
@@ -123,10 +134,11 @@
         p: () => state.offset > 0 && set({ offset: Math.max(0, state.offset - PAGE) }),
         "/": () => { search.current.focus(); search.current.select(); }, "?": () => showHelp(!help), x: reset, t: turnTheme,
         v: () => set({ view: views[(views.indexOf(state.view) + 1) % views.length] }, "view"),
+        h: () => set({ label: state.label.length === 1 && state.label[0] === "Reward Hack" ? [] : ["Reward Hack"] }),
         f: () => set({ verdict: state.verdict === "forged" ? "" : "forged" }),
         y: () => document.querySelector("button[name=copy]")?.click(),
       }[event.key];
-      if (does && !(event.key.startsWith("Arrow") && event.target.closest?.("pre"))) { event.preventDefault(); does(); }
+      if (does && !(event.key.startsWith("Arrow") && event.target.closest?.("pre, [role=tablist]"))) { event.preventDefault(); does(); }
     };
     const latest = useRef(press);
     latest.current = press;
@@ -145,7 +157,7 @@
     useEffect(() => { if (search.current !== document.activeElement) search.current.value = state.q; }, [state.q]);
     useEffect(() => { document.title = state.at ? `${state.at.group} · ${state.at.index} · Rollouts` : "Rollouts"; }, [place]);
 
-    return html`<header class="bar"><strong class="name">Rollouts</strong>
+    return html`<header class="bar"><h1 class="name">Rollouts</h1>
         <input ref=${search} type="search" name="q" placeholder="Search code, problems, evidence" aria-label="Search" aria-invalid=${page.problem && state.q ? "true" : undefined} onInput=${typed}
           onKeyDown=${(e) => { if (e.key === "Enter") { clearTimeout(timer.current); set({ q: e.target.value }); e.target.blur(); } }} />
         <${Status} state=${health} />
@@ -154,14 +166,16 @@
         <button type="button" class="outline" name="theme" onClick=${turnTheme} aria-label="Light or dark" title="t">◐</button>
         <button type="button" class="outline" name="help" onClick=${() => showHelp(!help)} aria-label="Keys" title="?">?</button></header>
       ${source.note && html`<p class="sample" role="note">${source.note}</p>`}
-      <main class=${`${state.at ? "reading" : ""} ${folded ? "folded" : ""}`}>
+      ${state.beside ? html`<main class="comparing"><${Beside} answer=${beside} problem=${state.beside} source=${source} retry=${() => besideAgain()} close=${() => set({ beside: null }, "open")} open=${open} /></main>`
+      : html`<main class=${`${state.at ? "reading" : ""} ${folded ? "folded" : ""}`}>
         <aside aria-label="Filters">${facets.value ? html`<${Filters} facets=${facets.value} state=${state} set=${set} />`
           : facets.problem ? html`<div class="message error" role="alert"><p>${facets.problem}</p><button type="button" onClick=${() => facetsAgain()}>Try again</button></div>` : html`<div class="message" aria-busy="true"></div>`}</aside>
-        <${List} page=${page.value} problem=${page.problem} total=${facets.value?.total ?? null} retry=${() => pageAgain()} ...${{ state, set, open, reset }} />
-        <${Detail} row=${one.value && same(one.value, state.at) ? one.value : null} problem=${state.at && one.problem} retry=${() => oneAgain()} close=${() => set({ at: null }, "open")} ...${{ state, set, open, step }} />
-      </main>${help && html`<${Help} close=${() => showHelp(false)} />`}`;
+        <${List} curves=${curves.value && html`<${Curves} curves=${curves.value} ...${{ state, set }} />`} page=${page.value} problem=${page.problem} total=${facets.value?.total ?? null} retry=${() => pageAgain()} ...${{ state, set, open, reset }} />
+        <${Detail} row=${one.value && same(one.value, state.at) ? one.value : null} problem=${state.at && one.problem} retry=${() => oneAgain()} close=${() => set({ at: null }, "open")} turn=${source.live ? (number) => turn({ place, token: number }) : null} ...${{ state, set, open, step }} />
+      </main>`}${help && html`<${Help} close=${() => showHelp(false)} />`}`;
   };
 
+  if (["", "#"].includes(location.hash)) history.replaceState(null, "", write(read("")));
   paint(safely(theme) ?? "light");
   preact.render(html`<${App} />`, document.getElementById("app"));
 })();

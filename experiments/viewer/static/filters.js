@@ -1,7 +1,7 @@
 // The left column: what the list is narrowed by.
 "use strict";
 (() => {
-  const { html, MANY } = window.viewer;
+  const { html, safe } = window.viewer;
   const count = (number) => number.toLocaleString("en");
 
   const Choice = ({ title, name, options, state, set }) => {
@@ -10,14 +10,8 @@
     return html`<fieldset><legend>${title}</legend>
       <div class=${options.length > 8 ? "choices long" : "choices"}>${options.map((option) => html`
         <label title=${option.title ?? option.value}><input type="checkbox" name=${name} value=${option.value} checked=${state[name].includes(option.value)}
-          onChange=${() => toggle(option.value)} /><span class="value">${option.value}</span><span class="count">${count(option.count)}</span></label>`)}</div>
+          onChange=${() => toggle(option.value)} /><span class="value">${safe(option.value)}</span><span class="count">${count(option.count)}</span></label>`)}</div>
     </fieldset>`;
-  };
-
-  const arms = (runs) => {
-    const sums = new Map();
-    for (const run of runs) if (run.arm !== null) sums.set(run.arm, (sums.get(run.arm) ?? 0) + run.count);
-    return [...sums].map(([value, number]) => ({ value, count: number }));
   };
 
   const VERDICTS = [["", "any"], ["forged", "forged: published yes, oracle no"], ["both", "both say correct"], ["oracle", "oracle alone says correct"],
@@ -27,7 +21,7 @@
     const bound = (name) => (event) => set({ [name]: /^\d{1,15}$/.test(event.target.value) ? Number(event.target.value) : null });
     const listed = ["problem", "group", "finish"].filter((name) => state[name].length);
     return html`<form class="filters" onSubmit=${(event) => event.preventDefault()}>
-      <${Choice} title="Arm" name="arm" options=${arms(facets.runs)} ...${{ state, set }} />
+      <${Choice} title="Arm" name="arm" options=${facets.arms} ...${{ state, set }} />
       <${Choice} title="Run" name="run" ...${{ state, set }} options=${facets.runs.map((run) => ({
         value: run.name, count: run.count, title: `${run.name}: arm ${run.arm ?? "?"}, seed ${run.seed ?? "?"}, ${run.state ?? "state unknown"}` }))} />
       <${Choice} title="Label" name="label" options=${facets.label} ...${{ state, set }} />
@@ -43,10 +37,9 @@
       ${(facets.measured > 0 || state.measured) && html`<fieldset><legend>Gradient</legend><label><input type="checkbox" name="measured" checked=${state.measured}
         onChange=${(e) => set({ measured: e.target.checked })} /><span class="value">cosine measured</span><span class="count">${count(facets.measured)}</span></label></fieldset>`}
       ${listed.map((name) => html`<fieldset><legend>${name}</legend>${state[name].map((value) => html`<button type="button" class="chip" title="Remove this filter"
-        onClick=${() => set({ [name]: state[name].filter((x) => x !== value) })}>${value} ×</button>`)}</fieldset>`)}
+        onClick=${() => set({ [name]: state[name].filter((x) => x !== value) })}>${safe(value)} ×</button>`)}</fieldset>`)}
     </form>`;
   };
 
   Object.assign(window.viewer, { Filters, count });
-  void MANY;
 })();

@@ -7,13 +7,16 @@ window.viewer = {};
   const PAGE = 50;
   const START = {
     ...Object.fromEntries(MANY.map((name) => [name, []])), step_min: null, step_max: null, verdict: "", measured: false,
-    q: "", sort: "run", desc: false, offset: 0, view: "code", at: null,
+    q: "", sort: "run", desc: false, offset: 0, view: "code", at: null, beside: null,
   };
+  // What is seen first, where the address says nothing: what RL was paid for, the newest hacks on top.
+  const OPENING = { ...START, purpose: ["train"], sort: "hacks", desc: true };
 
   const whole = (text) => (/^\d{1,15}$/.test(text ?? "") ? Number(text) : null);
 
   // Whatever stands behind the #, a state comes of it.
   const read = (hash) => {
+    if (hash === "" || hash === "#") return { ...OPENING };
     const given = new URLSearchParams(hash.replace(/^#/, ""));
     const state = { ...START };
     for (const name of MANY) state[name] = given.getAll(name).filter((value) => value !== "");
@@ -27,6 +30,9 @@ window.viewer = {};
     const index = whole(given.get("at_index"));
     if (given.get("at_run") && given.get("at_group") && index !== null) {
       state.at = { run: given.get("at_run"), group: given.get("at_group"), index };
+    }
+    if (given.get("beside")) {
+      state.beside = { problem: given.get("beside"), step: whole(given.get("beside_step")) ?? 0, purpose: given.get("beside_purpose") ?? "train" };
     }
     return state;
   };
@@ -52,12 +58,20 @@ window.viewer = {};
       out.set("at_group", state.at.group);
       out.set("at_index", state.at.index);
     }
-    return "#" + out.toString();
+    if (state.beside) {
+      out.set("beside", state.beside.problem);
+      out.set("beside_step", state.beside.step);
+      if (state.beside.purpose !== "train") out.set("beside_purpose", state.beside.purpose);
+    }
+    return "#" + (out.toString() || "all"); // an empty address means the opening view
   };
+
+  // The curves are of training, whatever the list shows: runs, arms and problems narrow them, nothing else.
+  const curved = (state) => ({ ...START, run: state.run, arm: state.arm, problem: state.problem, purpose: ["train"] });
 
   const same = (a, b) => Boolean(a && b) && a.run === b.run && a.group === b.group && a.index === b.index;
   const key = (row) => ({ run: row.run, group: row.group, index: row.index });
   const filtered = (state) => query({ ...state, sort: START.sort, desc: false, offset: 0 }).toString() !== "";
 
-  Object.assign(window.viewer, { MANY, PAGE, START, read, write, query, same, key, filtered });
+  Object.assign(window.viewer, { MANY, PAGE, START, OPENING, read, write, query, curved, same, key, filtered });
 })();
