@@ -50,6 +50,8 @@ _ZYGOTE = Path(__file__).with_name("zygote.py")
 log = logging.getLogger(__name__)
 _NOTE_BYTES = 4  # at the start of a job's memory file: how far it is
 _SETUP_BYTES = 100_000
+_SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what a kernel or an operator sends
+_TWO_RUNS_S = 7.5  # own time of both runs, where a job is run again
 
 
 class SandboxError(Exception):
@@ -217,12 +219,14 @@ class Executor:
         limits: Limits | None = None,
         on_frame: Any = None,
         keep_setup: bool = False,
+        on_restart: Callable[[], None] | None = None,
     ) -> Outcome:
         """Run a submission, then evaluate steps beside it; the answers come back as frames (zygote.run_calls).
 
         steps: ('exec' | 'eval', code) pairs, or their marshal. setup: marshalled code object run before the submission
         in the same namespace; keep_setup: it only imports and defines, so the fork server may run it once for all
-        jobs. on_frame(tag, body) is called as frames arrive; False ends the job at once ('stopped').
+        jobs. on_frame(tag, body) is called as frames arrive; False ends the job at once ('stopped'). on_restart() is
+        called before the job is run again because its first run ended as if from outside: frames begin anew.
         """
         steps = steps if isinstance(steps, bytes) else marshal.dumps(tuple(tuple(step) for step in steps))
         return self._run(
@@ -231,6 +235,7 @@ class Executor:
             False,
             on_frame,
             keep_setup,
+            on_restart,
         )
 
     def run_judge(
@@ -246,29 +251,46 @@ class Executor:
             keep_setup,
         )
 
-    def _run(self, request: dict, limits: Limits, capture: bool, on_frame: Any, keep_setup: bool = False) -> Outcome:
+    def _run(
+        self,
+        request: dict,
+        limits: Limits,
+        capture: bool,
+        on_frame: Any,
+        keep_setup: bool = False,
+        on_restart: Callable[[], None] | None = None,
+    ) -> Outcome:
         request["value_bytes"] = limits.value_bytes
         blob = bytes(_NOTE_BYTES) + marshal.dumps(request)
-        for _attempt in range(2):
-            if self._control is None:
-                self._replace()
-            if keep_setup:
-                self._keep_setup(request["setup"])
-            outcome = self._job(blob, limits, capture, on_frame)
-            if outcome.ended == "starved":
-                raise SandboxError(f"a job got no core for {outcome.wall_s:.0f} s: more graders than cores?")
-            if outcome.ended == "server":
-                self._replace()
-            elif outcome.exit_code == 70 and not outcome.frames:
-                self._blame(outcome)  # 70 is what a job says that failed before the program began; anyone can say it
-                return outcome
-            else:
-                return outcome
-        self._blame(outcome)
+        setup = request["setup"] if keep_setup else b""
+        outcome = self._attempt(blob, limits, capture, on_frame, setup)
+        if not _as_if_from_outside(outcome):
+            return outcome
+        # A kill by the kernel or an operator looks like one of the program's own. The program does it again.
+        if on_restart is not None:
+            on_restart()
+        left = replace(limits, wall_s=min(limits.wall_s, max(1.0, _TWO_RUNS_S - outcome.wall_s)))
+        outcome = self._attempt(blob, left, capture, on_frame, setup)
+        if outcome.ended == "server" or (outcome.exit_code == 70 and not outcome.frames):
+            self._blame(outcome)
+        return outcome
+
+    def _attempt(self, blob: bytes, limits: Limits, capture: bool, on_frame: Any, setup: bytes) -> Outcome:
+        """One run. setup: what the fork server is to keep."""
+        if self._control is None:
+            self._replace()
+        if setup:
+            self._keep_setup(setup)
+        outcome = self._job(blob, limits, capture, on_frame)
+        if outcome.ended == "starved":
+            raise SandboxError(f"a job got no core for {outcome.wall_s:.0f} s: more graders than cores?")
+        if outcome.ended == "server":
+            self._replace()
         return outcome
 
     def _blame(self, outcome: Outcome) -> None:
-        """Twice in a row, with a new server: the program's doing if a trivial job works, ours otherwise."""
+        """Twice in a row, or a job that failed before the program began (70, which anyone can say): the program's doing if
+        a trivial job works, ours otherwise."""
         request = {"mode": "judge", "setup": b"", "steps": marshal.dumps(()), "value_bytes": 1 << 10}
         blob = bytes(_NOTE_BYTES) + marshal.dumps(request)
         if not self._job(blob, Limits(), False, None).complete:
@@ -331,6 +353,13 @@ class Executor:
         if message[:1] == b"F":
             raise SandboxError(f"the fork server could not fork: {message[1:].decode()}")
         return answer[0] if message[:1] == b"P" and answer else None
+
+
+def _as_if_from_outside(outcome: Outcome) -> bool:
+    """It took its server down, failed before the program began, or was killed: the program's doing, or somebody else's."""
+    if outcome.ended == "signal":
+        return outcome.signal in _SENT
+    return outcome.ended == "server" or (outcome.exit_code == 70 and not outcome.frames)
 
 
 def landlock_present() -> bool:

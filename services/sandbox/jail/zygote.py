@@ -66,6 +66,9 @@ def enter_job(fds: list[int], spec: dict, walls: dict) -> bytes:
     null = os.open(os.devnull, os.O_RDWR)  # anew: flags and locks of the server's own would reach the next job
     for target in range(3) if len(fds) == 2 else (0,):
         os.dup2(null, target)
+    here = os.urandom(16).hex()
+    os.mkdir(here)  # a directory of its own: what a job did to another one stays with that
+    os.chdir(here)
     isolation.close_all_above(RULESET_FD)
     isolation.die_with_parent()
     isolation.not_dumpable()

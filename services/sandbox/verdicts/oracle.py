@@ -19,6 +19,7 @@ submission that knows the answers (memorised tests), a wrong test, weak tests.
 
 from __future__ import annotations
 
+import marshal
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ class Oracle:
     def judge(self, items: list[tuple], setup: bytes, keep_setup: bool) -> Outcome:
         if self._judge is None:
             self._judge = Executor(**self._options)
-        return self._judge.run_judge(items, setup, keep_setup=keep_setup)
+        return self._judge.run_judge(items, setup, default_limits(len(items)), keep_setup=keep_setup)
 
     def grade(
         self,
@@ -130,9 +131,11 @@ class Oracle:
         if len(code) > MAX_SOURCE_CHARS:
             return Verdict(False, f"source longer than {MAX_SOURCE_CHARS} characters", compiled=False)
         reading = _Reading(plan)
-        outcome = self.executor.run_calls(code, plan.steps, plan.setup, limits, reading.frame, plan.keep_setup)
-        if outcome.exit_code == 70 and not outcome.frames:
-            self._check_setup(plan)
+        outcome = self.executor.run_calls(
+            code, plan.steps, plan.setup, limits, reading.frame, plan.keep_setup, reading.restart
+        )
+        if not outcome.frames and outcome.ended != "stopped":
+            self._check_setup(plan, limits)
         verdict = reading.verdict(outcome, limits)
         if verdict.correct and reading.later:
             verdict = self._residuals(reading, verdict, plan)
@@ -144,22 +147,33 @@ class Oracle:
                 return replace(verdict, correct=False, reason=f"a test run beside the program: {explain(weak, limits)}")
         return verdict
 
-    def _check_setup(self, plan: Plan) -> None:
+    def _check_setup(self, plan: Plan, limits: Limits) -> None:
         """Raises ConfigError when the setup code fails by itself, in a job without the program, which could pretend it."""
-        if not self.executor.run_judge([], plan.setup).complete:  # setup code only: no expected value in it
-            raise ConfigError("the problem's setup code fails in the jail: run it with the standard library alone")
+        if not plan.setup or self.executor.run_judge([], plan.setup, limits).complete:  # no expected value in it
+            return
+        alone = self.executor.run_script(marshal.loads(plan.setup), limits)
+        words = alone.stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1]
+        raise ConfigError(f"the problem's setup code fails in the jail ({words[:200] or explain(alone, limits)})")
 
     def _residuals(self, reading: _Reading, verdict: Verdict, plan: Plan) -> Verdict:
-        items = [(*check.item, values) for check, values in reading.later]
-        outcome = self.judge(items, plan.setup, plan.keep_setup)
-        answers = [body == b"1" for tag, body in outcome.frames if tag == "J"]
-        if outcome.complete and len(answers) == len(items) and all(answers):
+        """What the judge says of the answers. An answer that ends it is at fault; the test is where its own part does so
+        too (ConfigError), and we are where the judge cannot do anything (SandboxError)."""
+        checks = [check for check, _ in reading.later]
+        outcome = self.judge([(*check.item, values) for check, values in reading.later], plan.setup, plan.keep_setup)
+        answers = [body == b"1" for tag, body in outcome.frames if tag in "JU"][: len(checks)]
+        if outcome.complete and len(answers) == len(checks) and all(answers):
             return verdict
-        if outcome.ended == "server" or (outcome.ended == "signal" and False not in answers):
-            raise SandboxError(f"the judge died ({outcome.ended} {outcome.signal})")
-        at = answers.index(False) if False in answers else len(answers)
-        check = reading.later[min(at, len(items) - 1)][0]
-        return replace(verdict, correct=False, passed=check.test, reason=f"test {check.test + 1}: wrong answer")
+        at = min(answers.index(False) if False in answers else len(answers), len(checks) - 1)
+        if False in answers:
+            reason = "wrong answer"
+        else:
+            why = explain(outcome, default_limits(len(checks)))
+            if not self.judge([], plan.setup, plan.keep_setup).complete:
+                raise SandboxError(f"the judge died: {why}")
+            if not self.judge([plans.own_part(checks[at])], plan.setup, plan.keep_setup).complete:
+                raise ConfigError(f"test {checks[at].test + 1} cannot be judged, whatever the answer: {why}")
+            reason = f"its answer ends the judge ({why})"
+        return replace(verdict, correct=False, passed=checks[at].test, reason=f"test {checks[at].test + 1}: {reason}")
 
 
 @dataclass
@@ -174,6 +188,10 @@ class _Reading:
     failure: str = ""
     spent: float = 0.0
     ended: bool = False
+
+    def restart(self) -> None:
+        """The program is run again: what it said does not count."""
+        self.__init__(self.plan)  # type: ignore[misc]
 
     def frame(self, tag: str, body: bytes) -> bool:
         """False: seen enough."""

@@ -13,19 +13,22 @@ from functools import lru_cache
 from types import CodeType
 from typing import Any
 
+from common.errors import ConfigError
 from services.sandbox.jail import channel
 from services.sandbox.verdicts import asserts, names
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check with its expected value where it is a plain comparison; `item` is (imports, expression) for the judge."""
+    """A check with its expected value where it is a plain comparison; `item` is (imports, expression) for the judge,
+    `residual` that expression."""
 
     holes: int
     test: int
     op: type[ast.cmpop] | None
     expected: Any
     item: tuple[bytes, bytes]
+    residual: ast.expr
 
 
 @dataclass
@@ -64,7 +67,10 @@ def make_plan(
         return Plan(b"", b"", [], None, False, len(tests), error=message)
     steps = [(kind, _code(node, kind)) for _, plan in split for kind, node in plan.steps]
     pairs = [(index, check) for index, plan in split for check in plan.checks]
-    checks = _expectations(pairs, lambda items: judge(items, compiled_setup, keep))
+    try:
+        checks = _expectations(pairs, lambda items: judge(items, compiled_setup, keep))
+    except ConfigError as error:
+        return Plan(b"", b"", [], None, False, len(tests), error=str(error))
     unasked = [check.residual for _, check in pairs if not check.asks]
     return Plan(
         compiled_setup,
@@ -112,16 +118,52 @@ def _expectations(pairs: list[tuple[int, asserts.Check]], evaluate: Any) -> list
                 expected = ast.literal_eval(check.expected)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 open_items.append((len(checks), (imports, marshal.dumps(_code(check.expected, "eval")), None)))
-        checks.append(Check(check.holes, index, op, expected, item))
+        checks.append(Check(check.holes, index, op, expected, item, check.residual))
     if open_items:
-        _fill_in(checks, open_items, evaluate([item for _, item in open_items]).frames)
+        outcome = evaluate([item for _, item in open_items])
+        if not outcome.complete:
+            at = min(len(outcome.frames), len(open_items) - 1)
+            raise ConfigError(
+                f"test {_number(checks, open_items, at)}: its expected value ends the judge ({outcome.ended})"
+            )
+        _fill_in(checks, open_items, outcome.frames)
     return checks
 
 
+def _number(checks: list[Check], open_items: list[tuple[int, tuple]], at: int) -> int:
+    return checks[open_items[at][0]].test + 1
+
+
+def own_part(check: Check) -> tuple[bytes, bytes, None]:
+    """For the judge: what of a check's expression depends on no answer."""
+    parts: list[ast.expr] = []
+    bound = {part.id for part in ast.walk(check.residual) if isinstance(part, ast.Name) and _binds(part)}
+    bound |= {part.arg for part in ast.walk(check.residual) if isinstance(part, ast.arg)}
+    todo: list[ast.AST] = [check.residual]
+    while todo:
+        node = todo.pop()
+        read = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+        if isinstance(node, ast.expr) and not read & (bound | {asserts.HOLE, asserts.EACH}):
+            parts.append(node)
+        else:
+            todo += ast.iter_child_nodes(node)
+    done = ast.Tuple([*(ast.Tuple([part], ast.Load()) for part in parts), ast.Constant(1)], ast.Load())
+    last = ast.Subscript(done, ast.UnaryOp(ast.USub(), ast.Constant(1)), ast.Load())
+    return check.item[0], marshal.dumps(_code(last, "eval")), None
+
+
+def _binds(name: ast.Name) -> bool:
+    return not isinstance(name.ctx, ast.Load)
+
+
 def _fill_in(checks: list[Check], open_items: list[tuple[int, tuple]], answers: list[tuple[str, bytes]]) -> None:
-    """Fill in expected values; one without a plain value leaves its whole assert to the judge."""
+    """Fill in expected values; one without a plain value leaves its whole assert to the judge. Raises ConfigError for one
+    that raises."""
     frames = answers + [("U", b"")] * len(open_items)
     for (index, _), (tag, body) in zip(open_items, frames, strict=False):
+        if tag == "E":
+            said = body[:100].decode("ascii", "replace")
+            raise ConfigError(f"test {checks[index].test + 1}: its expected value raises {said}")
         value = channel.decode(body) if tag == "V" else None
-        plain = tag == "V" and getattr(value, "type_name", "deque") == "deque"  # Foreign and Items have one
+        plain = tag == "V" and not isinstance(value, (channel.Foreign, channel.Items))
         checks[index] = replace(checks[index], expected=value) if plain else replace(checks[index], op=None)

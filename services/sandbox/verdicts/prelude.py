@@ -33,7 +33,8 @@ class TreeNode:
 def list_node(values):
     head = None
     for value in reversed(values):
-        head = ListNode(value, head)
+        node = ListNode(value)  # also of a program's own class, whose __init__ may take the value alone
+        node.next, head = head, node
     return head
 
 
