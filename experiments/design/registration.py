@@ -238,9 +238,13 @@ def load(path: Path = PATH) -> Registration:
 
 def load_any(path: Path) -> Registration | Preregistration:
     """A registration of either version. ConfigError naming file and field."""
-    values = _values(path)
+    values = read_values(path)
     if values.get("version") == 1:
         return prereg.load(path)
+    if values.get("version") == 3:
+        raise ConfigError(
+            f"registration {path}: version 3 is about the alarm; judge it with `python -m experiments alarm`"
+        )
     try:
         found = Registration.model_validate(values)
     except ValidationError as error:
@@ -261,7 +265,8 @@ def _check_settings(path: Path, design: Design | None, name: str) -> None:
             )
 
 
-def _values(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """The object of a registration file, any version. ConfigError naming file and fault."""
     try:
         values = yaml.safe_load(Path(path).read_bytes())
     except OSError as error:
