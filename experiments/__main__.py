@@ -11,6 +11,8 @@
   view          every completion in the browser: filter, search, both verdicts, tokens
   measure-cos   how far the completions of one step point along v_hack, one by one
   drift         where each run's delta_S has gone along v_hack, against how much it hacks
+  watch         does a run leave what clean runs do? A line a run; --calibrate makes the file of clean runs
+  alarm         what the alarm is worth on registered runs: false alarms, runs caught, lead
   report        HTML, Markdown, figures, LaTeX table
   verdict       every preregistered claim: supported, falsified, inconclusive, not evaluable
   next-preset   the decision branch: did vanilla learn to hack, and what is next
@@ -39,6 +41,8 @@ COMMANDS = {
     "view": "experiments.viewer.serve",
     "measure-cos": "experiments.viewer.completion_cos",
     "drift": "experiments.analysis.drift",
+    "watch": "experiments.analysis.watch",
+    "alarm": "experiments.report.alarm_page",
     "report": "experiments.report.build",
     "verdict": "experiments.analysis.verdict",
     "next-preset": "experiments.analysis.next_preset",

@@ -158,6 +158,29 @@ def drift() -> cli.Parser:
     return p
 
 
+def alarm() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments alarm", description=cli.docstring("experiments.report.alarm_page"))
+    _runs(p)
+    p.add_argument("--registration", type=Path, metavar="FILE", help="default: registrations/alarm.yaml")
+    p.add_argument("--setting", nargs="+", metavar="NAME", help="which of the registration (default: the first)")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    return p
+
+
+def watch() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments watch", description=cli.docstring("experiments.analysis.watch"))
+    p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, finished or running")
+    p.add_argument("--clean", type=Path, metavar="FILE", help="what clean runs do, as --calibrate writes it")
+    p.add_argument("--false-alarm-rate", type=float, default=0.05, metavar="P", help="default: 0.05")
+    p.add_argument(
+        "--calibrate", type=Path, metavar="FILE", help="write what these runs do, which are clean, into FILE"
+    )
+    what = "with --calibrate: only these signals (default: those of docs/alarm.md)"
+    p.add_argument("--signals", nargs="+", type=_names, action=Together, default=[], metavar="NAME", help=what)
+    p.add_argument("--json", action="store_true", help="machine-readable")
+    return p
+
+
 def arms() -> cli.Parser:
     return cli.Parser(prog="python -m experiments arms", description="Every arm: its name, what it is, what it tells.")
 
@@ -172,7 +195,7 @@ PARSERS = {
     "arms": arms, "presets": presets,
     "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "samples": samples, "status": status, "report": report,
     "verdict": verdict, "next-preset": next_preset, "measure-cos": measure_cos,
-    "drift": drift,
+    "drift": drift, "alarm": alarm, "watch": watch,
 }  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
     x_t       a signal at step t (`SIGNALS`), signed so that up is towards the hack
     z_t     = (x_t − m_t) / s                       m_t: mean of clean runs at step t, s: their spread around it
-    C_t     = max(0, C_{t−1} + z_t − 1/2)           one-sided CUSUM, one a signal (Page 1954); two for signs either way
-    S_t     = max over signals of C_t / q           q: largest C_t that clean runs reached
+    C_t     = max(0, C_{t−1} + z_t − a)             one-sided CUSUM (Page 1954), for a = 1/2 and a = 2, up or down or both
+    S_t     = max over signals and a of C_t / q     q: largest C_t that clean runs reached
     b       = k-th smallest of max_t S_t over n clean runs,  k = ceil((1 − alpha)(n + 1))
     alarm     at the first t with S_t > b
 
@@ -18,6 +18,10 @@ seed. Nothing is asked of the steps within a run: signals may be autocorrelated,
 test that bets on each step (an e-process) would need the conditional mean of a clean step, which AdamW's momentum and the
 policy's own wandering put off zero for ten steps at a time. The rate is over the draw of the clean runs as well; given
 those at hand it is Beta(n + 1 − k, k) distributed.
+
+Two allowances, because a shift of s spreads is found soonest with a = s/2 where steps are independent, while an
+autocorrelated clean signal wanders through a small allowance for ten steps at a time and only a large one tells it from
+a hack. The maximum of both costs little of either, and the bound is on the maximum.
 
 The one dial is alpha. n clean runs support no alpha below 1/(n + 1): 19 for 5 %, hence 23 clean runs with the fifth.
 Beyond the horizon, the length of the shortest clean run, an alarm still comes, without a bound (`Alarm.bounded`).
@@ -40,7 +44,7 @@ from .watch_signals import DEFAULT, OWN, SIGNALS, Reader, Row, read_rows, requir
 
 __all__ = ["Alarm", "CleanRuns", "HackWatch", "Scale", "calibrate", "clean_runs_needed", "read_rows", "replay"]
 
-ALLOWANCE = 0.5  # Page's reference value: half of the shift of one spread that is to be found
+ALLOWANCES = (0.5, 2.0)
 LEAST_SCALE_RUNS = 2
 LEAST_BOUND = 1e-9  # of the ratio shown, where no clean run ever left zero
 VERSION = 1
@@ -48,11 +52,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Scale:
-    """What clean runs do in one signal: mean [horizon] and spread in its unit, largest CUSUM (no unit)."""
+    """What clean runs do in one signal: mean [horizon] and spread in its unit, largest CUSUM of each allowance (no unit)."""
 
     mean: tuple[float, ...]
     spread: float
-    largest: float
+    largest: tuple[float, ...]
 
     def z(self, x: float, step: int) -> float:
         """(x − mean of clean runs at that step) / spread; beyond the horizon against its last step."""
@@ -97,7 +101,7 @@ class CleanRuns:
             values = json.loads(Path(path).read_text())
             if values["version"] != VERSION:
                 raise RankspaceError(f"{path}: version {values['version']}, this reads {VERSION}; calibrate again")
-            scales = {n: Scale(tuple(s["mean"]), s["spread"], s["largest"]) for n, s in values["scales"].items()}
+            scales = {n: Scale(tuple(s["mean"]), s["spread"], tuple(s["largest"])) for n, s in values["scales"].items()}
             require_signals(scales)
             return cls(scales, tuple(values["maxima"]), int(values["horizon"]))
         except OSError as error:
@@ -137,21 +141,23 @@ class Alarm:
 
 @dataclass
 class _Cusum:
-    """CUSUM upwards and downwards, and the step in which each last left zero."""
+    """The CUSUMs of one signal, upwards and downwards for each allowance, and the step in which each last left zero."""
 
-    high: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    since: list[int] = field(default_factory=lambda: [0, 0])
+    high: list[float] = field(default_factory=lambda: [0.0] * (2 * len(ALLOWANCES)))
+    since: list[int] = field(default_factory=lambda: [0] * (2 * len(ALLOWANCES)))
 
-    def add(self, z: float, toward: int, step: int) -> float:
-        for i, sign in enumerate((1, -1)):
+    def add(self, z: float, toward: int, step: int) -> None:
+        for i in range(len(self.high)):
+            sign = 1 if i % 2 == 0 else -1
             if toward in (0, sign):
                 before = self.high[i]
-                self.high[i] = max(0.0, before + sign * z - ALLOWANCE)
+                self.high[i] = max(0.0, before + sign * z - ALLOWANCES[i // 2])
                 self.since[i] = step if before == 0.0 else self.since[i]
-        return max(self.high)
 
-    def left_zero(self) -> int:
-        return self.since[0 if self.high[0] >= self.high[1] else 1]
+    def over(self, largest: Sequence[float]) -> tuple[float, int]:
+        """(largest C / q, the step in which that CUSUM left zero)."""
+        i = max(range(len(self.high)), key=lambda i: self.high[i] / largest[i // 2])
+        return self.high[i] / largest[i // 2], self.since[i]
 
 
 class HackWatch:
@@ -190,13 +196,13 @@ class HackWatch:
         step = self._reader.step
         for name, x in values.items():
             self._cusums[name].add(self.clean.scales[name].z(x, step), SIGNALS[name].toward, step)
-        statistic, name = max((max(c.high) / self.clean.scales[n].largest, n) for n, c in self._cusums.items())
+        statistic, since, name = max((*c.over(self.clean.scales[n].largest), n) for n, c in self._cusums.items())
         self.ratio = statistic / max(self.bound, LEAST_BOUND)
         if self.alarm is not None or statistic <= self.bound:
             return None
         mean = self.clean.scales[name].mean
         self.alarm = Alarm(
-            step, name, statistic, self.bound, self.false_alarm_rate, self._cusums[name].left_zero(), values[name],
+            step, name, statistic, self.bound, self.false_alarm_rate, since, values[name],
             mean[min(step, len(mean) - 1)], step < self.clean.horizon,
         )  # fmt: skip
         return self.alarm
@@ -255,9 +261,7 @@ def calibrate(runs: Sequence[Sequence[Row]], signals: Sequence[str] | None = Non
         raise RankspaceError(f"no clean run has any of the signals {', '.join(signals)}")
     first = _scale_runs(len(runs))
     scales = {name: _scale(name, [run[name] for run in read[:first]], horizon) for name in kept}
-    maxima = (
-        max(_largest(name, scales[name], run[name]) / scales[name].largest for name in kept) for run in read[first:]
-    )
+    maxima = (max(_score(name, scales[name], run[name]) for name in kept) for run in read[first:])
     return CleanRuns(scales, tuple(sorted(maxima)), horizon)
 
 
@@ -294,13 +298,25 @@ def _scale(name: str, runs: Sequence[Mapping[int, float]], horizon: int) -> Scal
     squares = [(x - m) ** 2 for xs, m in zip(by_step, mean, strict=True) if len(xs) > 1 for x in xs]
     freedom = sum(len(xs) - 1 for xs in by_step if len(xs) > 1)
     spread = max(SIGNALS[name].least, math.sqrt(math.fsum(squares) / freedom) if freedom else 0.0)
-    draft = Scale(mean, spread, 1.0)
-    return Scale(mean, spread, max(1.0, *(_largest(name, draft, run) for run in runs)))
+    ones = tuple(1.0 for _ in ALLOWANCES)
+    reached = [_peaks(name, Scale(mean, spread, ones), run) for run in runs]
+    return Scale(
+        mean, spread, tuple(max(1.0, *(max(peak[2 * k : 2 * k + 2]) for peak in reached)) for k in range(len(ones)))
+    )
 
 
-def _largest(name: str, scale: Scale, run: Mapping[int, float]) -> float:
-    cusum = _Cusum()
-    return max((cusum.add(scale.z(x, step), SIGNALS[name].toward, step) for step, x in run.items()), default=0.0)
+def _peaks(name: str, scale: Scale, run: Mapping[int, float]) -> list[float]:
+    """The largest value that each CUSUM reaches in a run."""
+    cusum, peaks = _Cusum(), [0.0] * (2 * len(ALLOWANCES))
+    for step, x in run.items():
+        cusum.add(scale.z(x, step), SIGNALS[name].toward, step)
+        peaks = [max(pair) for pair in zip(peaks, cusum.high, strict=True)]
+    return peaks
+
+
+def _score(name: str, scale: Scale, run: Mapping[int, float]) -> float:
+    """The largest C / q that a run reaches in one signal."""
+    return max(peak / scale.largest[i // 2] for i, peak in enumerate(_peaks(name, scale, run)))
 
 
 def _scale_runs(n: int) -> int:

@@ -22,7 +22,7 @@ COSINE = "update_ref_cos_mean"
 
 
 def hand_made(maxima=(0.5, 1.0, 1.5, 2.0), horizon=8, **scales):
-    found = scales or {COSINE: Scale((0.0,) * horizon, 0.1, 2.0)}
+    found = scales or {COSINE: Scale((0.0,) * horizon, 0.1, (2.0, 100.0))}
     return CleanRuns(found, tuple(maxima), horizon)
 
 
@@ -47,7 +47,8 @@ def clean_run(rng, steps=30, **how):
 
 
 def test_cusum_worked_by_hand():
-    # z = x / 0.1; C = max(0, C + z - 0.5); S = C / 2. Alarm above the 4th of 4 maxima (rate 0.2), 2.0: C > 4.
+    # z = x / 0.1; C = max(0, C + z - 0.5); S = C / 2, the second allowance is far below. Alarm above the 4th of 4 maxima
+    # (rate 0.2), 2.0: C > 4.
     watch = HackWatch(hand_made(), false_alarm_rate=0.2)
     assert watch.bound == 2.0
     for x, ratio in ((0.2, 0.375), (0.0, 0.25), (-0.3, 0.0), (0.25, 0.5), (0.25, 1.0)):  # C = 1.5, 1, 0, 2, 4
@@ -58,6 +59,14 @@ def test_cusum_worked_by_hand():
     assert alarm.statistic == pytest.approx(2.05) and alarm.bound == 2.0 and alarm.bounded
     assert "step 5: update_ref_cos_mean" in str(alarm) and "since step 3" in str(alarm)
     assert watch.step({"step": 6, COSINE: 0.5}) is None and watch.alarm is alarm  # rung once
+
+
+def test_large_allowance_finds_one_large_step_and_says_since_when():
+    # a = 2, q = 1: z = 1.9, 4, 4 -> C = 0, 2, 4; a = 1/2, q = 100: 1.4, 4.9, 8.4
+    watch = HackWatch(hand_made(**{COSINE: Scale((0.0,) * 8, 0.1, (100.0, 1.0))}), 0.2)
+    found = [watch.step(row) for row in rows_of([0.19, 0.4, 0.4])]
+    assert found[:2] == [None, None] and watch.ratio == pytest.approx(2.0)
+    assert (found[2].since, found[2].statistic) == (1, pytest.approx(4.0))
 
 
 def test_bound_worked_by_hand_and_refused_where_the_runs_are_too_few():
@@ -85,7 +94,7 @@ def test_scale_worked_by_hand():
     clean = calibrate(runs)
     scale = clean.scales[COSINE]
     assert scale.mean == (2.0, 5.0) and scale.spread == 1.0
-    assert scale.largest == 1.0  # 3 gives z = 1, C = 0.5; q is at least 1
+    assert scale.largest == (1.0, 1.0)  # 3 gives z = 1, C = 0.5; q is at least 1
     assert clean.maxima == (0.0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5) and clean.horizon == 2
 
 
@@ -98,7 +107,7 @@ def test_forms_and_signs_of_the_signals():
     for t in range(4, 10):
         last = reader.read({"step": t, "reward_mean": 2.0 * t})
     assert "reward_slope" not in found[-1] and last["reward_slope"] == pytest.approx(2.0)
-    scale = Scale((0.0,), 1.0, 1.0)
+    scale = Scale((0.0,), 1.0, (1.0, 1.0))
     for name, up, down in (("displacement_ref", 0, 5), ("hack_loose", 5, 0), ("entropy", 5, 5)):
         for sign, rings in ((1, up), (-1, down)):
             watch = HackWatch(hand_made((1.0,), 1, **{name: scale}), 0.5)
