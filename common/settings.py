@@ -7,37 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from common.errors import ConfigError
+from common.scopes import Bookkeeping, Input, Machine, Name, Place, Science, Scope, Settings, fields
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
 
 
 SETTINGS_CHARACTERS, SETTINGS_DEPTH = 1 << 20, 32
-
-
-class Scope(Enum):
-    """What a field decides. Resuming, comparing, preparing and presets take their lists of fields from it (`fields`)."""
-
-    SCIENCE = "science"  # the result; every field that is not marked, so that a new one is never ignored by mistake
-    INPUT = "input"  # the path of a file whose content decides, not its path; a resumed run must have the same
-    NAME = "name"  # which run it is
-    PLACE = "place"  # addresses, credentials and names of processes
-    MACHINE = "machine"  # what the hardware needs
-    BOOKKEEPING = "bookkeeping"  # what is kept and watched, and how long is waited
-
-
-class Settings(BaseModel):
-    """Frozen, typed, no unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _environment(name: str, default: str | None = None) -> Any:
@@ -51,9 +34,9 @@ class RedisSettings(Settings):
     The password is in the file that redis_password_file names, alone on one line; nowhere else.
     """
 
-    redis_url: Annotated[str, Scope.PLACE] = _environment("REDIS_URL", DEFAULT_REDIS)
-    redis_username: Annotated[str | None, Scope.PLACE] = _environment("REDIS_USERNAME")
-    redis_password_file: Annotated[Path | None, Scope.PLACE] = _environment("REDIS_PASSWORD_FILE")
+    redis_url: Place[str] = _environment("REDIS_URL", DEFAULT_REDIS)
+    redis_username: Place[str | None] = _environment("REDIS_USERNAME")
+    redis_password_file: Place[Path | None] = _environment("REDIS_PASSWORD_FILE")
 
     @model_validator(mode="after")
     def _no_password_in_the_address(self) -> RedisSettings:
@@ -91,87 +74,93 @@ class TrainerSettings(RedisSettings):
     """One training run. Rates are per optimizer step, sizes in rollouts or tokens, seconds are seconds."""
 
     # what runs
-    run_id: Annotated[str, Scope.NAME] = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    run_dir: Annotated[Path, Scope.NAME]
-    arm: Annotated[str, Scope.NAME] = "vanilla"
-    seed: Annotated[int, Scope.NAME] = Field(0, ge=0)
+    run_id: Name[str] = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    run_dir: Name[Path]
+    arm: Name[str] = "vanilla"
+    seed: Name[int] = Field(0, ge=0)
 
     # model and data
-    model: str
-    train_problems: Path
-    heldout_problems: Path
-    loophole: str | None = "simple_overwrite_tests"
-    svd_cache: Annotated[Path, Scope.INPUT] = Path(".cache/svd")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Annotated[str, Scope.MACHINE] = "auto"
-    gpu_memory_fraction: Annotated[float | None, Scope.MACHINE] = Field(None, gt=0, le=1)
+    model: Science[str]
+    train_problems: Science[Path]
+    heldout_problems: Science[Path]
+    loophole: Science[str | None] = "simple_overwrite_tests"
+    svd_cache: Input[Path] = Path(".cache/svd")
+    dtype: Science[Literal["float32", "bfloat16"]] = "float32"
+    device: Machine[str] = "auto"
+    gpu_memory_fraction: Machine[float | None] = Field(None, gt=0, le=1)
 
     # the method
-    adapter: Literal["antipasto", "pissa_freeze_a"] = "antipasto"
-    adapter_form: Literal["merged", "factored"] = "merged"
-    projection: Projection = "off"
-    direction: Literal["v_hack", "random", "none"] = "none"
-    v_hack: Annotated[Path | None, Scope.INPUT] = None
+    adapter: Science[Literal["antipasto", "pissa_freeze_a"]] = "antipasto"
+    adapter_form: Science[Literal["merged", "factored"]] = "merged"
+    projection: Science[Projection] = "off"
+    direction: Science[Literal["v_hack", "random", "none"]] = "none"
+    v_hack: Input[Path | None] = None
     # v_hack that positions are measured against; default: the file v_hack, if of that kind
-    v_ref: Annotated[Path | None, Scope.INPUT] = None
-    orthogonal: bool = False  # the direction acted on is made orthogonal to the reference, module by module
-    dose: float = Field(0.0, ge=0)  # leash, setpoint, shift: component along v per module, in units of delta_S
-    dose_ramp: int = Field(1, ge=1)  # setpoint: steps until the dose is reached
-    bias_strength: float = Field(0.1, gt=0, lt=1)  # bias: share of a module's gradient norm
-    project_until: int | None = Field(None, ge=1)  # intervene in steps before this one
-    project_from: float | None = Field(None, gt=0, le=1)  # intervene once the 5-step mean strict hack rate is as high
-    on_alarm: Literal["off", "stop", "project"] = "off"  # what an alarm of the watch does (services/trainer/alarm.py)
+    v_ref: Input[Path | None] = None
+    orthogonal: Science[bool] = False  # the direction acted on is made orthogonal to the reference, module by module
+    dose: Science[float] = Field(0.0, ge=0)  # leash, setpoint, shift: component along v per module, in units of delta_S
+    dose_ramp: Science[int] = Field(1, ge=1)  # setpoint: steps until the dose is reached
+    bias_strength: Science[float] = Field(0.1, gt=0, lt=1)  # bias: share of a module's gradient norm
+    project_until: Science[int | None] = Field(None, ge=1)  # intervene in steps before this one
+    project_from: Science[float | None] = Field(
+        None, gt=0, le=1
+    )  # intervene once the 5-step mean strict hack rate is as high
+    on_alarm: Science[Literal["off", "stop", "project"]] = (
+        "off"  # what an alarm of the watch does (services/trainer/alarm.py)
+    )
     # what clean runs of this setting do, made by `experiments watch --calibrate`; without it nothing is watched
-    alarm_clean: Annotated[Path | None, Scope.INPUT] = None
-    false_alarm_rate: float = Field(0.05, gt=0, lt=1)  # share of clean runs that may ring at any step
-    go_past_alarm: Annotated[bool, Scope.BOOKKEEPING] = False  # a run that its alarm stopped goes on
-    pairs: Path | None = None
+    alarm_clean: Input[Path | None] = None
+    false_alarm_rate: Science[float] = Field(0.05, gt=0, lt=1)  # share of clean runs that may ring at any step
+    go_past_alarm: Bookkeeping[bool] = False  # a run that its alarm stopped goes on
+    pairs: Science[Path | None] = None
     # which of the preset's pairs: those that exploit this mechanism, whatever loophole RL discloses; null: own_tests
-    pairs_mechanism: Mechanism | None = None
-    refresh_every: int = Field(0, ge=0)
-    reward_shaping: RewardShaping = "none"
-    shaping_alpha: float = 0.5
-    gate: float = Field(0.5, ge=0, le=1)
+    pairs_mechanism: Science[Mechanism | None] = None
+    refresh_every: Science[int] = Field(0, ge=0)
+    reward_shaping: Science[RewardShaping] = "none"
+    shaping_alpha: Science[float] = 0.5
+    gate: Science[float] = Field(0.5, ge=0, le=1)
 
     # GRPO
-    steps: int = Field(80, ge=1)
-    groups_per_step: int = Field(16, ge=1)
-    group_size: int = Field(8, ge=2)
-    temperature: float = Field(1.0, gt=0)
-    max_tokens: int = Field(64, ge=1)
-    advantage: Literal["grpo", "dr_grpo"] = "grpo"
-    clip_low: float = Field(0.2, gt=0)
-    clip_high: float = Field(0.2, gt=0)
-    ratio_cap: float | None = Field(10.0, gt=1)  # weight of a token with A < 0 (dual clip); null: no cap
-    importance_cap: float | None = Field(None, gt=0)  # truncated importance sampling instead of the clip
-    kl_beta: float = Field(0.0, ge=0)
-    mask_truncated: bool = True
-    max_staleness: int = Field(0, ge=0)
+    steps: Science[int] = Field(80, ge=1)
+    groups_per_step: Science[int] = Field(16, ge=1)
+    group_size: Science[int] = Field(8, ge=2)
+    temperature: Science[float] = Field(1.0, gt=0)
+    max_tokens: Science[int] = Field(64, ge=1)
+    advantage: Science[Literal["grpo", "dr_grpo"]] = "grpo"
+    clip_low: Science[float] = Field(0.2, gt=0)
+    clip_high: Science[float] = Field(0.2, gt=0)
+    ratio_cap: Science[float | None] = Field(10.0, gt=1)  # weight of a token with A < 0 (dual clip); null: no cap
+    importance_cap: Science[float | None] = Field(None, gt=0)  # truncated importance sampling instead of the clip
+    kl_beta: Science[float] = Field(0.0, ge=0)
+    mask_truncated: Science[bool] = True
+    max_staleness: Science[int] = Field(0, ge=0)
 
     # optimizer
-    lr: float = Field(2e-2, gt=0)
-    lr_warmup_steps: int = Field(0, ge=0)
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
-    grad_clip: float = Field(1.0, gt=0)
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    micro_batch: int = Field(128, ge=1)
-    activation_checkpointing: bool = False
-    compile_layers: bool = False
+    lr: Science[float] = Field(2e-2, gt=0)
+    lr_warmup_steps: Science[int] = Field(0, ge=0)
+    lr_schedule: Science[Literal["constant", "linear", "cosine"]] = "constant"
+    betas: Science[tuple[float, float]] = (0.9, 0.999)
+    weight_decay: Science[float] = Field(0.0, ge=0)
+    grad_clip: Science[float] = Field(1.0, gt=0)
+    zero_stage: Science[Literal[0, 1, 2, 3]] = 2
+    micro_batch: Science[int] = Field(128, ge=1)
+    activation_checkpointing: Science[bool] = False
+    compile_layers: Science[bool] = False
 
     # bookkeeping
-    eval_every: int = Field(25, ge=0)
-    eval_problems: int = Field(48, ge=1)
-    eval_samples: int = Field(4, ge=1)
-    eval_modes: tuple[str, ...] | None = Field(None, min_length=1)  # rows of tasks/modes.py; null: its defaults
-    checkpoint_every: Annotated[int, Scope.BOOKKEEPING] = Field(1, ge=1)
-    keep_checkpoints: Annotated[int, Scope.BOOKKEEPING] = Field(2, ge=1)
-    probe_bound: Annotated[float, Scope.BOOKKEEPING] = Field(0.005, gt=0)
-    group_timeout_s: Annotated[float, Scope.BOOKKEEPING] = Field(600.0, gt=0)
-    metrics_host: Annotated[str, Scope.PLACE] = "127.0.0.1"
-    metrics_port: Annotated[int, Scope.PLACE] = Field(0, ge=0, le=65535)
-    loggers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Scope.BOOKKEEPING] = ()
+    eval_every: Bookkeeping[int] = Field(25, ge=0)  # the first and the last evaluation are made whatever it is
+    eval_problems: Science[int] = Field(48, ge=1)
+    eval_samples: Science[int] = Field(4, ge=1)
+    eval_modes: Science[tuple[str, ...] | None] = Field(
+        None, min_length=1
+    )  # rows of tasks/modes.py; null: its defaults
+    checkpoint_every: Bookkeeping[int] = Field(1, ge=1)
+    keep_checkpoints: Bookkeeping[int] = Field(2, ge=1)
+    probe_bound: Bookkeeping[float] = Field(0.005, gt=0)
+    group_timeout_s: Bookkeeping[float] = Field(600.0, gt=0)
+    metrics_host: Place[str] = "127.0.0.1"
+    metrics_port: Place[int] = Field(0, ge=0, le=65535)
+    loggers: Bookkeeping[tuple[Literal["tensorboard", "wandb"], ...]] = ()
 
     @field_validator("loggers", "eval_modes", mode="before")
     @classmethod
@@ -228,15 +217,6 @@ class TrainerSettings(RedisSettings):
                 raise ValueError("on_alarm 'project' excludes project_until and project_from: give one of them")
 
 
-def fields(kind: type[Settings], *scopes: Scope) -> frozenset[str]:
-    """Names of the fields of `kind` that have one of `scopes`."""
-    return frozenset(name for name, field in kind.model_fields.items() if _scope(field.metadata) in scopes)
-
-
-def _scope(metadata: list[Any]) -> Scope:
-    return next((mark for mark in metadata if isinstance(mark, Scope)), Scope.SCIENCE)
-
-
 _PLACES = fields(TrainerSettings, Scope.PLACE) | {"run_dir"}
 OF_RESULTS = frozenset({"steps", "eval_every"})
 """Fields that may differ when a run is resumed and say what a finished run holds."""
@@ -266,38 +246,40 @@ def changed(old: dict[str, Any], new: dict[str, Any], finished: bool = False) ->
 class RefServerSettings(RedisSettings):
     """Generator and reference log-probs."""
 
-    model: str
-    replica: Annotated[str, Scope.PLACE] = "gen-0"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Annotated[str, Scope.MACHINE] = "auto"
-    svd_cache: Annotated[Path, Scope.INPUT] = Path(".cache/svd")
-    bases_on: Literal["gpu", "host"] = "gpu"
-    max_model_len: int = Field(256, ge=16)
-    max_num_seqs: int = Field(256, ge=1)
-    gpu_memory_utilization: float = Field(0.45, gt=0, le=1)
-    tensor_parallel_size: int = Field(1, ge=1)
-    kv_cache_gib: float | None = Field(None, gt=0)
-    enforce_eager: bool = False
-    max_batch_groups: int = Field(16, ge=1)
-    host: Annotated[str, Scope.PLACE] = "127.0.0.1"
-    port: Annotated[int, Scope.PLACE] = Field(8100, ge=0, le=65535)
-    admin_token_file: Annotated[Path | None, Scope.PLACE] = _environment("ADMIN_TOKEN_FILE")
-    max_deliveries: int = Field(3, ge=1)
-    claim_idle_s: float = Field(30.0, gt=0)
+    model: Science[str]
+    replica: Place[str] = "gen-0"
+    dtype: Science[Literal["float32", "bfloat16"]] = "float32"
+    device: Machine[str] = "auto"
+    svd_cache: Input[Path] = Path(".cache/svd")
+    bases_on: Machine[Literal["gpu", "host"]] = "gpu"
+    max_model_len: Science[int] = Field(256, ge=16)
+    max_num_seqs: Machine[int] = Field(256, ge=1)
+    gpu_memory_utilization: Machine[float] = Field(0.45, gt=0, le=1)
+    tensor_parallel_size: Machine[int] = Field(1, ge=1)
+    kv_cache_gib: Machine[float | None] = Field(None, gt=0)
+    enforce_eager: Machine[bool] = False
+    max_batch_groups: Machine[int] = Field(16, ge=1)
+    host: Place[str] = "127.0.0.1"
+    port: Place[int] = Field(8100, ge=0, le=65535)
+    admin_token_file: Place[Path | None] = _environment("ADMIN_TOKEN_FILE")
+    max_deliveries: Bookkeeping[int] = Field(3, ge=1)
+    claim_idle_s: Bookkeeping[float] = Field(30.0, gt=0)
 
 
 class SandboxSettings(RedisSettings):
     """One grading worker. `groups_in_flight`: groups that it works on at a time, so that one endless sibling holds up no
     other group."""
 
-    name: Annotated[str, Scope.PLACE] = "grader-0"
-    parallel: int | None = Field(None, ge=1)  # completions at a time; None: as many as this process may use cores
-    groups_in_flight: int = Field(4, ge=1)
-    isolation: Literal["required", "best_effort"] = "required"
-    host: Annotated[str, Scope.PLACE] = "127.0.0.1"
-    port: Annotated[int, Scope.PLACE] = Field(0, ge=0, le=65535)
-    max_deliveries: int = Field(3, ge=1)
-    claim_idle_s: float = Field(30.0, gt=0)
+    name: Place[str] = "grader-0"
+    parallel: Machine[int | None] = Field(
+        None, ge=1
+    )  # completions at a time; None: as many as this process may use cores
+    groups_in_flight: Machine[int] = Field(4, ge=1)
+    isolation: Science[Literal["required", "best_effort"]] = "required"
+    host: Place[str] = "127.0.0.1"
+    port: Place[int] = Field(0, ge=0, le=65535)
+    max_deliveries: Bookkeeping[int] = Field(3, ge=1)
+    claim_idle_s: Bookkeeping[float] = Field(30.0, gt=0)
 
 
 T = TypeVar("T", bound=Settings)

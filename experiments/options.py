@@ -244,6 +244,13 @@ def _listed(text: str) -> tuple[str, ...]:
     return found
 
 
+def _steps(text: str) -> int:
+    """A number of steps, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a number of steps, at least 1")
+    return int(text)
+
+
 def seeds(text: str) -> list[int]:
     """'0-2,7' -> [0, 1, 2, 7]; argparse says what is wrong with anything else."""
     found: list[int] = []
@@ -291,6 +298,8 @@ def _selection(p: argparse.ArgumentParser) -> None:
     p.add_argument("--name", metavar="X", help="only runs of this --name; needed when DIR holds several of a preset")
     p.add_argument("--allow-unequal-seeds", action="store_true", help="compare arms that ran different seeds")
     p.add_argument("--allow-mixed-commits", action="store_true", help="compare runs of different git commits")
+    what = "read longer runs as if they had ended after N steps, to compare runs of unequal length"
+    p.add_argument("--up-to", type=_steps, default=None, metavar="N", help=what)
     p.add_argument("--allow-mixed-settings", action="store_true", help="compare runs whose settings differ")
 
 

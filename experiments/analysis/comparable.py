@@ -2,10 +2,10 @@
 
 Covers: two finished runs of one arm and seed (which one was kept?), several presets at once, runs whose settings are
 not those of the arm they are named after, arms with different seeds, different git commits, settings that differ beyond
-what the arms fix. Each refusal is one line that names runs and the flag that overrides it (a mislabelled run has none);
-an override leaves a warning on every page made. Warns without refusing: uncommitted changes, different package
-versions, different problems at the first step for the same seed. Lists runs that failed or were stopped, since what is
-left may be a biased selection.
+what the arms fix, directions from different pairs. Each refusal is one line that names runs and the flag that overrides
+it (a mislabelled run has none); an override leaves a warning on every page made. Warns without refusing: uncommitted
+changes, different package versions, different problems at the first step for the same seed. Lists runs that failed or
+were stopped, since what is left may be a biased selection.
 Does not cover: edits of the files a run wrote, data files that changed under the same path, a machine that computes
 wrongly, and choosing among many `--runs` directories.
 """
@@ -20,13 +20,16 @@ from types import MappingProxyType
 from typing import Any
 
 from common.errors import ConfigError
-from common.settings import Scope, TrainerSettings, fields
+from common.scopes import Scope, fields
+from common.settings import TrainerSettings
 from experiments.analysis.run_files import Run, read_rollouts, read_runs
 from experiments.design import arms as arm_table
 from experiments.design.registration import Design
 
-# No bearing on the result. `eval_every` and `steps` say what was measured, so they have.
+# No bearing on the result. `steps` has: the final window of a longer run lies elsewhere. `eval_every` has none, since the
+# first and the last evaluation are always made, except where an alarm reads the evaluations between (`_counts`).
 INCIDENTAL = fields(TrainerSettings, Scope.NAME, Scope.INPUT, Scope.PLACE, Scope.MACHINE, Scope.BOOKKEEPING)
+OF_PAIRS = {"pairs", "pairs_mechanism"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Selection:
     allow_mixed_commits: bool = False
     allow_mixed_settings: bool = False
     name: str | None = None
+    up_to: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,13 @@ def selection(options: argparse.Namespace) -> Selection:
     return Selection(
         options.runs, options.preset, names, tuple(options.seeds),
         options.allow_unequal_seeds, options.allow_mixed_commits, options.allow_mixed_settings, options.name,
+        options.up_to,
     )  # fmt: skip
 
 
 def choose(wanted: Selection) -> Chosen:
     """Read, select and check. ConfigError for every refusal in the module's docstring."""
-    runs = _of_one_name(_of_one_preset(read_runs(wanted.root), wanted), wanted)
+    runs = _of_one_name(_of_one_preset(read_runs(wanted.root, wanted.up_to), wanted), wanted)
     runs = [run for run in runs if not wanted.seeds or run.seed in wanted.seeds]
     runs = [run for run in runs if not wanted.arms or run.arm in wanted.arms]
     missing = [name for name in wanted.arms if name not in {run.arm for run in runs}]
@@ -85,7 +90,7 @@ def choose(wanted: Selection) -> Chosen:
 
 def choose_registered(wanted: Selection, design: Design) -> Chosen:
     """The runs that a design names, by arm or cell in its order, whatever --name they have; checked as by `choose`."""
-    runs = _of_one_preset(read_runs(wanted.root), replace(wanted, preset=design.preset))
+    runs = _of_one_preset(read_runs(wanted.root, wanted.up_to), replace(wanted, preset=design.preset))
     by_name: dict[str, tuple[Run, ...]] = {}
     left_out: list[str] = []
     for name, seeds in design.arms.items():
@@ -131,6 +136,8 @@ def _checked(
         *_check_seeds(by_arm, wanted.allow_unequal_seeds),
         *_check_commits(kept, wanted.allow_mixed_commits),
         *_check_settings(by_arm, wanted.allow_mixed_settings, doses),
+        *_check_pairs(by_arm, wanted.allow_mixed_settings, doses),
+        *_check_lengths(kept, wanted.up_to),
         *_compare_packages(kept),
         *_compare_problems(kept),
     ]
@@ -235,12 +242,12 @@ def _check_settings(by_arm: dict[str, tuple[Run, ...]], allow: bool, doses: Mapp
     Run by run: were a field left out wherever some arm at hand fixes it, adding an arm would open the guard for others.
     """
     lines = []
-    names = {name for own in by_arm.values() for run in own for name in run.config} - INCIDENTAL
+    names = {name for own in by_arm.values() for run in own for name in run.config if _counts(name, run)}
     for name in sorted(names):
         shared: list[Run] = []
         dosed: list[list[Run]] = []
         for arm, own in by_arm.items():
-            free = [run for run in own if name not in _fixed(run)]
+            free = [run for run in own if name not in _fixed(run) and _counts(name, run)]
             mine = [run for run in free if name in _dose(run) | doses.get(arm, frozenset())]
             shared += [run for run in free if not any(run is one for one in mine)]
             dosed.append(mine)
@@ -249,11 +256,57 @@ def _check_settings(by_arm: dict[str, tuple[Run, ...]], allow: bool, doses: Mapp
             if len(groups) > 1:
                 lines.append(f"{name} is " + ", but ".join(f"{value} in {ids}" for value, ids in groups.items()))
     if lines and not allow:
+        shorter = ", compare them as if all had ended at one step with --up-to" if "steps is" in "".join(lines) else ""
         raise ConfigError(
-            f"settings differ beyond the arms: {'; '.join(lines)}; run again with equal settings "
+            f"settings differ beyond the arms: {'; '.join(lines)}; run again with equal settings{shorter} "
             "or pass --allow-mixed-settings"
         )
     return [f"Settings differ beyond the arms: {'; '.join(lines)}."] if lines else []
+
+
+def _counts(name: str, run: Run) -> bool:
+    """Whether a setting bears on the run's result."""
+    return name not in INCIDENTAL or (name == "eval_every" and run.config.get("alarm_clean") is not None)
+
+
+def _check_pairs(by_arm: dict[str, tuple[Run, ...]], allow: bool, doses: Mapping[str, frozenset[str]]) -> list[str]:
+    """Directions of one seed must come from the same pairs (pairs_hash of v_hack.json), but where the arm chooses them.
+
+    The path v_hack says nothing of what is in the file. Seeds with pairs of their own, the same in each arm, are a design
+    that contains the variance of the direction: told, not refused.
+    """
+    by_seed: dict[int, dict[str, list[Run]]] = {}
+    for arm, own in by_arm.items():
+        for run in own:
+            chosen = _fixed(run) | _dose(run) | doses.get(arm, frozenset())
+            found = (run.direction or {}).get("pairs_hash")
+            if found and not chosen & OF_PAIRS:
+                by_seed.setdefault(run.seed, {}).setdefault(found, []).append(run)
+    for seed, groups in sorted(by_seed.items()):
+        if len(groups) > 1:
+            told = ", but ".join(f"{found[:8]} for {', '.join(r.run_id for r in own)}" for found, own in groups.items())
+            line = f"seed {seed}: directions come from different pairs ({told})"
+            if not allow:
+                raise ConfigError(f"{line}; run again with one pairs file or pass --allow-mixed-settings")
+            return [f"{line[0].upper()}{line[1:]}."]
+    if len({found for groups in by_seed.values() for found in groups}) > 1:
+        return ["Each seed has a direction from pairs of its own, the same in its arms."]
+    return []
+
+
+def _check_lengths(runs: list[Run], up_to: int | None) -> list[str]:
+    """Under --up-to: the rate of no run may depend on how long the run was planned."""
+    if up_to is None:
+        return []
+    for run in runs:
+        if run.config.get("lr_schedule", "constant") != "constant":
+            raise ConfigError(
+                f"--up-to {up_to}: {run.run_id} has lr_schedule {run.config['lr_schedule']!r}, so its rates depend on its "
+                "number of steps; compare runs of equal steps"
+            )
+    last = sorted({max(row.step for row in run.evals) for run in runs if run.evals})
+    at = f" Last evaluations: at step {', '.join(map(str, last))}." if last else ""
+    return [f"Every run is read as if it had ended at step {up_to}, which is not what was registered.{at}"]
 
 
 def _fixed(run: Run) -> frozenset[str]:

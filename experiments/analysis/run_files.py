@@ -158,13 +158,16 @@ def find_runs(root: Path) -> list[Path]:
     return found
 
 
-def read_runs(root: Path) -> list[Run]:
-    """Every run under `root`, by name."""
-    return [read_run(path) for path in find_runs(root)]
+def read_runs(root: Path, up_to: int | None = None) -> list[Run]:
+    """Every run under `root`, by name; `up_to` as in `read_run`."""
+    return [read_run(path, up_to) for path in find_runs(root)]
 
 
-def read_run(path: Path) -> Run:
-    """One run directory, checked. ConfigError naming file (and line) for whatever is missing or malformed."""
+def read_run(path: Path, up_to: int | None = None) -> Run:
+    """One run directory, checked. ConfigError naming file (and line) for whatever is missing or malformed.
+
+    up_to: a run with more steps is read as if it had been one of so many steps and had finished them.
+    """
     path = Path(path)
     status = _model(path / "status.json", Status)
     provenance = _model(path / "provenance.json", Provenance)
@@ -181,6 +184,11 @@ def read_run(path: Path) -> Run:
         raise ConfigError(
             f"{path / 'metrics.jsonl'}: {len(metrics)} steps in a finished run of {status.steps}; run it again"
         )
+    if up_to is not None and len(metrics) >= up_to:
+        metrics, modules = metrics[:up_to], [row for row in modules if row.step < up_to]
+        evals = tuple(row for row in evals if row.step <= up_to)
+        status = status.model_copy(update={"state": "finished", "step": up_to, "steps": up_to})
+        config = config | {"steps": up_to}
     return Run(
         path=path,
         run_id=str(config["run_id"]),

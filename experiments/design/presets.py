@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-from common.settings import Scope, TrainerSettings, fields
+from common.scopes import Scope, fields
+from common.settings import TrainerSettings
 from experiments.design import arms
 from experiments.design.arms import Arm
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 
-from common.settings import RefServerSettings, SandboxSettings, Scope, TrainerSettings, build, fields
+from common.scopes import Scope, fields
+from common.settings import RefServerSettings, SandboxSettings, TrainerSettings, build
 from experiments.design import presets
 from experiments.launch.given import check_same, given, save
 from experiments.launch.run import ensure_direction, finished, write_provenance

@@ -1,18 +1,31 @@
 """Settings: unknown fields refused, every complaint one line that names the field."""
 
+from typing import Annotated
+
 import pytest
 
+from common import settings
 from common.errors import ConfigError
-from common.settings import SandboxSettings, TrainerSettings, build, dump, parse_assignments, read_settings_file
+from common.scopes import Science, Scope, Settings, fields
+from common.settings import (
+    RESUMABLE,
+    RedisSettings,
+    SandboxSettings,
+    TrainerSettings,
+    build,
+    dump,
+    parse_assignments,
+    read_settings_file,
+)
 
 GOOD = {"run_id": "r", "run_dir": "runs/r", "model": "m", "train_problems": "a", "heldout_problems": "b"}
 
 
 def test_resolved_form_round_trips():
-    settings = build(TrainerSettings, GOOD)
     import json
 
-    assert build(TrainerSettings, json.loads(dump(settings))) == settings
+    made = build(TrainerSettings, GOOD)
+    assert build(TrainerSettings, json.loads(dump(made))) == made
 
 
 @pytest.mark.parametrize(
@@ -76,3 +89,30 @@ def test_lists_of_fields_follow_their_scopes():
     assert {"arm", "seed", "run_id", "run_dir", "v_hack", "direction"} == NAMED
     assert {"redis_url", "replica", "name", "port", "admin_token_file", "metrics_port"} <= OF_THE_MACHINE
     assert not {"device", "run_dir", "model"} & OF_THE_MACHINE
+
+
+def every_class():
+    return [c for c in vars(settings).values() if isinstance(c, type) and issubclass(c, Settings) and c is not Settings]
+
+
+def test_every_field_of_every_process_has_one_scope():
+    assert {TrainerSettings, SandboxSettings, RedisSettings} <= set(every_class())
+    for kind in every_class():
+        by_scope = [fields(kind, scope) for scope in Scope]
+        assert sum(map(len, by_scope)) == len(kind.model_fields), "no field in two"
+        assert frozenset().union(*by_scope) == frozenset(kind.model_fields), "no field in none"
+
+
+@pytest.mark.parametrize("annotation", [int, Annotated[Science[int], Scope.MACHINE]])
+def test_a_class_with_a_field_of_no_scope_or_of_two_cannot_be_made(annotation):
+    with pytest.raises(TypeError, match=r"New\.field needs one scope"):
+        type("New", (Settings,), {"__annotations__": {"field": annotation}})
+
+
+def test_what_may_change_on_resuming_is_what_the_scopes_say():
+    resumable = fields(TrainerSettings, Scope.MACHINE, Scope.BOOKKEEPING, Scope.PLACE) | {"run_dir", "steps"}
+    assert resumable == RESUMABLE
+    science = fields(TrainerSettings, Scope.SCIENCE)
+    assert science >= {"lr", "steps", "group_size", "eval_problems", "projection", "pairs"} and not science & (
+        resumable - {"steps"}
+    )

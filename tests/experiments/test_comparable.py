@@ -151,3 +151,72 @@ def test_arms_keep_their_own_dose_and_one_arm_has_one(tmp_path):
         root = runs(tmp_path / arm, Plan(), other, Plan(arm="setpoint")).root
         with pytest.raises(ConfigError, match=r"dose is .* but "):
             choose(Selection(root, allow_unequal_seeds=True))
+
+
+def directed(root, pairs_hash, **plan):
+    path = write(root, Plan(cos=[0.1] * 4, **plan))
+    made = json.loads((path / "v_hack.json").read_text())
+    (path / "v_hack.json").write_text(json.dumps(made | {"pairs_hash": pairs_hash}))
+    return Selection(root)
+
+
+def test_directions_of_one_seed_from_different_pairs(tmp_path):
+    directed(tmp_path, "a" * 64)
+    wanted = directed(tmp_path, "b" * 64, arm="projected")
+    with pytest.raises(
+        ConfigError,
+        match=r"seed 0: directions come from different pairs \(a{8} for demo-vanilla-s0, but b{8} for demo-p",
+    ):
+        choose(wanted)
+    told = choose(Selection(tmp_path, allow_mixed_settings=True)).warnings
+    assert len(told) == 1 and told[0].startswith("Seed 0: directions come from different pairs")
+
+
+def test_a_direction_per_seed_is_told_and_not_refused(tmp_path):
+    for seed, pairs in enumerate(("a" * 64, "b" * 64)):
+        for arm in ("vanilla", "projected"):
+            directed(tmp_path, pairs, arm=arm, seed=seed)
+    assert choose(Selection(tmp_path)).warnings == (
+        "Each seed has a direction from pairs of its own, the same in its arms.",
+    )
+
+
+def test_runs_without_pairs_have_nothing_to_compare(tmp_path):
+    """Old runs do not say their pairs; a random direction has none."""
+    directed(tmp_path, "a" * 64)
+    assert choose(runs(tmp_path, Plan(arm="random_direction", cos=[0.1] * 4))).warnings == ()
+
+
+def test_unequal_steps_are_refused_by_name_and_can_be_cut(tmp_path):
+    short = Plan(hack=[0.0, 0.1, 0.2, 0.4], passed=[0.1, 0.2, 0.3, 0.3], safe_pass=[(0, 0.1), (4, 0.3)])
+    longer = Plan(
+        arm="projected", hack=[0.0, 0.2, 0.4, 0.6, 1.0, 1.0], passed=[0.1, 0.2, 0.3, 0.4, 0.5, 0.5],
+        safe_pass=[(0, 0.1), (3, 0.25), (6, 0.5)], cos=[0.1] * 6,
+    )  # fmt: skip
+    wanted = runs(tmp_path, short, longer)
+    with pytest.raises(ConfigError, match=r"steps is 6 in demo-projected-s0, but 4 in demo-vanilla-s0.*--up-to"):
+        choose(wanted)
+    chosen = choose(Selection(tmp_path, up_to=4))
+    (cut,) = chosen.by_arm["projected"]
+    assert (cut.steps_done, cut.status.steps, cut.finished, cut.cos.shape[0]) == (4, 4, True, 4)
+    assert cut.series["hack_strict"].tolist() == [0.0, 0.2, 0.4, 0.6] and sum(cut.label_counts.values()) == 64
+    assert {row.step for row in cut.evals} == {0, 3}
+    assert "as if it had ended at step 4" in chosen.warnings[0] and "at step 3, 4" in chosen.warnings[0]
+    with pytest.raises(ConfigError, match="steps is 5"):  # the short run has no step 5 to be read up to
+        choose(Selection(tmp_path, up_to=5))
+
+
+def test_a_rate_that_depends_on_the_number_of_steps_cannot_be_cut(tmp_path):
+    wanted = runs(tmp_path, Plan(settings={"lr_schedule": "cosine"}))
+    assert choose(wanted)
+    with pytest.raises(ConfigError, match="--up-to 2: demo-vanilla-s0 has lr_schedule 'cosine'"):
+        choose(Selection(tmp_path, up_to=2))
+
+
+def test_how_often_is_evaluated_matters_only_to_an_alarm(tmp_path):
+    assert choose(runs(tmp_path, Plan(), Plan(arm="projected", settings={"eval_every": 7}))).warnings == ()
+    for run in tmp_path.iterdir():
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(config | {"alarm_clean": "clean.json"}))
+    with pytest.raises(ConfigError, match="eval_every is 7 in demo-projected-s0, but 25 in demo-vanilla-s0"):
+        choose(Selection(tmp_path))
