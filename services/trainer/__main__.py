@@ -112,17 +112,7 @@ def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) ->
         heldout_pairs = text.pairs(s.pairs, "heldout") if s.pairs else []
         shaper = Shaper(s, policy, text.pairs)
         trainer = Trainer(
-            s,
-            ranks,
-            rollouts,
-            publisher,
-            record,
-            shaper,
-            (train, heldout),
-            pairs,
-            stop,
-            progress.show,
-            lock.require,
+            s, ranks, rollouts, publisher, record, shaper, (train, heldout), pairs, stop, progress.show, lock.require,
             heldout_pairs,
         )  # fmt: skip
         try:
