@@ -30,6 +30,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .adam import INSIDE, Adam, Inside
 from .adapter import PARAMETER, Adapter
 from .direction import Direction
 from .errors import RankspaceError
@@ -37,6 +38,8 @@ from .hook_base import Intervention, StepHook, whole_gradient
 from .merge import split_flat
 from .position import Placement
 from .projection import Variant
+
+Moment = Literal["exp_avg", "exp_avg_sq"]
 
 
 class ProjectionHook(StepHook):
@@ -56,7 +59,7 @@ class ProjectionHook(StepHook):
         engine: Any,
         adapter: Adapter,
         direction: Direction,
-        variant: Variant | Placement | Intervention = "one_sided",
+        variant: Variant | Placement | Inside | Intervention = "one_sided",
         rescale: bool | None = None,
         verify: Literal["first", "always", "never"] = "first",
         reference: Direction | None = None,
@@ -65,6 +68,8 @@ class ProjectionHook(StepHook):
         self.engine, self.verify = engine, verify
         self._require_same_modules()
         undo_phantom_step(engine)
+        if self.does.variant in INSIDE:
+            self._adam()
 
     def before_step(self, step: int | None = None, active: bool = True) -> dict[str, Any]:
         if not self.engine.is_gradient_accumulation_boundary():
@@ -90,6 +95,16 @@ class ProjectionHook(StepHook):
 
     def _set_moment(self, flat: Tensor) -> None:
         scatter_moment(self.engine, self.adapter, flat)
+
+    def _second(self) -> Tensor:
+        return gather_moment(self.engine, self.adapter, "exp_avg_sq")
+
+    def _set_second(self, flat: Tensor) -> None:
+        scatter_moment(self.engine, self.adapter, flat, "exp_avg_sq")
+
+    def _adam(self) -> Adam:
+        optimizer = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+        return Adam.of(optimizer.param_groups, list(optimizer.state.values()))
 
     def _require_same_modules(self) -> None:
         seen = sum(name.rsplit(".", 1)[-1] == PARAMETER for name, _ in self.engine.module.named_parameters())
@@ -182,8 +197,8 @@ def scatter_delta(engine: Any, adapter: Adapter, flat: Tensor) -> None:
 
 
 @torch.no_grad()
-def gather_moment(engine: Any, adapter: Adapter) -> Tensor:
-    """AdamW's first moment (exp_avg) of all delta_S, fp32 [sum r] on the engine's device. Collective.
+def gather_moment(engine: Any, adapter: Adapter, kind: Moment = "exp_avg") -> Tensor:
+    """A moment of AdamW of all delta_S, by default the first, fp32 [sum r] on the engine's device. Collective.
 
     Raises:
         RankspaceError: the optimizer keeps none where it is looked for (another optimizer, or no step yet).
@@ -192,34 +207,34 @@ def gather_moment(engine: Any, adapter: Adapter) -> Tensor:
 
     parts, masters = [], _unfused_masters(engine)
     for (name, _), parameter in zip(adapter.modules, adapter.parameters(), strict=True):
-        whole = _whole_moment(engine, masters.get(id(parameter), parameter))
-        value = safe_get_full_optimizer_state(parameter, "exp_avg") if whole is None else whole
+        whole = _whole_moment(engine, masters.get(id(parameter), parameter), kind)
+        value = safe_get_full_optimizer_state(parameter, kind) if whole is None else whole
         if value is None:
-            raise RankspaceError(f"the optimizer keeps no exp_avg for {name}.delta_S: placements need AdamW")
+            raise RankspaceError(f"the optimizer keeps no {kind} for {name}.delta_S: this arm needs AdamW")
         parts.append(value.detach().float().reshape(-1).clone())
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def scatter_moment(engine: Any, adapter: Adapter, flat: Tensor) -> None:
-    """Set AdamW's first moment of all delta_S to `flat` [sum r], equal on every rank. Collective."""
+def scatter_moment(engine: Any, adapter: Adapter, flat: Tensor, kind: Moment = "exp_avg") -> None:
+    """Set a moment of AdamW of all delta_S to `flat` [sum r], equal on every rank. Collective."""
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     masters = _unfused_masters(engine)
     for parameter, part in zip(adapter.parameters(), split_flat(flat, adapter.modules), strict=True):
-        whole = _whole_moment(engine, masters.get(id(parameter), parameter))
+        whole = _whole_moment(engine, masters.get(id(parameter), parameter), kind)
         if whole is not None:
             whole.copy_(part)
         elif hasattr(parameter, "ds_id"):
-            safe_set_local_optimizer_state(parameter, _own_partition(parameter, part), "exp_avg")
+            safe_set_local_optimizer_state(parameter, _own_partition(parameter, part), kind)
         else:
-            safe_set_full_optimizer_state(parameter, part, "exp_avg")
+            safe_set_full_optimizer_state(parameter, part, kind)
 
 
-def _whole_moment(engine: Any, master: Tensor) -> Tensor | None:
-    """exp_avg where ZeRO-0 leaves it whole with torch's own optimizer; None where ZeRO holds it in partitions."""
+def _whole_moment(engine: Any, master: Tensor, kind: Moment) -> Tensor | None:
+    """The moment where ZeRO-0 leaves it whole with torch's own optimizer; None where ZeRO holds it in partitions."""
     optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    found: Tensor | None = optimizer.state.get(master, {}).get("exp_avg")
+    found: Tensor | None = optimizer.state.get(master, {}).get(kind)
     return found
 
 

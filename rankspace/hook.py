@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adam import INSIDE, Adam, Inside
 from .adapter import Adapter
 from .direction import Direction
 from .errors import RankspaceError
@@ -52,7 +53,7 @@ class GradientHook(StepHook):
         optimizer: Any,
         adapter: Adapter,
         direction: Direction,
-        variant: Variant | Placement | Intervention = "one_sided",
+        variant: Variant | Placement | Inside | Intervention = "one_sided",
         rescale: bool | None = None,
         reference: Direction | None = None,
     ):
@@ -61,6 +62,8 @@ class GradientHook(StepHook):
         super().__init__(adapter, direction, variant, rescale, reference)
         require_only_delta(optimizer, adapter)
         self.optimizer = optimizer
+        if self.does.variant in INSIDE:
+            self._adam()
 
     def _read(self) -> Tensor:
         return read_grad(self.adapter)
@@ -86,11 +89,25 @@ class GradientHook(StepHook):
         for moment, part in zip(self._moments(), split_flat(flat, self.adapter.modules), strict=True):
             moment.copy_(part)
 
+    def _second(self) -> Tensor:
+        return torch.cat([state["exp_avg_sq"].float() for state in self._states()])
+
+    @torch.no_grad()
+    def _set_second(self, flat: Tensor) -> None:
+        for state, part in zip(self._states(), split_flat(flat, self.adapter.modules), strict=True):
+            state["exp_avg_sq"].copy_(part)
+
+    def _adam(self) -> Adam:
+        return Adam.of(self.optimizer.param_groups, self._states())
+
+    def _states(self) -> list[dict[str, Any]]:
+        return [self.optimizer.state.get(p, {}) for p in self.adapter.parameters()]
+
     def _moments(self) -> list[Tensor]:
         """exp_avg of the Adam family or SGD's momentum_buffer, one a module; [] where there is neither."""
-        states = [self.optimizer.state.get(p, {}) for p in self.adapter.parameters()]
-        found = [s.get("exp_avg", s.get("momentum_buffer")) for s in states]
-        return [] if any(m is None for m in found) else found
+        found = [s.get("exp_avg", s.get("momentum_buffer")) for s in self._states()]
+        kept = [m for m in found if m is not None]
+        return kept if len(kept) == len(found) else []
 
 
 def read_grad(adapter: Adapter) -> Tensor:

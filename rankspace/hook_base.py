@@ -3,6 +3,7 @@
 before_step    g = read()  ->  g' = project(g)  ->  write(g')         once, on the whole reduced gradient
 after_step     u = delta_S after − before;  `update` variant: delta_S = before + project_update(u)
                placements (position.py): delta_S and first moment put where the arm wants them
+               inside AdamW (adam.py): moments changed and delta_S computed anew from them
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adam import (
+    INSIDE,
+    Adam,
+    Inside,
+    clip_share,
+    fisher_update,
+    require_inside,
+    untouched_second,
+    without_hackward,
+    zeros_like_or,
+)
 from .adapter import Adapter
 from .direction import Direction
 from .errors import RankspaceError
@@ -25,12 +37,13 @@ from .projection import STRENGTH, UNWRITTEN, Layout, Variant, project, project_u
 class Intervention:
     """Everything an arm does to gradients and parameters.
 
-    variant: a gradient map of `projection.project`, or a placement of position.py (which leaves the gradient alone).
+    variant: a gradient map of `projection.project`, a placement of position.py (which leaves the gradient alone), or one
+        of adam.py, which acts inside AdamW.
     rescale: overrides the variant's own choice. strength: of `bias`, share of the gradient norm.
     dose: of the placements, per module in units of delta_S. ramp: of `setpoint`, optimizer steps.
     """
 
-    variant: Variant | Placement = "one_sided"
+    variant: Variant | Placement | Inside = "one_sided"
     rescale: bool | None = None
     strength: float = STRENGTH
     dose: float = 0.0
@@ -56,7 +69,7 @@ class StepHook:
         self,
         adapter: Adapter,
         direction: Direction,
-        variant: Variant | Placement | Intervention,
+        variant: Variant | Placement | Inside | Intervention,
         rescale: bool | None,
         reference: Direction | None = None,
     ):
@@ -67,14 +80,17 @@ class StepHook:
         self.does = variant if isinstance(variant, Intervention) else Intervention(variant, rescale)
         self.layout = Layout.of(adapter.modules)
         self._before: Tensor | None = None
+        self._handed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # of m_only: g, g', both moments before
         self._step, self._active = -1, True
         # an impossible variant or direction fails here, not at step 1
         self._project(torch.zeros(self.layout.size))
         if self.does.variant in PLACEMENTS:
             require_placement(direction.vectors, self.does.variant, self.does.dose, self.does.ramp)
+        if self.does.variant in INSIDE:
+            require_inside(direction.vectors, self.does.variant)
 
     @property
-    def variant(self) -> Variant | Placement:
+    def variant(self) -> Variant | Placement | Inside:
         return self.does.variant
 
     def set_direction(self, direction: Direction) -> None:
@@ -106,10 +122,15 @@ class StepHook:
         """
         self.adapter.require_fresh()
         self._step, self._active = self._step + 1 if step is None else step, active
-        projected, metrics = self._project(self._read())
+        gradient = self._read()
+        projected, metrics = self._project(gradient)
         if self._gradient_variant() not in UNWRITTEN:
             self._write(projected)
-        self._before = self._delta()
+        self._before, self._handed = self._delta(), None
+        if active and self.does.variant == "m_only":
+            begun = self._adam().steps > 0
+            first, second = (self._moment(), self._second()) if begun else (None, None)
+            self._handed = gradient, projected, zeros_like_or(first, gradient), zeros_like_or(second, gradient)
         return metrics
 
     def after_step(self) -> dict[str, Any]:
@@ -117,8 +138,8 @@ class StepHook:
 
         Returns:
             the metrics of `projection.update_cosine` for the change as applied (after what `update` or a placement did
-            to it; `update` adds `raw_update_cos_mean` for the optimizer's own; a placement `placed_share`, the share of
-            modules it moved), and those of `position.position_metrics`.
+            to it; `update` adds `raw_update_cos_mean` for the optimizer's own; placements, `moments` and `fisher` add
+            `placed_share`, the share of modules that they moved), and those of `position.position_metrics`.
         """
         if self._before is None:
             raise RankspaceError("after_step without before_step: call both around the optimizer's step")
@@ -131,16 +152,20 @@ class StepHook:
             extra = {"raw_update_cos_mean": raw["cos_mean"]}
         elif self._active and self.does.variant in ("leash", "setpoint"):
             delta, extra = self._place(delta)
+        elif self._active and self.does.variant in INSIDE:
+            delta, extra = self._again(before, delta)
         self.adapter.refresh()
         reference = None if self.reference is None else self.reference.vectors
         extra |= position_metrics(delta, delta - before, v, reference, self.layout)
         return update_cosine(delta - before, v, self.layout) | extra
 
     def _gradient_variant(self) -> Variant:
-        """The gradient map of this step: a placement leaves the gradient alone."""
-        if not self._active or self.does.variant in PLACEMENTS:
+        """The gradient map of this step: placements leave the gradient alone, and of those inside AdamW all but m_only."""
+        if self._active and self.does.variant == "m_only":
+            return "one_sided"
+        if not self._active or self.does.variant in (*PLACEMENTS, *INSIDE):
             return "off"
-        return self.does.variant  # type: ignore[return-value]  # not a placement
+        return self.does.variant  # type: ignore[return-value]  # a gradient map
 
     def _project(self, g: Tensor) -> tuple[Tensor, dict[str, Any]]:
         does = self.does
@@ -154,6 +179,31 @@ class StepHook:
         if moment is not None:
             self._set_moment(without_component(moment, v, self.layout, moved))
         return delta, {"placed_share": float(moved.double().mean())}
+
+    def _again(self, before: Tensor, delta: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """AdamW's step as the arms of adam.py want it, from the moments it has left."""
+        adam, v, variant = self._adam(), self.direction.vectors, self.does.variant
+        first, second = self._moment(), self._second()
+        assert first is not None  # `_adam` has refused what is no AdamW
+        extra: dict[str, float] = {}
+        if variant == "fisher":
+            update, moved = fisher_update(delta - before, v, self.layout, adam.inverse_root(second.double()))
+            delta = before + update
+            extra = {"placed_share": float(moved.double().mean())}
+        elif variant == "moments":
+            first, moved = without_hackward(first, v, self.layout)
+            self._set_moment(first)
+            delta = adam.step(before, first, second)
+            extra = {"placed_share": float(moved.double().mean())}
+        else:
+            assert self._handed is not None  # set by before_step of the same step
+            g, projected, earlier, second = self._handed
+            share = clip_share(first, earlier, projected, adam.beta1)
+            second = untouched_second(second, g, share, adam.beta2)
+            self._set_second(second)
+            delta = adam.step(before, first, second)
+        self._set(delta)
+        return delta, extra
 
     def _read(self) -> Tensor:
         """The whole gradient of all delta_S, fp32 [sum r]."""
@@ -177,6 +227,18 @@ class StepHook:
 
     def _set_moment(self, flat: Tensor) -> None:
         """Set that moment to `flat` [sum r]."""
+        raise NotImplementedError
+
+    def _second(self) -> Tensor:
+        """AdamW's second moment of all delta_S, fp32 [sum r], a copy."""
+        raise NotImplementedError
+
+    def _set_second(self, flat: Tensor) -> None:
+        """Set that moment to `flat` [sum r]."""
+        raise NotImplementedError
+
+    def _adam(self) -> Adam:
+        """The optimizer's hyperparameters and step count. RankspaceError where it is no AdamW."""
         raise NotImplementedError
 
 

@@ -284,6 +284,39 @@ _TABLE = (
         "The variant that does best in that paper: reward times (1 - 2 sigmoid(z)) where z > 0.",
         defaults={"shaping_alpha": 2.0},
     ),
+    Arm(
+        "setpoint_random",
+        "D",
+        "Set point along a random direction orthogonal to v_hack",
+        _does("setpoint", direction="random", orthogonal=True),
+        "Specificity of setpoint: the same distance along a random unit vector orthogonal to v_hack in every module. Compare "
+        "at the same dose.",
+        defaults={"dose": 1.65, "dose_ramp": 20},
+    ),
+    Arm(
+        "project_m_only",
+        "E",
+        "Projection that AdamW's second moment does not see",
+        _does("m_only"),
+        "How much of the drift is AdamW's: a projected gradient also shrinks the second moment along v_hack, which raises the "
+        "rate there (arXiv 2604.22407). Here the first moment comes from the projected gradient, the second from the whole.",
+    ),
+    Arm(
+        "project_moments",
+        "F",
+        "Projection of AdamW's first moment",
+        _does("moments"),
+        "Whether momentum carries the hack past the projection: the gradient is left alone and the first moment loses what "
+        "points to the hack, before each step.",
+    ),
+    Arm(
+        "fisher",
+        "G",
+        "Smallest correction of the update in AdamW's metric",
+        _does("fisher"),
+        "Whether the metric matters: of the applied update only what moves towards the hack to first order is undone, by the "
+        "smallest change as AdamW's preconditioner measures it. projected_update does the same in the Euclidean metric.",
+    ),
 )
 ARMS: dict[str, Arm] = {arm.name: arm for arm in _TABLE}
 

@@ -38,6 +38,8 @@ ADAM = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.01}
 # Adam's first step is lr·sign(g): a last-bit difference flips an entry near zero. In bf16 an eps near the typical |g|
 # (3e-3 after clipping) keeps the map continuous, so that the comparison measures the gradient and not luck
 ADAM_BF16 = ADAM | {"eps": 1e-3}
+# The arms inside AdamW divide what the projection moved by a |g| that may be near zero: the same remedy
+ADAM_INSIDE = ADAM_BF16
 # eps far above every |g| turns AdamW into plain descent: the applied update then shows the gradient itself
 LINEAR = {"lr": 1e2, "betas": (0.0, 0.0), "eps": 1e3, "weight_decay": 0.0}
 
@@ -93,6 +95,8 @@ def run_reference(case: dict, direction, hyper: dict, steps: int, project: bool 
         for p in adapter.parameters():
             p.data = p.data.bfloat16()
     layout = rankspace.Layout.of(adapter.modules)
+    if project and case["variant"] in ("m_only", "moments", "fisher"):
+        return written_out(case, model, adapter, direction, hyper, steps)
     master = torch.nn.Parameter(adapter.get_flat())
     optimizer = torch.optim.AdamW([master], **hyper)
     history = []
@@ -114,6 +118,35 @@ def run_reference(case: dict, direction, hyper: dict, steps: int, project: bool 
             state["exp_avg"] = without_component(state["exp_avg"], v, layout, moved)
         adapter.set_flat(master.detach())
         history.append(master.detach().clone())
+    return history
+
+
+def written_out(case: dict, model, adapter, direction, hyper: dict, steps: int) -> list[Tensor]:
+    """AdamW with its arms inside, line by line, beside neither torch's optimizer nor rankspace.adam."""
+    layout = rankspace.Layout.of(adapter.modules)
+    v = layout.unpad(rankspace.projection.unit_rows(layout.pad(direction.vectors), layout.names))
+    module = torch.cat([torch.full((r,), i) for i, r in enumerate(layout.ranks)])
+    (b1, b2), lr, eps, decay = hyper["betas"], hyper["lr"], hyper["eps"], hyper["weight_decay"]
+    delta = adapter.get_flat().double()
+    m, w, history = torch.zeros_like(delta), torch.zeros_like(delta), []
+
+    def dots(x: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros(len(layout.ranks)).double().index_add(0, module, x * y)[module]
+
+    for step in range(steps):
+        g = reference_gradient(model, adapter, case, step)
+        handed = rankspace.project(g, v, layout, "one_sided")[0] if case["variant"] == "m_only" else g
+        clip = min(1.0, CLIP / (float(handed.norm()) + 1e-6))
+        m, w = b1 * m + (1 - b1) * clip * handed, b2 * w + (1 - b2) * (clip * g.double()).square()
+        if case["variant"] == "moments":
+            m = m - dots(m, v).clamp_min(0) * v
+        p = 1 / ((w / (1 - b2 ** (step + 1))).sqrt() + eps)
+        u = -lr * decay * delta - lr * m / (1 - b1 ** (step + 1)) * p
+        if case["variant"] == "fisher":
+            u = u - dots(u, v).clamp_max(0) / dots(p * v, v) * p * v
+        delta = delta + u
+        adapter.set_flat(delta.float())
+        history.append(delta.float())
     return history
 
 
@@ -174,6 +207,8 @@ def compare(case: dict) -> dict:
     start = make(case)[1].get_flat()
     result = {"case": case}
     adam = ADAM if case["precision"] == "fp32" else ADAM_BF16
+    if case["variant"] in ("m_only", "moments", "fisher"):
+        adam = ADAM_INSIDE
     for name, hyper, steps in (("adam", adam, 2), ("linear", LINEAR, 1)):
         want = run_reference(case, direction, hyper, steps)
         plain = run_reference(case, direction, hyper, steps, project=False)

@@ -17,6 +17,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("two_sided", "no_rescale", "drift_only", "measure_only", "update")
 PLACED = ("leash", "setpoint")
+INSIDE = ("m_only", "moments", "fisher")  # AdamW
 # ds_bf16: DeepSpeed's own bf16 mode (casts delta_S, fp32 master). bf16_base: bf16 model, fp32 delta_S, that mode off
 PRECISIONS = ("fp32", "ds_bf16", "bf16_base", "ds_bf16_acc32")
 
@@ -33,9 +34,10 @@ def name_of(c: dict) -> str:
 def default_cases(world: int) -> list[dict]:
     matrix = [case(z, "fp32", 3, world) for z in (0, 2)]
     more = [case(0, "ds_bf16", 3, world), case(2, "fp32", 1, world, "update"), case(2, "fp32", 1, world, "leash")]
-    return matrix + (
-        more if world == 2 else [case(2, "bf16_base", 3, world, form="merged"), case(0, "fp32", 1, world, "setpoint")]
-    )
+    if world == 2:
+        return matrix + more + [case(2, "fp32", 3, world, v) for v in INSIDE]
+    return [*matrix, case(2, "bf16_base", 3, world, form="merged"), case(0, "fp32", 1, world, "setpoint"),
+            case(0, "fp32", 1, world, "m_only")]  # fmt: skip
 
 
 def slow_cases(world: int) -> list[dict]:
@@ -44,6 +46,7 @@ def slow_cases(world: int) -> list[dict]:
     variants = [case(z, "fp32", 1, world, v) for z in (0, 1, 2, 3) for v in VARIANTS]
     variants += [case(z, "ds_bf16", 1, world, "update") for z in (0, 1, 2, 3)]
     variants += [case(z, p, 1, world, v) for z in (0, 1, 2, 3) for p in ("fp32", "ds_bf16") for v in PLACED]
+    variants += [case(z, p, 1, world, v) for z in (0, 1, 2, 3) for p in ("fp32", "ds_bf16") for v in INSIDE]
     merged = [case(z, p, 3, world, form="merged") for z in (0, 1, 2, 3) for p in ("fp32", "ds_bf16")]
     return matrix + variants + merged
 
