@@ -14,6 +14,7 @@
   watch         does a run leave what clean runs do? A line a run; --calibrate makes the file of clean runs
   alarm         what the alarm is worth on registered runs: false alarms, runs caught, lead
   report        HTML, Markdown, figures, LaTeX table
+  why           dose, time and place: figures and tables of a registration with doses, cosines between directions
   verdict       every preregistered claim: supported, falsified, inconclusive, not evaluable
   next-preset   the decision branch: did vanilla learn to hack, and what is next
   completion    the shell function that completes all of these (bash, zsh)
@@ -44,6 +45,7 @@ COMMANDS = {
     "watch": "experiments.analysis.watch",
     "alarm": "experiments.report.alarm_page",
     "report": "experiments.report.build",
+    "why": "experiments.report.why",
     "verdict": "experiments.analysis.verdict",
     "next-preset": "experiments.analysis.next_preset",
     "completion": "experiments.completion",

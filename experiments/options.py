@@ -124,6 +124,18 @@ def verdict() -> cli.Parser:
     return p
 
 
+def why() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments why", description=cli.docstring("experiments.report.why"))
+    _selection(p)
+    what = "arms, cells and outcome classes of this registration (version 2, with a design)"
+    p.add_argument("--registration", type=Path, metavar="FILE", help=what)
+    p.add_argument("--matrix", type=Path, metavar="DIR", help="runs by mechanism trained on and mechanism of the pairs")
+    what = "a direction file under a name; give two or more"
+    p.add_argument("--cosine", action="append", default=[], metavar="NAME=FILE", help=what)
+    p.add_argument("--out", type=Path, default=Path("why"), metavar="DIR", help="where to write (default: why)")
+    return p
+
+
 def next_preset() -> cli.Parser:
     p = cli.Parser(
         prog="python -m experiments next-preset", description=cli.docstring("experiments.analysis.next_preset")
@@ -195,7 +207,7 @@ PARSERS = {
     "arms": arms, "presets": presets,
     "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "samples": samples, "status": status, "report": report,
     "verdict": verdict, "next-preset": next_preset, "measure-cos": measure_cos,
-    "drift": drift, "alarm": alarm, "watch": watch,
+    "drift": drift, "why": why, "alarm": alarm, "watch": watch,
 }  # fmt: skip
 
 

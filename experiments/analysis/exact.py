@@ -6,6 +6,8 @@
     boschloo         one-sided, unconditional, uniformly more powerful than Fisher   (scipy.stats.boschloo_exact)
     trend            Cochran-Armitage over ranks, T = Σ_seeds Σ_j j·safe[seed, j], doses exchanged within each seed,
                      one-sided p = P(T >= t), by convolution over the seeds
+    page             L = Σ_seeds Σ_j j·rank[seed, j], ties share their mean rank, doses exchanged within each seed, one-sided
+                     p = P(L >= l), by convolution over the seeds (E. B. Page, J. Am. Stat. Assoc. 58 (1963) 216)
     clopper_pearson  exact two-sided bounds of a proportion                          (scipy.stats.binomtest)
     holm             adjusted p_(i) = max over j <= i of (m - j + 1) p_(j), at most 1
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 from scipy import stats
@@ -53,13 +55,39 @@ def trend(rows: Sequence[Sequence[bool]]) -> float:
     observed, distribution = 0, Counter({0: 1})
     for row in rows:
         observed += sum(rank for rank, safe in enumerate(row) if safe)
-        own = Counter(map(sum, combinations(range(len(row)), sum(row))))
-        mixed: Counter[int] = Counter()
-        for a, times in distribution.items():
-            for b, more in own.items():
-                mixed[a + b] += times * more
-        distribution = mixed
+        distribution = _convolved(distribution, Counter(map(sum, combinations(range(len(row)), sum(row)))))
     return sum(times for t, times in distribution.items() if t >= observed) / distribution.total()
+
+
+PAGE_DOSES = 7  # 5040 orders a seed
+
+
+def page(rows: Sequence[Sequence[float]]) -> float:
+    """One-sided exact p that a number does not rise with the dose.
+
+    rows: one a seed, the number at each of at most seven doses, lowest dose first; finite. 1.0 when no seed's doses differ.
+
+    Raises:
+        ValueError: more than seven doses, or a value is not finite.
+    """
+    if any(len(row) > PAGE_DOSES or not np.isfinite(row).all() for row in rows):
+        raise ValueError(f"page: at most {PAGE_DOSES} finite numbers a seed")
+    observed, distribution = 0, Counter({0: 1})
+    for row in rows:
+        ranks = [round(2 * rank) for rank in stats.rankdata(row)]  # mean ranks are halves
+        observed += sum(j * rank for j, rank in enumerate(ranks))
+        own = Counter(sum(j * rank for j, rank in enumerate(order)) for order in permutations(ranks))
+        distribution = _convolved(distribution, own)
+    return sum(times for value, times in distribution.items() if value >= observed) / distribution.total()
+
+
+def _convolved(a: Counter[int], b: Counter[int]) -> Counter[int]:
+    """Distribution of the sum of two independent counts of cases."""
+    mixed: Counter[int] = Counter()
+    for x, times in a.items():
+        for y, more in b.items():
+            mixed[x + y] += times * more
+    return mixed
 
 
 def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

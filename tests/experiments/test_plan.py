@@ -165,7 +165,7 @@ def test_bad_names(name):
         plan("smoke", "vanilla", 0, name=name)
 
 
-@pytest.mark.parametrize("command", ["sweep", "report", "verdict", "drift"])
+@pytest.mark.parametrize("command", ["sweep", "report", "verdict", "drift", "why"])
 def test_one_syntax_for_arms_and_seeds(command, capsys):
     made = options.PARSERS[command]()
     spoken = made.parse_args(["--arms", "vanilla,projected", "rebound", "--seeds", "0-2,7", "9"])
