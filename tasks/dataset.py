@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ def save_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
     Path(path).write_bytes(json_lines(rows))
 
 
-def problem_faults(path: str | Path) -> Iterator[str]:
-    """Every fault of a file of problems, one line each, where `load_problems` stops at the first. Raises ConfigError only
-    for a file that cannot be read."""
+def problem_faults(path: str | Path, more: Callable[[Problem], Iterable[str]] = lambda _: ()) -> Iterator[str]:
+    """Every fault of a file of problems, one line each, where `load_problems` stops at the first; `more` names those of a
+    row that loads. Raises ConfigError only for a file that cannot be read."""
     first_line: dict[str, int] = {}
     empty = True
     for number, text in _lines(Path(path)):
@@ -55,6 +55,7 @@ def problem_faults(path: str | Path) -> Iterator[str]:
         if (key := str(problem.id)) in first_line:
             yield _twice(path, number, key, first_line[key])
         first_line.setdefault(key, number)
+        yield from (f"{path}:{number}: {said}" for said in more(problem))
     if empty:
         yield f"{path}: {_NO_ROWS}"
 
