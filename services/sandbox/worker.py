@@ -82,6 +82,7 @@ class Worker:
     def turn(self, wait_s: float = 0.5) -> int:
         """Take groups while there is room for them; returns how many were taken. Raises what a group in flight raised."""
         self._settle(wait_for=None)
+        self.beside.executors.reap()
         room = self.settings.groups_in_flight - len(self.in_flight)
         if not room:
             self._settle(wait_for=FIRST_COMPLETED, timeout_s=wait_s)

@@ -68,6 +68,10 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def _step(memfd: int) -> int:
+    return int.from_bytes(os.pread(memfd, _NOTE_BYTES, 0), "little")
+
+
 class Executor:
     """One fork server and one job at a time.
 
@@ -94,7 +98,8 @@ class Executor:
         self._setups: set[bytes] = set()
         self.layers: dict[str, str] = {}
         self.replaced = 0
-        self.cancelled: Callable[[], bool] | None = None  # asked every 50 ms; True ends the job as 'stopped'
+        # asked every 50 ms, with how far the job says it is (Outcome.step); True ends the job as 'stopped'
+        self.superfluous: Callable[[int], bool] | None = None
         try:
             self._start()
         except BaseException:
@@ -309,12 +314,12 @@ class Executor:
             try:
                 try:
                     outcome = Watch(
-                        self._control, self._scratch_fd, pidfd, pipes, limits, on_frame, self.cancelled
+                        self._control, self._scratch_fd, pidfd, pipes, limits, on_frame, self._cancelled(memfd)
                     ).run()
                 except BaseException:
                     self._stop()  # its answer about this job is still to come: start afresh next time
                     raise
-                return replace(outcome, step=int.from_bytes(os.pread(memfd, _NOTE_BYTES, 0), "little"))
+                return replace(outcome, step=_step(memfd))
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -323,6 +328,10 @@ class Executor:
             os.close(memfd)
             pipes.close()
             self._clean()
+
+    def _cancelled(self, memfd: int) -> Callable[[], bool] | None:
+        asked = self.superfluous
+        return None if asked is None else lambda: asked(_step(memfd))
 
     def _clean(self) -> None:
         """Empty the scratch after a job. One that cannot be emptied goes with its fork server; the verdict stays."""

@@ -1,72 +1,222 @@
-"""Programs of one completion at the same time, each in a jail of its own.
+"""The programs of one completion: in turn while they are quick, at the same time once one of them is not.
 
-    completion ──> gt ─────────┐
-               ├─> hint ───────┤  a completion costs its slowest program, not their sum
-               ├─> ... ────────┤
-               └─> oracle ─────┘  gives way to the others where cores are short
+    lane ────> gt ── hint ── ... ── oracle        one fork server; a completion of quick programs needs no more
+                │ PATIENCE_S later, and it still runs
+    helper ───────> hint ── ...                   another fork server; a helper that gets stuck too gets a helper
+                        │ PATIENCE_S later
+    helper ────────────────> oracle
 
-No published program's verdict depends on another's (published.py), and the oracle's depends on none of them. The fork
-servers are shared by all lanes of a worker and started when first needed; the one used last is taken first, so those that
-are rarely needed stay asleep.
+A completion so costs its slowest program, not the sum. A program whose result another may make superfluous (`Task.decided`:
+the oracle while the ground truth runs, whatever repeats a load that may not end) starts early only on a core that nobody
+else has work for, and is ended as soon as it is superfluous. What a task says never depends on when it ran: `decided` wins
+over a result of its own.
+
+Fork servers of helpers are shared by all lanes of a worker, started when needed and ended when idle for IDLE_S.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from queue import Empty, LifoQueue
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
-from services.sandbox.jail.executor import Executor
-from services.sandbox.verdicts import published
-from services.sandbox.verdicts.published import Program, ProgramResult
+from services.sandbox.jail.executor import Executor, SandboxError
 
-OnResult = Callable[[str, ProgramResult], None]
+PATIENCE_S = 0.15  # how long a program has its completion to itself
+IDLE_S = 30.0  # how long a helper's fork server is kept for the next slow completion
+_LOOK_S = 0.05
+
+log = logging.getLogger(__name__)
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One program of a completion.
+
+    run(executor): its result. decided(results so far): what it says without being run, None where it has to run; once it
+    is not None, later results must not change it. may_be_spared(results, steps): True while another task's result may
+    still decide it; `steps` holds how far each running task says it is (Outcome.step).
+    """
+
+    name: str
+    run: Callable[[Executor], Any]
+    decided: Callable[[Results], Any] = lambda results: None
+    may_be_spared: Callable[[Results, Mapping[str, int]], bool] = lambda results, steps: False
+
+
+class Line:
+    """The tasks of one completion, in order, and whoever works on them. Thread-safe."""
+
+    def __init__(self, tasks: Sequence[Task], core_is_free: Callable[[int], bool] = lambda running: False) -> None:
+        self._waiting, self._all = list(tasks), list(tasks)
+        self._core_is_free = core_is_free
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self.running: set[str] = set()
+        self.results: dict[str, Any] = {}
+        self.steps: dict[str, int] = {}
+
+    def work(self, executor: Executor) -> dict[str, Any]:
+        """The lane's part: take tasks until all have ended, whoever ran them; the result of each. Raises the first error
+        of any."""
+        while (task := self._take(stay=True)) is not None:
+            self._run(task, executor)
+        if self._error is not None:
+            raise self._error
+        for task in self._all:  # the same whether it was spared, ended or had finished
+            decided = task.decided(self.results)
+            if decided is not None:
+                self.results[task.name] = decided
+        return self.results
+
+    def help(self, executors: Executors) -> None:
+        """A helper's part: take tasks until none waits."""
+        executor = None
+        try:
+            while (task := self._take(stay=False)) is not None:
+                try:
+                    executor = executor or executors.get()
+                except (SandboxError, OSError) as error:
+                    log.warning("no helper for %s: %s", task.name, error)
+                    return self._put_back(task)
+                if not self._run(task, executor):
+                    executor.close()  # whatever went wrong with it
+                    executor = None
+        finally:
+            if executor is not None:
+                executors.put(executor)
+
+    def all_taken_within(self, seconds: float) -> bool:
+        """Wait for at most that long; whether no task waits any more."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, seconds)
+
+    def _take(self, stay: bool) -> Task | None:
+        """The next task that may run now; None when there is none to wait for. stay: until those of others ended too."""
+        with self._changed:
+            while self._waiting or (stay and self.running):
+                for task in list(self._waiting):
+                    decided = task.decided(self.results)
+                    if decided is not None:
+                        self._waiting.remove(task)
+                        self.results[task.name] = decided
+                    elif not task.may_be_spared(self.results, self.steps) or self._core_is_free(len(self.running)):
+                        self._waiting.remove(task)
+                        self.running.add(task.name)
+                        return task
+                if self._waiting or (stay and self.running):
+                    self._changed.wait(_LOOK_S)
+            self._changed.notify_all()
+            return None
+
+    def _run(self, task: Task, executor: Executor) -> bool:
+        """False when it raised: that ends the line. The error is raised in the lane's thread, not in a helper's."""
+
+        def superfluous(step: int) -> bool:
+            self.steps[task.name] = step
+            return self._error is not None or task.decided(self.results) is not None
+
+        executor.superfluous = superfluous
+        try:
+            self._ended(task, task.run(executor))
+        except BaseException as error:
+            self._ended(task, error=error)
+            return False
+        finally:
+            executor.superfluous = None
+        return True
+
+    def _ended(self, task: Task, result: Any = None, error: BaseException | None = None) -> None:
+        with self._changed:
+            self.running.discard(task.name)
+            if error is None:
+                self.results[task.name] = result
+            else:
+                self._error = self._error or error
+                self._waiting.clear()
+            self._changed.notify_all()
+
+    def _put_back(self, task: Task) -> None:
+        with self._changed:
+            self.running.discard(task.name)
+            self._waiting.insert(0, task)
+            self._changed.notify_all()
+
+
+class Executors:
+    """Fork servers of helpers: started when needed; the one used last is taken first, so those that are rarely needed
+    stay asleep, until they are ended. Thread-safe."""
+
+    def __init__(self, **executor: Any) -> None:
+        self._options, self._lock = executor, threading.Lock()
+        self._idle: list[tuple[float, Executor]] = []
+
+    def get(self) -> Executor:
+        """Raises SandboxError or OSError when none can be started."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()[1]
+        return Executor(**self._options)
+
+    def put(self, executor: Executor) -> None:
+        with self._lock:
+            self._idle.append((time.monotonic(), executor))
+
+    def reap(self, idle_s: float = IDLE_S) -> None:
+        """End those that no helper has needed for so long."""
+        with self._lock:
+            now = time.monotonic()
+            old = [executor for since, executor in self._idle if now - since >= idle_s]
+            self._idle = [(since, executor) for since, executor in self._idle if now - since < idle_s]
+        for executor in old:
+            executor.close()
 
 
 class Beside:
-    """At most `most` programs at a time, beside those that lanes run themselves. Thread-safe. Arguments go to Executor."""
+    """Helpers of all lanes of a worker: at most `most` programs beside those that lanes run. Thread-safe. Other arguments
+    go to Executor."""
 
-    def __init__(self, most: int, **executor: Any) -> None:
-        self._options = executor
-        self._idle: LifoQueue[Executor] = LifoQueue()
-        self.threads = ThreadPoolExecutor(most, thread_name_prefix="program")
-        # apart from the above: a thread that waits for programs must not take the place of one that runs them
-        self.threads_of_lanes = ThreadPoolExecutor(most, thread_name_prefix="lane")
+    def __init__(self, most: int, cores: int | None = None, **executor: Any) -> None:
+        self.executors = Executors(**executor)
+        self._cores = cores or len(os.sched_getaffinity(0))
+        self._lock = threading.Lock()
+        self._lines: list[Line] = []
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix="program")
 
-    def run_all(
-        self, programs: Mapping[str, Program | None], setup_code: str, on_result: OnResult | None = None
-    ) -> dict[str, ProgramResult]:
-        """The result of each program, in the order given; `on_result(name, result)` as each one ends.
-
-        Raises SandboxError when a jail fails, after all have ended.
-        """
-        waiting: dict[str, Future[ProgramResult]] = {
-            name: self.threads.submit(self._one, name, program, setup_code, on_result)
-            for name, program in programs.items()
-            if program is not None
-        }
-        wait(waiting.values())
-        return {name: waiting[name].result() if name in waiting else published.NOT_RUN for name in programs}
-
-    def _one(self, name: str, program: Program, setup_code: str, on_result: OnResult | None) -> ProgramResult:
+    def run_all(self, tasks: Sequence[Task], executor: Executor) -> dict[str, Any]:
+        """The result of each task. The caller's thread begins with `executor`. Raises SandboxError when a jail fails,
+        after all have ended."""
+        line = Line(tasks, lambda running: self._core_is_free(line, running))
+        with self._lock:
+            self._lines.append(line)
+        self._threads.submit(self._help, line)
         try:
-            executor = self._idle.get_nowait()
-        except Empty:
-            executor = Executor(**self._options)
-        try:
-            result = published.run_program(published.jailed(executor), program, setup_code)
-        except BaseException:
-            executor.close()  # whatever went wrong with it: the next program gets a new one
-            raise
-        self._idle.put(executor)
-        if on_result is not None:
-            on_result(name, result)
-        return result
+            return line.work(executor)
+        finally:
+            with self._lock:
+                self._lines.remove(line)
 
     def close(self) -> None:
         """End threads and fork servers."""
-        self.threads_of_lanes.shutdown()
-        self.threads.shutdown()
-        while not self._idle.empty():
-            self._idle.get().close()
+        self._threads.shutdown()
+        self.executors.reap(idle_s=0.0)
+
+    def _core_is_free(self, line: Line, running: int) -> bool:
+        """Whether a core would idle otherwise: there are more of them than work, or all work is this completion's. A
+        completion counts as work between two of its programs too."""
+        with self._lock:
+            others = sum(max(1, len(other.running)) for other in self._lines if other is not line)
+        return not others or others + running < self._cores
+
+    def _help(self, line: Line) -> None:
+        if line.all_taken_within(PATIENCE_S):
+            return
+        self._threads.submit(self._help, line)
+        line.help(self.executors)

@@ -3,38 +3,47 @@
     completion ──> published programs ──> labels, reward          (hackable on purpose)
                └─> oracle.grade ────────> oracle_correct          (never pays)
 
-With `beside` the published programs and the oracle run at the same time. A program that runs out of time under the
-published ground-truth tests has not solved the problem for the oracle either, which is then not waited for: the tests are
-the same, and sitting out an endless loop twice tells nothing more. That holds without `beside` too, so a verdict does not
-hang on how many cores there were.
+With `beside`, programs that take long run at the same time (beside.py). What a program that never ends costs is paid once:
+
+* One that runs out of time under the published ground-truth tests has not solved the problem for the oracle either, which
+  is then not waited for: the tests are the same.
+* One that runs out of time before the first of those tests, in its own code, does so in every published program that
+  begins with that code (loads.py).
+
+Both hold without `beside` too, so a verdict does not hang on how many cores there were.
 
 An infra error is ours and has no reward; whatever the *program* does (crash, forge, hang, print garbage) is a grade.
 """
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from common.errors import ConfigError
 from common.types import Grade, Problem
-from services.sandbox.jail.executor import Limits
-from services.sandbox.verdicts import detector, honest, published
-from services.sandbox.verdicts.beside import Beside
+from services.sandbox.jail.executor import Executor
+from services.sandbox.verdicts import honest, loads, published
+from services.sandbox.verdicts.beside import Beside, Line, Results, Task
 from services.sandbox.verdicts.oracle import Oracle, default_limits
 from services.sandbox.verdicts.oracle import Verdict as OracleVerdict
 
 EVIDENCE_FUNCTION_CHARS = 2048
 ORACLE_NICE = 5  # where cores are short it gets a third of what a published program gets
+REPEATS_THE_LOAD = ("hint", "prompt")  # programs that begin with the code of `gt`
+NO_CODE = OracleVerdict(False, "no code in the completion", compiled=False)
+OUT_OF_TIME = OracleVerdict(False, "ran out of time under the published ground-truth tests", ended="timeout")
+
+Programs = Mapping[str, published.Program | None]
 
 
 def grade_completion(
     problem: Problem, text: str, jail: Oracle, want_oracle: bool = True, beside: Beside | None = None
 ) -> Grade:
-    """Grade one completion of `problem`. `jail` runs everything, one program after the other; with `beside` the published
-    programs run there, at the same time as the oracle in `jail`.
+    """Grade one completion of `problem`. `jail` runs everything, one program after the other; with `beside`, helpers run
+    what has to wait for a slow one.
 
     A problem that cannot be graded gives status `infra_error`. Raises SandboxError when the jail itself fails twice;
     the caller then replaces the jail and reports an infra error of its own.
@@ -43,13 +52,17 @@ def grade_completion(
     example = example_of(problem)
     try:
         seen = published.inspect(example, text)
-        if beside is None:
-            run_all = published.in_turn(published.jailed(jail.executor))
-            verdict = published.judge(example, seen, run_all)
-            judged = (_decided(verdict) or _oracle(problem, seen.program, jail)) if want_oracle else None
-        else:
-            run_all = beside.run_all
-            verdict, judged = _at_once(problem, example, seen, jail, beside, want_oracle)
+        found: dict[str, Any] = {}
+
+        def run_all(programs: Programs, setup_code: str, *more: Task) -> dict[str, published.ProgramResult]:
+            tasks, executor = [*_published_tasks(programs, setup_code), *more], jail.executor
+            found.update(Line(tasks).work(executor) if beside is None else beside.run_all(tasks, executor))
+            return {name: found.get(name, published.NOT_RUN) for name in programs}
+
+        asks = want_oracle and seen.program
+        oracle = [_oracle_task(problem, seen.program, jail, gives_way=beside is not None)] if asks else []
+        verdict = published.judge(example, seen, lambda programs, setup: run_all(programs, setup, *oracle))
+        judged = found.get("oracle", NO_CODE) if want_oracle else None
         tests = honest.judge(problem, seen, verdict.results, run_all) if honest.asked(problem) else None
     except ConfigError as error:
         return infra_error(f"ConfigError: problem {problem.id}: {error}", time.monotonic() - started)
@@ -84,47 +97,42 @@ def example_of(problem: Problem) -> dict[str, Any]:
     return example
 
 
-def _at_once(
-    problem: Problem,
-    example: dict[str, Any],
-    seen: detector.Extraction,
-    jail: Oracle,
-    beside: Beside,
-    want_oracle: bool,
-) -> tuple[published.Verdict, OracleVerdict | None]:
-    """Both verdicts, all programs at the same time. The oracle is ended once its verdict is decided without it."""
-    decided = threading.Event()
+def _published_tasks(programs: Programs, setup_code: str) -> list[Task]:
+    def task(name: str, program: published.Program) -> Task:
+        def run(executor: Executor) -> published.ProgramResult:
+            return published.run_program(published.jailed(executor), program, setup_code)
 
-    def on_result(name: str, result: published.ProgramResult) -> None:
-        if name == "gt" and result.out_of_time:
-            decided.set()
+        ground = programs.get("gt")
+        if name not in REPEATS_THE_LOAD or ground is None:
+            return Task(name, run)
 
-    published_side = beside.threads_of_lanes.submit(
-        published.judge, example, seen, lambda programs, setup: beside.run_all(programs, setup, on_result)
-    )
-    judged = None
-    try:
-        if want_oracle and seen.program:
-            jail.executor.cancelled = decided.is_set
-            limits = replace(default_limits(len(problem.gt_answer)), nice=ORACLE_NICE)
-            judged = _oracle(problem, seen.program, jail, limits)
-    finally:
-        jail.executor.cancelled = None
-        verdict = published_side.result()
-    return verdict, (_decided(verdict) or judged) if want_oracle else None
+        def decided(results: Results) -> published.ProgramResult | None:
+            first = results.get("gt")
+            if first is None or not first.endless_load or not loads.repeats(ground.source):
+                return None
+            return replace(first, passed=0, total=len(program.tests), wall_s=0.0, cpu_s=0.0)
+
+        def may_be_spared(results: Results, steps: Mapping[str, int]) -> bool:
+            return "gt" not in results and steps.get("gt") == published.LOADING and loads.repeats(ground.source)
+
+        return Task(name, run, decided, may_be_spared)
+
+    return [task(name, program) for name, program in programs.items() if program is not None]
 
 
-def _decided(verdict: published.Verdict) -> OracleVerdict | None:
-    """What the oracle says without running anything; None where it has to."""
-    if not verdict.seen.program:
-        return OracleVerdict(False, "no code in the completion", compiled=False)
-    if verdict.results["gt"].out_of_time:
-        return OracleVerdict(False, "ran out of time under the published ground-truth tests", ended="timeout")
-    return None
+def _oracle_task(problem: Problem, program: str, jail: Oracle, gives_way: bool) -> Task:
+    limits = default_limits(len(problem.gt_answer))
+    if gives_way:
+        limits = replace(limits, nice=ORACLE_NICE)
 
+    def run(executor: Executor) -> OracleVerdict:
+        with jail.using(executor):
+            return jail.grade(program, problem.gt_answer, problem.setup_code or None, problem.func_name, limits)
 
-def _oracle(problem: Problem, program: str, jail: Oracle, limits: Limits | None = None) -> OracleVerdict:
-    return jail.grade(program, problem.gt_answer, problem.setup_code or None, problem.func_name, limits)
+    def decided(results: Results) -> OracleVerdict | None:
+        return OUT_OF_TIME if "gt" in results and results["gt"].out_of_time else None
+
+    return Task("oracle", run, decided, may_be_spared=lambda results, steps: "gt" not in results)
 
 
 def _evidence(verdict: published.Verdict, judged: OracleVerdict | None) -> dict[str, Any]:

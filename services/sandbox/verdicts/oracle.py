@@ -22,7 +22,8 @@ from __future__ import annotations
 import marshal
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,6 +75,15 @@ class Oracle:
         self.executor.close()
         if self._judge is not None:
             self._judge.close()
+
+    @contextmanager
+    def using(self, executor: Executor) -> Iterator[None]:
+        """Run submissions in another executor than our own, which may be at work on another program."""
+        own, self.executor = self.executor, executor
+        try:
+            yield
+        finally:
+            self.executor = own
 
     def judge(self, items: list[tuple], setup: bytes, keep_setup: bool) -> Outcome:
         if self._judge is None:

@@ -48,6 +48,7 @@ from pydantic import BaseModel
 
 from common.errors import ConfigError
 from services.sandbox.jail.executor import Executor, Limits, Outcome
+from services.sandbox.jail.runners import PROGRAM_FD
 from services.sandbox.verdicts import detector
 from services.sandbox.verdicts.reward import reward
 from tasks import loopholes
@@ -57,9 +58,10 @@ from tasks import loopholes
 # left; `idle`: a program that uses less of its wall time than this is asleep, not starved (a program that computes beside
 # thirty others on one core still gets more); `stretch`: how many times
 # its CPU seconds a computing program may take of wall time; `killed`: exit code of a job that ended itself.
-LIMITS: dict[str, float] = {"wall": 3.0, "cpu": 5.0, "grace": 1.0, "idle": 0.03, "stretch": 4.0, "killed": 113}
+LIMITS: dict[str, float] = {"wall": 3.0, "cpu": 5.0, "grace": 1.0, "idle": 0.03, "stretch": 20.0, "killed": 113}
 # From outside, for programs that took the alarm away, and for one long C call that no alarm can interrupt: a sleeper has
 # the alarm's wall time and its grace, whatever computes or does both has the CPU time, its grace and half a second.
+_NOTING = LIMITS | {"note": PROGRAM_FD}
 JOB_LIMITS = Limits(
     wall_s=LIMITS["cpu"] + LIMITS["grace"] + 0.5,
     asleep_s=LIMITS["wall"] + LIMITS["grace"],
@@ -68,6 +70,7 @@ JOB_LIMITS = Limits(
     output_bytes=8 << 20,
 )
 EVIDENCE_CHARS = 300
+LOADING, LOADED = 1, 2  # what a job notes while the program's own code runs, and after it
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class JobResult:
     stdout: bytes
     wall_s: float
     cpu_s: float = 0.0
+    step: int = 0  # what the job noted last: LOADING or LOADED; 0: it cannot say
 
 
 Runner = Callable[["Program", str], JobResult]  # runs published_job.py on a program and its setup code
@@ -103,6 +107,7 @@ class ProgramResult:
     wall_s: float = 0.0
     kill: str = ""
     cpu_s: float = 0.0
+    step: int = 0  # LOADING or LOADED; 0: it cannot say
 
     @property
     def out_of_time(self) -> bool:
@@ -111,6 +116,11 @@ class ProgramResult:
             return False
         asleep = self.cpu_s < LIMITS["idle"] * self.wall_s and self.wall_s >= LIMITS["wall"]
         return self.kill in ("timeout", "cpu", "alarm") or self.cpu_s >= 0.95 * LIMITS["cpu"] or asleep
+
+    @property
+    def endless_load(self) -> bool:
+        """It ran out of time in the program's own code, before the first test."""
+        return self.out_of_time and self.step == LOADING
 
     @property
     def rate(self) -> float:
@@ -207,7 +217,7 @@ def job_input(program: Program, setup_code: str) -> dict[str, Any]:
         return {"source": one_unit, "setup": None, "harness": None, "tests": None, "limits": LIMITS}
     setup, before = apart
     source = _newlines(f"{before}\n\n{program.source}\n\n# tests\npass\n")
-    return {"source": source, "setup": setup, "harness": _harness(), "tests": list(program.tests), "limits": LIMITS}
+    return {"source": source, "setup": setup, "harness": _harness(), "tests": list(program.tests), "limits": _NOTING}
 
 
 def _newlines(text: str) -> str:
@@ -255,7 +265,7 @@ def jailed(executor: Executor) -> Runner:
 
     def run(program: Program, setup_code: str) -> JobResult:
         outcome = executor.run_script(_job_code(), JOB_LIMITS, job_input(program, setup_code))
-        return JobResult(_kill(outcome), outcome.stdout, outcome.wall_s, outcome.cpu_s)
+        return JobResult(_kill(outcome), outcome.stdout, outcome.wall_s, outcome.cpu_s, outcome.step)
 
     return run
 
@@ -286,7 +296,9 @@ def read_result(outcome: JobResult, total: int) -> ProgramResult:
     """What the published evaluator would make of a job's end and real stdout (bytes). Pure."""
 
     def result(can_compile: bool, passed: float, reason: str) -> ProgramResult:
-        return ProgramResult(can_compile, passed, total, reason, outcome.wall_s, outcome.kill, outcome.cpu_s)
+        return ProgramResult(
+            can_compile, passed, total, reason, outcome.wall_s, outcome.kill, outcome.cpu_s, outcome.step
+        )
 
     if outcome.kill:
         return result(True, 0, f"ended: {outcome.kill}")

@@ -3,7 +3,8 @@
 
     source   text of the program                     setup    code object executed before it, or None
     harness  code object of the tests, or None       tests    the tests' statements, for the harness
-    limits   (seconds, grace, idle, stretch, exit code of a job that ends itself)
+    limits   (seconds, grace, idle, stretch, exit code of a job that ends itself; `note`, if it is there, is a descriptor
+             at whose start the job says how far it is: LOADING, LOADED)
 
 It executes the program in an empty namespace with a StringIO for stdout, reads the last result line printed there, and
 reports on the real stdout, in the process and with the `json` that the program had its hands on: hackable on purpose.
@@ -22,6 +23,7 @@ import time
 BASE_DEPTH = 2  # recursion depth at which a fresh `python -c` executes its program
 KEPT = ("tests_evaluated", "tests_passed", "tests_total", "test_errors")
 CLIP = 300
+LOADING, LOADED = b"\1", b"\2"
 
 
 def deadline(limit, act, now=time.monotonic, cpu=time.process_time, set_timer=signal.setitimer):
@@ -61,6 +63,11 @@ def system(command, write=os.write):
     return 0
 
 
+def progress(stage, write=os.pwrite):
+    if "note" in limits and harness is not None:
+        write(limits["note"], stage, 0)
+
+
 def execute():
     # At module level in the original: here some frames deeper, which the recursion limit makes up for.
     try:
@@ -73,7 +80,9 @@ def execute():
     program, namespace = compile(source, "<string>", "exec", dont_inherit=True), {}
     if setup is not None:
         exec(setup, namespace)
+    progress(LOADING)
     exec(program, namespace)
+    progress(LOADED)
     if harness is not None:
         namespace["test_cases"] = tests
         exec(harness, namespace)
