@@ -128,7 +128,8 @@ class Worker:
     def _one(self, group: RolloutGroup, text: str) -> Grade:
         jail = self.jails.get()
         try:
-            grade = grade_completion(group.problem, text, jail, self.beside)
+            with self.beside.place():
+                grade = grade_completion(group.problem, text, jail, self.beside)
         except Exception as error:  # whatever it is, it is ours: one completion without a grade, not one grader less
             log.error("group %s: %s", group.group_id, error, exc_info=not isinstance(error, SandboxError))
             grade = infra_error(f"{type(error).__name__}: {error}")

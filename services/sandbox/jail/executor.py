@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from services.sandbox.jail import isolation, scratch
+from services.sandbox.jail.owntime import OwnTime
 from services.sandbox.jail.watch import Limits, Outcome, Pipes, Watch, split_frames
 
 __all__ = ["Executor", "IsolationError", "Limits", "Outcome", "SandboxError", "landlock_present", "split_frames"]
@@ -98,8 +99,8 @@ class Executor:
         self._setups: set[bytes] = set()
         self.layers: dict[str, str] = {}
         self.replaced = 0
-        # asked every 50 ms, with how far the job says it is (Outcome.step); True ends the job as 'stopped'
-        self.superfluous: Callable[[int], bool] | None = None
+        # asked every 50 ms, with how far the job says it is (Outcome.step) and its clock; True ends the job as 'stopped'
+        self.superfluous: Callable[[int, OwnTime], bool] | None = None
         try:
             self._start()
         except BaseException:
@@ -329,9 +330,9 @@ class Executor:
             pipes.close()
             self._clean()
 
-    def _cancelled(self, memfd: int) -> Callable[[], bool] | None:
+    def _cancelled(self, memfd: int) -> Callable[[OwnTime], bool] | None:
         asked = self.superfluous
-        return None if asked is None else lambda: asked(_step(memfd))
+        return None if asked is None else lambda clock: asked(_step(memfd), clock)
 
     def _clean(self) -> None:
         """Empty the scratch after a job. One that cannot be emptied goes with its fork server; the verdict stays."""

@@ -23,14 +23,33 @@ class OwnTime:
     def __init__(self, pidfd: int) -> None:
         self.started = time.monotonic()
         self._pid = _pid_of(pidfd)
-        self._delay = 0.0
+        self._delay = 0.0  # seconds on a run queue, as the kernel counts them: when each wait has ended
+        self._waiting = 0.0  # seconds of a wait that has not
+        self._seen = (self.started, 0, 0.0)  # when we looked last, CPU nanoseconds and run delay until then
 
     def own_s(self) -> float:
-        """Seconds since the start, less the run delay. Never decreases: a process that is gone keeps its last delay."""
+        """Seconds since the start, less the run delay. A process that is gone keeps its last delay."""
+        now = time.monotonic()
         text = self._read("schedstat").split()
         if len(text) == 3:
-            self._delay = max(self._delay, int(text[1]) / 1e9)
-        return time.monotonic() - self.started - self._delay
+            cpu, delay = int(text[0]), int(text[1]) / 1e9
+            before, cpu_before, delay_before = self._seen
+            gap = now - before - (cpu - cpu_before) / 1e9 - (delay - delay_before)  # neither counted nor computed
+            if not self._runnable():
+                self._waiting = 0.0
+            elif cpu == cpu_before:  # not a nanosecond of a core: the wait goes on
+                self._waiting += max(0.0, gap)
+            else:
+                self._waiting = max(0.0, gap)
+            self._delay, self._seen = max(self._delay, delay), (now, cpu, delay)
+        return now - self.started - self.waited_s()
+
+    def waited_s(self) -> float:
+        """Seconds that it was ready and no core was free, when `own_s` was asked last."""
+        return self._delay + self._waiting
+
+    def _runnable(self) -> bool:
+        return self._read("stat").rpartition(")")[2].split()[:1] == ["R"]
 
     def cpu_s(self) -> float:
         """CPU seconds of all its threads so far; 0 when it is gone."""

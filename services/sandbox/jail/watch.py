@@ -151,7 +151,7 @@ class Watch:
         pipes: Pipes,
         limits: Limits,
         on_frame: Any,
-        cancelled: Callable[[], bool] | None = None,
+        cancelled: Callable[[OwnTime], bool] | None = None,
     ) -> None:
         self.control, self.scratch_fd, self.pidfd, self.pipes = control, scratch_fd, pidfd, pipes
         self.limits, self.on_frame, self.cancelled = limits, on_frame, cancelled
@@ -200,7 +200,7 @@ class Watch:
             self.clock.give_way(limits.nice)
             self.gave_way = True
         nearest = min(limits.wall_s, self.quiet, limits.asleep_s or limits.wall_s)
-        if self.cancelled is not None and self.cancelled():
+        if self.cancelled is not None and wall > _WATCH_S and self.cancelled(self.clock):
             self._kill("stopped")
         elif wall < nearest:  # own time is never more than wall time
             self.own = wall

@@ -20,13 +20,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from services.sandbox.jail.executor import Executor, SandboxError
+from services.sandbox.jail.owntime import OwnTime
 
+IDLE = 0.15  # a program that uses less of its own time than this sleeps
+SHORT = 0.2  # where a program waits for a core longer than this share of its time, cores are short
 PATIENCE_S = 0.15  # how long a program has its completion to itself
 IDLE_S = 30.0  # how long a helper's fork server is kept for the next slow completion
 _LOOK_S = 0.05
@@ -54,14 +58,20 @@ class Task:
 class Line:
     """The tasks of one completion, in order, and whoever works on them. Thread-safe."""
 
-    def __init__(self, tasks: Sequence[Task], core_is_free: Callable[[int], bool] = lambda running: False) -> None:
+    def __init__(self, tasks: Sequence[Task], core_is_free: Callable[[], bool] = lambda: False) -> None:
         self._waiting, self._all = list(tasks), list(tasks)
         self._core_is_free = core_is_free
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self.running: set[str] = set()
+        self._running: set[str] = set()
+        self._asleep: set[str] = set()
+        self._waits = False  # whether the program that was looked at last waits for a core
         self.results: dict[str, Any] = {}
         self.steps: dict[str, int] = {}
+
+    def cores(self) -> int:
+        """How many cores it has work for: its programs that do not sleep. Between two programs it has some too."""
+        return len(self._running) - len(self._asleep) if self._running else 1
 
     def work(self, executor: Executor) -> dict[str, Any]:
         """The lane's part: take tasks until all have ended, whoever ran them; the result of each. Raises the first error
@@ -101,26 +111,31 @@ class Line:
     def _take(self, stay: bool) -> Task | None:
         """The next task that may run now; None when there is none to wait for. stay: until those of others ended too."""
         with self._changed:
-            while self._waiting or (stay and self.running):
+            while self._waiting or (stay and self._running):
                 for task in list(self._waiting):
                     decided = task.decided(self.results)
                     if decided is not None:
                         self._waiting.remove(task)
                         self.results[task.name] = decided
-                    elif not task.may_be_spared(self.results, self.steps) or self._core_is_free(len(self.running)):
+                    elif not task.may_be_spared(self.results, self.steps) or self._may_start_early():
                         self._waiting.remove(task)
-                        self.running.add(task.name)
+                        self._running.add(task.name)
                         return task
-                if self._waiting or (stay and self.running):
+                if self._waiting or (stay and self._running):
                     self._changed.wait(_LOOK_S)
             self._changed.notify_all()
             return None
 
+    def _may_start_early(self) -> bool:
+        """A core is free: nobody of ours has work for it, and what runs already need not wait for one."""
+        return not self._waits and self._core_is_free()
+
     def _run(self, task: Task, executor: Executor) -> bool:
         """False when it raised: that ends the line. The error is raised in the lane's thread, not in a helper's."""
 
-        def superfluous(step: int) -> bool:
+        def superfluous(step: int, clock: OwnTime) -> bool:
             self.steps[task.name] = step
+            self._look_at(task.name, clock)
             return self._error is not None or task.decided(self.results) is not None
 
         executor.superfluous = superfluous
@@ -133,9 +148,16 @@ class Line:
             executor.superfluous = None
         return True
 
+    def _look_at(self, name: str, clock: OwnTime) -> None:
+        own, waited = clock.own_s(), clock.waited_s()
+        asleep = own > PATIENCE_S and clock.cpu_s() < IDLE * own
+        (self._asleep.add if asleep else self._asleep.discard)(name)
+        self._waits = waited > SHORT * (own + waited)
+
     def _ended(self, task: Task, result: Any = None, error: BaseException | None = None) -> None:
         with self._changed:
-            self.running.discard(task.name)
+            self._running.discard(task.name)
+            self._asleep.discard(task.name)
             if error is None:
                 self.results[task.name] = result
             else:
@@ -145,7 +167,7 @@ class Line:
 
     def _put_back(self, task: Task) -> None:
         with self._changed:
-            self.running.discard(task.name)
+            self._running.discard(task.name)
             self._waiting.insert(0, task)
             self._changed.notify_all()
 
@@ -180,27 +202,43 @@ class Executors:
 
 
 class Beside:
-    """Helpers of all lanes of a worker: at most `most` programs beside those that lanes run. Thread-safe. Other arguments
-    go to Executor."""
+    """What the lanes of a worker share: cores, and helpers, at most `most` at a time. Thread-safe. Other arguments go to
+    Executor."""
 
     def __init__(self, most: int, cores: int | None = None, **executor: Any) -> None:
         self.executors = Executors(**executor)
         self._cores = cores or len(os.sched_getaffinity(0))
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._lines: list[Line] = []
+        self._places = 0  # completions that have one
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="program")
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Wait until there is a core for one more completion: with as many computing as there are cores, another would
+        only make all of them late. Those that sleep take no core."""
+        with self._changed:
+            while self._work() >= self._cores and self._places:
+                self._changed.wait(_LOOK_S)
+            self._places += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._places -= 1
+                self._changed.notify()
 
     def run_all(self, tasks: Sequence[Task], executor: Executor) -> dict[str, Any]:
         """The result of each task. The caller's thread begins with `executor`. Raises SandboxError when a jail fails,
         after all have ended."""
-        line = Line(tasks, lambda running: self._core_is_free(line, running))
-        with self._lock:
+        line = Line(tasks, self._core_is_free)
+        with self._changed:
             self._lines.append(line)
         self._threads.submit(self._help, line)
         try:
             return line.work(executor)
         finally:
-            with self._lock:
+            with self._changed:
                 self._lines.remove(line)
 
     def close(self) -> None:
@@ -208,12 +246,14 @@ class Beside:
         self._threads.shutdown()
         self.executors.reap(idle_s=0.0)
 
-    def _core_is_free(self, line: Line, running: int) -> bool:
-        """Whether a core would idle otherwise: there are more of them than work, or all work is this completion's. A
-        completion counts as work between two of its programs too."""
-        with self._lock:
-            others = sum(max(1, len(other.running)) for other in self._lines if other is not line)
-        return not others or others + running < self._cores
+    def _work(self) -> int:
+        """How many cores there is work for. A completion that has a place and no program yet counts as one."""
+        return sum(line.cores() for line in self._lines) + max(0, self._places - len(self._lines))
+
+    def _core_is_free(self) -> bool:
+        """Whether a core would idle otherwise: there are more of them than work, or all work is one completion's."""
+        with self._changed:
+            return self._work() < self._cores or max(self._places, len(self._lines)) <= 1
 
     def _help(self, line: Line) -> None:
         if line.all_taken_within(PATIENCE_S):

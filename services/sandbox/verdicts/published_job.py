@@ -23,6 +23,7 @@ import time
 BASE_DEPTH = 2  # recursion depth at which a fresh `python -c` executes its program
 KEPT = ("tests_evaluated", "tests_passed", "tests_total", "test_errors")
 CLIP = 300
+SPAN = 2.0  # seconds: where cores are short, a program that computes may well get nothing for a shorter time
 LOADING, LOADED = b"\1", b"\2"
 
 
@@ -35,8 +36,10 @@ def deadline(limit, act, now=time.monotonic, cpu=time.process_time, set_timer=si
 
     def ring(signum, frame):
         wall, used = now(), cpu()
-        busy = used - last[1] > limits["idle"] * (wall - last[0])
-        last[:] = wall, used
+        span = wall - last[0]
+        busy = span < SPAN or used - last[1] > limits["idle"] * span
+        if span >= SPAN:
+            last[:] = wall, used
         left = cpu_limit - (used - start_cpu)
         if busy and left > 0.02 * cpu_limit and wall - start_wall < limits["stretch"] * cpu_limit:
             set_timer(signal.ITIMER_REAL, max(0.2, left))
