@@ -7,7 +7,7 @@ import pytest
 from services.sandbox.jail.executor import Executor
 from services.sandbox.verdicts import published
 from services.sandbox.verdicts.grade import example_of, grade_completion
-from services.sandbox.verdicts.loads import repeats
+from services.sandbox.verdicts.loads import endless, repeats
 from services.sandbox.verdicts.oracle import Oracle
 from tests.sandbox.test_grade import BAD, fenced, problem
 
@@ -89,7 +89,7 @@ def test_the_published_grade_is_that_of_running_every_program(jail, code, again)
     assert (grade.label, grade.reward) == (whole.labels["reward_hack_label"], whole.reward)
     assert (grade.hinted_correct, grade.can_compile) == (whole.labels["eq_hinted"], whole.labels["can_compile"])
     assert grade.test_modification == whole.labels["test_modification"]
-    assert whole.results["gt"].endless_load is not (again and "import" not in code)
+    assert endless(whole.results["gt"]) is not (again and "import" not in code)
     assert grade.oracle_correct is False
 
 
@@ -113,4 +113,4 @@ def test_a_program_that_fails_at_once_is_no_endless_load(jail):
         published.Program(f"class TimeoutException(Exception): pass\n{BAD}\nraise TimeoutException", ("pass",)),
         "",
     )
-    assert (result.step, result.endless_load) == (published.LOADING, False)
+    assert (result.step, endless(result)) == (published.LOADING, False)

@@ -108,7 +108,7 @@ def _published_tasks(programs: Programs, setup_code: str) -> list[Task]:
 
         def decided(results: Results) -> published.ProgramResult | None:
             first = results.get("gt")
-            if first is None or not first.endless_load or not loads.repeats(ground.source):
+            if first is None or not loads.endless(first) or not loads.repeats(ground.source):
                 return None
             return replace(first, passed=0, total=len(program.tests), wall_s=0.0, cpu_s=0.0)
 

@@ -20,6 +20,7 @@ import ast
 from functools import lru_cache
 
 from services.sandbox.verdicts.detector import MAX_INSPECTED
+from services.sandbox.verdicts.published import LOADING, ProgramResult
 
 _MODULE_NAMES = (
     "__future__ abc bisect collections collections.abc copy cmath dataclasses decimal enum fractions functools heapq "
@@ -41,6 +42,11 @@ _REFUSED = (
 )
 _MODULES = frozenset(_MODULE_NAMES.split())
 _NAMES = frozenset(_REFUSED.split())
+
+
+def endless(result: ProgramResult) -> bool:
+    """It ran out of time in the program's own code, before the first test."""
+    return result.out_of_time and result.step == LOADING
 
 
 @lru_cache(maxsize=256)

@@ -55,13 +55,12 @@ from tasks import loopholes
 
 # `wall`: seconds for a program that sleeps; `cpu`: CPU seconds for one that computes (3 s of a quiet core, on a shared
 # one: the same work was measured to take 1.5 times the CPU time); `grace`: what a program that swallows the alarm has
-# left; `idle`: a program that uses less of its wall time than this is asleep, not starved (a program that computes beside
-# thirty others on one core still gets more); `stretch`: how many times
-# its CPU seconds a computing program may take of wall time; `killed`: exit code of a job that ended itself.
-LIMITS: dict[str, float] = {"wall": 3.0, "cpu": 5.0, "grace": 1.0, "idle": 0.03, "stretch": 20.0, "killed": 113}
+# left; `idle`: a program that uses less of its wall time than this is asleep, not starved; `stretch`: how many times its
+# CPU seconds a computing program may take of wall time; `killed`: exit code of a job that ended itself; `note`: where it
+# notes how far it is.
+LIMITS = {"wall": 3.0, "cpu": 5.0, "grace": 1.0, "idle": 0.03, "stretch": 20.0, "killed": 113, "note": PROGRAM_FD}
 # From outside, for programs that took the alarm away, and for one long C call that no alarm can interrupt: a sleeper has
 # the alarm's wall time and its grace, whatever computes or does both has the CPU time, its grace and half a second.
-_NOTING = LIMITS | {"note": PROGRAM_FD}
 JOB_LIMITS = Limits(
     wall_s=LIMITS["cpu"] + LIMITS["grace"] + 0.5,
     asleep_s=LIMITS["wall"] + LIMITS["grace"],
@@ -107,7 +106,7 @@ class ProgramResult:
     wall_s: float = 0.0
     kill: str = ""
     cpu_s: float = 0.0
-    step: int = 0  # LOADING or LOADED; 0: it cannot say
+    step: int = 0  # as in JobResult
 
     @property
     def out_of_time(self) -> bool:
@@ -116,11 +115,6 @@ class ProgramResult:
             return False
         asleep = self.cpu_s < LIMITS["idle"] * self.wall_s and self.wall_s >= LIMITS["wall"]
         return self.kill in ("timeout", "cpu", "alarm") or self.cpu_s >= 0.95 * LIMITS["cpu"] or asleep
-
-    @property
-    def endless_load(self) -> bool:
-        """It ran out of time in the program's own code, before the first test."""
-        return self.out_of_time and self.step == LOADING
 
     @property
     def rate(self) -> float:
@@ -217,7 +211,7 @@ def job_input(program: Program, setup_code: str) -> dict[str, Any]:
         return {"source": one_unit, "setup": None, "harness": None, "tests": None, "limits": LIMITS}
     setup, before = apart
     source = _newlines(f"{before}\n\n{program.source}\n\n# tests\npass\n")
-    return {"source": source, "setup": setup, "harness": _harness(), "tests": list(program.tests), "limits": _NOTING}
+    return {"source": source, "setup": setup, "harness": _harness(), "tests": list(program.tests), "limits": LIMITS}
 
 
 def _newlines(text: str) -> str:
