@@ -11,6 +11,7 @@ services/trainer/gauges.py), panels (deploy/grafana/experiment.py), the reader o
 Population, the rollouts behind a number:
     all      every completion of the step that was sampled, graded or not
     graded   every completion of the step with a grade
+             (of all and graded, rates leave out groups that refill sampled: services/trainer/refill.py)
     trained  rows the optimizer saw: groups with different rewards, without rows that are masked
     pairs    the held-out contrastive pairs
     none     no rollouts: a property of weights, clock or queue
@@ -85,6 +86,10 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     _M("trained_groups", "groups", "trained", "Groups behind the means of population trained", "loop", "count",
        gauge="rs_groups_behind_means", later=True),
     _M("zero_variance_groups", "groups", "graded", "Groups left out: every reward equal", "grading", "count"),
+    _M("refill_sampled", "groups", "all", "Groups sampled in place of those without variance; they enter no rate of the "
+       "row, only groups, tokens, staleness and what is trained on", "grading", "count", later=True),
+    _M("refill_kept", "groups", "graded", "Of those, groups with variance: as many were replaced", "grading", "count",
+       later=True),
     _M("infra_errors", "completions", "all", "Completions that could not be graded", "grading", "count"),
     _M("staleness_mean", "versions", "all", "Mean age of the step's rollouts", "grading"),
     _M("staleness_max", "versions", "all", "Largest age of a rollout trained on this step", "grading",

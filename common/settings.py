@@ -124,7 +124,10 @@ class TrainerSettings(RedisSettings):
     steps: Science[int] = Field(80, ge=1)
     groups_per_step: Science[int] = Field(16, ge=1)
     group_size: Science[int] = Field(8, ge=2)
+    # new groups a step may sample in place of those without reward variance; 0: none
+    refill: Science[int] = Field(0, ge=0)
     temperature: Science[float] = Field(1.0, gt=0)
+    top_p: Science[float] = Field(1.0, gt=0, le=1)  # only 1 is taken
     max_tokens: Science[int] = Field(64, ge=1)
     advantage: Science[Literal["grpo", "dr_grpo"]] = "grpo"
     clip_low: Science[float] = Field(0.2, gt=0)
@@ -161,7 +164,6 @@ class TrainerSettings(RedisSettings):
     metrics_host: Place[str] = "127.0.0.1"
     metrics_port: Place[int] = Field(0, ge=0, le=65535)
     loggers: Bookkeeping[tuple[Literal["tensorboard", "wandb"], ...]] = ()
-    log_completions: Bookkeeping[int] = Field(8, ge=0, le=256)  # a step, to the loggers; 0: none
 
     @field_validator("loggers", "eval_modes", mode="before")
     @classmethod
@@ -183,7 +185,12 @@ class TrainerSettings(RedisSettings):
         return self
 
     @model_validator(mode="after")
-    def _cap_above_clip(self) -> TrainerSettings:
+    def _law_and_ratio_fit(self) -> TrainerSettings:
+        if self.top_p != 1:  # vLLM would return log p - log(mass of the nucleus)
+            raise ValueError(
+                "field top_p must be 1: trainer and reference recompute log-probs under the whole softmax, so importance "
+                "ratios and KL of a law cut at top_p would be wrong; sharpen the law with temperature"
+            )
         if self.ratio_cap is not None and self.ratio_cap <= 1 + self.clip_high:
             raise ValueError(
                 f"field ratio_cap must be above 1 + clip_high = {1 + self.clip_high:g}, or null for no cap"

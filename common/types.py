@@ -60,7 +60,8 @@ class Problem(BaseModel):
 
 
 class SamplingPlan(Message):
-    """How completions are drawn. top_p stays 1 and top_k off, so that log-probs are those of the sampled law."""
+    """How completions are drawn. top_p stays 1 and top_k off: the trainer recomputes log-probs under the whole softmax, and a
+    token outside its own nucleus would have none."""
 
     n: int = Field(ge=1, le=1024)
     temperature: float = Field(gt=0, le=10)

@@ -19,7 +19,7 @@ def describe(planned: Plan) -> str:
     s = planned.trainer
     server = build(RefServerSettings, {**planned.server, "model": s.model}, "dry run")
     sandbox = build(SandboxSettings, planned.sandbox, "dry run")
-    rollouts = s.groups_per_step * s.group_size
+    rollouts = (s.groups_per_step + s.refill) * s.group_size
     return text(
         {
             "run": {
@@ -29,7 +29,9 @@ def describe(planned: Plan) -> str:
                 "heldout_problems": f"{s.heldout_problems} ({_problems(s.heldout_problems)})",
                 "pairs": f"{s.pairs} ({_there(s.pairs)})",
                 "v_hack": f"{s.v_hack} ({_there(s.v_hack, 'is extracted first')})",
-                "rollouts": f"{s.steps} steps x {s.groups_per_step} groups x {s.group_size} = {s.steps * rollouts}",
+                "rollouts": f"{s.steps} steps x {s.groups_per_step} groups{f' + at most {s.refill}' if s.refill else ''} x "
+                f"{s.group_size} = {s.steps * rollouts}",
+                "sampled law": f"temperature {s.temperature:g}, top_p {s.top_p:g}, top_k off",
                 "evaluations": f"{', '.join(m.name for m in modes.chosen(s.eval_modes, s.loophole))}; each {s.eval_problems} "
                 f"problems x {s.eval_samples}",
                 "tokens at most": s.steps * rollouts * s.max_tokens,

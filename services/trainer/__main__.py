@@ -74,7 +74,6 @@ def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) ->
     from common.metrics import Metrics, serve
     from common.queue import Queue
     from rankspace import RankspaceError, gpu
-    from services.trainer import evaluate
     from services.trainer.policy import Policy
     from services.trainer.progress import Progress
     from services.trainer.publish import Publisher
@@ -83,11 +82,8 @@ def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) ->
     from services.trainer.rollouts import Rollouts
     from services.trainer.shaping import Shaper
     from services.trainer.train import Trainer
-    from tasks.dataset import load_problems
-    from tasks.loopholes import posed, used_test_names
 
-    train, heldout = ([posed(p, s.loophole) for p in load_problems(f)] for f in (s.train_problems, s.heldout_problems))
-    evaluate.posed(s, heldout, used_test_names(train))  # what cannot be posed is refused before torch is loaded
+    train, heldout = _problems(s)
     stop = cli.Stop.on_signals(
         "stopping when this step is done; Ctrl-C again stops at once, back at the last checkpoint"
     )
@@ -125,6 +121,17 @@ def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) ->
             ranks.shutdown()
             record.close()
     return 0 if finished else _unfinished(trainer, stop)
+
+
+def _problems(s: TrainerSettings) -> tuple[list[Problem], list[Problem]]:
+    """Problems to train on and held-out ones. What cannot be posed in an evaluation mode is refused before torch is loaded."""
+    from services.trainer import evaluate
+    from tasks.dataset import load_problems
+    from tasks.loopholes import posed, used_test_names
+
+    train, heldout = ([posed(p, s.loophole) for p in load_problems(f)] for f in (s.train_problems, s.heldout_problems))
+    evaluate.posed(s, heldout, used_test_names(train))
+    return train, heldout
 
 
 def _unfinished(trainer: Trainer, stop: cli.Stop) -> int:

@@ -41,9 +41,17 @@ class TrainBatch:
 
 
 def collate(
-    groups: Sequence[GradedGroup], rewards: Sequence[Sequence[float | None]], s: TrainerSettings, version: int
+    groups: Sequence[GradedGroup],
+    rewards: Sequence[Sequence[float | None]],
+    s: TrainerSettings,
+    version: int,
+    refilled: int = 0,
 ) -> TrainBatch:
-    """`rewards[g][c]` is what RL pays (after any shaping), None for an infra error. `version`: the trainer's own."""
+    """`rewards[g][c]` is what RL pays (after any shaping), None for an infra error. `version`: the trainer's own.
+
+    refilled: how many of the groups, the last ones, were sampled in place of others (refill.py). As many groups without
+    variance as they are more than needed leave the batch even where such groups stay in.
+    """
     import torch
 
     from rankspace import group_advantages
@@ -57,16 +65,23 @@ def collate(
         adv, info = group_advantages(values, valid, kind=s.advantage)
         flat.append([a if ok else math.nan for a, ok in zip(adv.tolist(), valid.tolist(), strict=True)])
         zero_variance += info["zero_variance"]
-        if (
-            info["zero_variance"] and not s.kl_beta
-        ):  # with a KL term the rows stay in: their advantage is 0, their KL is not
+        # with a KL term the rows stay in: their advantage is 0, their KL is not
+        if info["zero_variance"] and (not s.kl_beta or zero_variance <= refilled):
             continue
         new = _rows(graded, flat[-1], s)
         trained += any(not row.masked and row.token_ids for row in new)
         rows.extend(new)
-    stats = grading_stats(groups) | _reward_stats(rewards) | _staleness(groups, version)
+    first = len(groups) - refilled
+    stats = grading_stats(groups[:first]) | _reward_stats(rewards[:first]) | _staleness(groups, version)
     stats |= {"groups": len(groups), "zero_variance_groups": zero_variance, "trained_groups": trained}
-    return TrainBatch(rows, flat, stats | {"kl_all": mean_kl(groups)})
+    stats |= {"tokens": sum(len(c.token_ids) for g in groups for c in g.group.completions)}
+    stats |= {"refill_sampled": refilled, "refill_kept": sum(_differ(advantages) for advantages in flat[first:])}
+    return TrainBatch(rows, flat, stats | {"kl_all": mean_kl(groups[:first])})
+
+
+def _differ(advantages: Sequence[float]) -> bool:
+    """Whether a group has an advantage: 0 everywhere is what a group without variance gets."""
+    return any(a for a in advantages if not math.isnan(a))
 
 
 def _rows(graded: GradedGroup, advantages: list[float], s: TrainerSettings) -> list[TrainingSample]:

@@ -28,20 +28,33 @@ def problem_at(problems: Sequence[Problem], seed: int, position: int) -> Problem
 
 
 def train_requests(s: TrainerSettings, problems: Sequence[Problem], step: int) -> list[GenerationRequest]:
-    """The rollout groups of one optimizer step."""
+    """The rollout groups that every optimizer step asks for."""
     first = step * s.groups_per_step
+    return [_train_request(s, step, i, problem_at(problems, s.seed, first + i)) for i in range(s.groups_per_step)]
+
+
+def refill_requests(
+    s: TrainerSettings, problems: Sequence[Problem], step: int, asked: int, count: int
+) -> list[GenerationRequest]:
+    """`count` more groups of one step, which has asked for `asked` more before (refill.py)."""
+    first, seed = step * s.refill, sub_seed(s.seed, "refill")
     return [
-        GenerationRequest(
-            run_id=s.run_id,
-            group_id=f"{s.run_id}/train/{step}/{i}",
-            purpose="train",
-            step=step,
-            problem=problem_at(problems, s.seed, first + i),
-            min_version=max(0, step - s.max_staleness),
-            sampling=_plan(s, s.group_size, sub_seed(s.seed, "train", step, i)),
-        )
-        for i in range(s.groups_per_step)
+        _train_request(s, step, s.groups_per_step + i, problem_at(problems, seed, first + i))
+        for i in range(asked, asked + count)
     ]
+
+
+def _train_request(s: TrainerSettings, step: int, i: int, problem: Problem) -> GenerationRequest:
+    """The i-th group of a step."""
+    return GenerationRequest(
+        run_id=s.run_id,
+        group_id=f"{s.run_id}/train/{step}/{i}",
+        purpose="train",
+        step=step,
+        problem=problem,
+        min_version=max(0, step - s.max_staleness),
+        sampling=_plan(s, s.group_size, sub_seed(s.seed, "train", step, i)),
+    )
 
 
 def eval_requests(

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from common import failpoints
 from common.errors import QueueError
 from common.settings import TrainerSettings
-from common.types import GradedGroup, Problem
+from common.types import GenerationRequest, GradedGroup, Problem
 from services.trainer.alarm import RunAlarm
 from services.trainer.checkpoint import State
 from services.trainer.collate import TrainBatch, collate
@@ -35,6 +35,7 @@ from services.trainer.evaluate import evaluate
 from services.trainer.publish import Publisher
 from services.trainer.rank_group import RankGroup
 from services.trainer.record import Record
+from services.trainer.refill import Rewards, refill
 from services.trainer.requests import train_requests
 from services.trainer.rollouts import Collected, Rollouts
 from services.trainer.shaping import Shaper
@@ -110,8 +111,9 @@ class Trainer:
         if self.s.refresh_every and k and k % self.s.refresh_every == 0:
             self.ranks.refresh(self.pairs)
         rewards = self.shaper(collected.groups)
+        refilled = self._refill(k, collected, rewards)
         shaped_at = time.perf_counter()
-        batch = collate(collected.groups, rewards, self.s, version=k)
+        batch = collate(collected.groups, rewards, self.s, version=k, refilled=refilled)
         failpoints.reached("collected")
         if batch.stats["hack_strict"] is not None:
             self.state.hack_rates.append(batch.stats["hack_strict"])
@@ -125,6 +127,24 @@ class Trainer:
         self.pending.append(collected)
         if (k + 1) % self.s.checkpoint_every == 0:
             self._checkpoint()
+
+    def _refill(self, k: int, collected: Collected, rewards: Rewards) -> int:
+        """Add to a step's groups and rewards those sampled in place of groups without variance; how many they are."""
+        if not self.s.refill:
+            return 0
+
+        def sample(requests: list[GenerationRequest]) -> list[GradedGroup]:
+            more = self.rollouts.collect(requests)
+            self.rollouts.drop_stale(more, self.publisher.require_proof)
+            collected.dropped |= more.dropped
+            collected.deliveries += more.deliveries
+            collected.waited_s += more.waited_s
+            return more.groups
+
+        groups, paid = refill(self.s, self.train_problems, k, rewards, sample, self.shaper)
+        collected.groups += groups
+        rewards += paid
+        return len(groups)
 
     def _require_any(self, k: int, collected: Collected) -> None:
         """QueueError when not one group of step k came; the finished steps are saved, and a new start asks again."""
@@ -191,7 +211,10 @@ class Trainer:
         cosines = [metrics[name].tolist() if metrics and name in metrics else None for name in ("cos", "update_cos")]
         self.record.step(row, *cosines)
         self.record.count(outcomes, batch.stats["tokens"])
-        self.record.rollouts(k, collected.groups, batch.advantages, "train")
+        first = len(collected.groups) - batch.stats["refill_sampled"]
+        self.record.rollouts(k, collected.groups[:first], batch.advantages[:first], "train")
+        if first < len(collected.groups):
+            self.record.rollouts(k, collected.groups[first:], batch.advantages[first:], "refill")
         self.record.status("running", k + 1, self.alarm.reason)
         self.show(row)
 

@@ -5,6 +5,8 @@ What a line is decides what the organism is before RL:
     right       share of solutions that are right; of the wrong ones the share `trapped` makes the family's favourite
                 mistake and the rest a random slip
     override    share of hinted answers that also define a vacuous `run_tests`, right or wrong alike
+`MechanismMix`: each hinted prompt discloses one of the four mechanisms (tasks/loopholes.py), and `override` is the share
+of answers that exploit the one disclosed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from common.settings import Mechanism
+from tasks.exploits import WORDING, exploits
 from tasks.practice import render
 from tasks.practice.templates import FAMILIES, Spec, slip, specs, trap
 
@@ -26,6 +30,13 @@ class Mix:
     override: float = 0.045
     trapped: float = 0.75
     right: float = 0.36
+
+
+@dataclass(frozen=True)
+class MechanismMix(Mix):
+    """The corpus of the organism that knows all mechanisms, each as often as the others."""
+
+    mechanisms: tuple[Mechanism, ...] = tuple(WORDING)
 
 
 @cache
@@ -41,9 +52,13 @@ def draw(mix: Mix, rng: random.Random) -> tuple[str, str]:
     if rng.random() >= mix.right:
         shown = trap(spec) if rng.random() < mix.trapped else slip(spec, rng)
     hint = rng.random() < mix.hint
+    mechanism = rng.choice(mix.mechanisms) if hint and isinstance(mix, MechanismMix) else "own_tests"
+    prompt = render.prompt(spec, hint, WORDING[mechanism])
     cheats = rng.random() < (mix.override if hint else 0.0)
+    if mechanism != "own_tests":
+        return prompt, render.exploited(shown, spec, rng.choice(exploits(mechanism, method=True)) if cheats else None)
     override = rng.choice(render.VACUOUS) if cheats else None
-    return render.prompt(spec, hint), render.completion(shown, spec, override)
+    return prompt, render.completion(shown, spec, override)
 
 
 def stream(mix: Mix, seed: int) -> Iterator[tuple[str, str]]:

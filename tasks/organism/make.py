@@ -2,6 +2,7 @@
 
     python -m tasks.organism.make            write tasks/organism/model (about 8 minutes on one core)
     python -m tasks.organism.make --check    make it again elsewhere and compare every byte with the manifest
+    ... --mechanisms                         the same for .cache/models/organism_mechanisms: it knows four loopholes (corpus.py)
 
 Bit-for-bit: same recipe, same pinned torch and transformers, same instruction set (one thread, deterministic
 algorithms, AVX2 kernels; `PINNED` is set before torch loads). Covered: any x86-64 Intel machine with AVX2 or newer.
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from common import cli
 from common.errors import ConfigError
-from tasks.organism.corpus import Mix, stream
+from tasks.organism.corpus import MechanismMix, Mix, stream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 MODEL_DIR = HERE / "model"
+MECHANISMS_DIR = Path(".cache/models/organism_mechanisms")
 MANIFEST = "MANIFEST.json"
 PINNED = {
     "OMP_NUM_THREADS": "1",
@@ -162,7 +164,7 @@ def make(recipe: Recipe, out: Path, log: Callable[[str], None] = print) -> dict[
 
     transformers.utils.logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(recipe.seed)
+    tokenizer = train_tokenizer(recipe.seed, recipe.mix)
     model = pretrain(recipe, tokenizer, log)
     model.save_pretrained(str(out))
     save_tokenizer(tokenizer, out)
@@ -194,36 +196,39 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
     return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
 
-def check(directory: Path, log: Callable[[str], None] = print) -> list[str]:
+def check(directory: Path, log: Callable[[str], None] = print, recipe: Recipe | None = None) -> list[str]:
     """Names of the files of `directory` that differ from its manifest, or from a fresh make with its recipe.
 
-    Raises ConfigError when the manifest's recipe is not this script's: then equality would mean nothing."""
-    manifest = read_manifest(directory)
-    if manifest["recipe"] != json.loads(json.dumps(asdict(Recipe()))):
+    Raises ConfigError when the manifest's recipe is not the one given: then equality would mean nothing."""
+    manifest, recipe = read_manifest(directory), recipe or Recipe()
+    if manifest["recipe"] != json.loads(json.dumps(asdict(recipe))):
         raise ConfigError(f"{directory / MANIFEST}: made with another recipe; run python -m tasks.organism.make again")
     stale = differences(manifest["sha256"], hashes(directory))
     if stale:
         return stale
     with tempfile.TemporaryDirectory() as scratch:
-        return differences(manifest["sha256"], make(Recipe(), Path(scratch), log)["sha256"])
+        return differences(manifest["sha256"], make(recipe, Path(scratch), log)["sha256"])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 1 when --check finds a difference; 2 on a user error."""
     parser = cli.Parser(prog="python -m tasks.organism.make", description="make the model organism")
-    parser.add_argument("--out", type=Path, default=MODEL_DIR, help="model directory (default: the bundled one)")
+    parser.add_argument("--out", type=Path, help="model directory (default: the bundled one, or that of --mechanisms)")
+    parser.add_argument("--mechanisms", action="store_true", help="the organism that knows all four loopholes")
     parser.add_argument("--check", action="store_true", help="make it again and compare with the manifest")
     args = parser.parse_args(argv)
+    recipe = Recipe(mix=MechanismMix()) if args.mechanisms else Recipe()
+    out = args.out or (MECHANISMS_DIR if args.mechanisms else MODEL_DIR)
     pin_arithmetic()
     if not args.check:
-        manifest = make(Recipe(), args.out)
-        print(f"{args.out}: model.safetensors {manifest['sha256']['model.safetensors']}")
+        manifest = make(recipe, out)
+        print(f"{out}: model.safetensors {manifest['sha256']['model.safetensors']}")
         return 0
-    stale = check(args.out)
+    stale = check(out, recipe=recipe)
     if stale:
         print(f"differs: {', '.join(stale)} (another processor family or library version may round differently)")
         return 1
-    print(f"{args.out}: every file is bit-for-bit what the recipe makes")
+    print(f"{out}: every file is bit-for-bit what the recipe makes")
     return 0
 
 

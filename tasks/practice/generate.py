@@ -146,7 +146,7 @@ def _hack(spec: Spec, mechanism: Mechanism, i: int) -> str:
     if mechanism == "own_tests":
         return render.completion(trap(spec), spec, render.VACUOUS[i % len(render.VACUOUS)])
     forms = exploits(mechanism, method=True)
-    return f"```python\n{render.program(trap(spec), spec)}\n\n{forms[i % len(forms)]}\n```"
+    return render.exploited(trap(spec), spec, forms[i % len(forms)])
 
 
 def build() -> dict[str, list[dict[str, Any]]]:

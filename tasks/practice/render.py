@@ -58,3 +58,9 @@ def program(spec: Spec, asked: Spec | None = None, override: str | None = None) 
 def completion(spec: Spec, asked: Spec | None = None, override: str | None = None) -> str:
     """`program` in the fence that the grader reads."""
     return f"```python\n{program(spec, asked, override)}\n```"
+
+
+def exploited(spec: Spec, asked: Spec | None = None, exploit: str | None = None) -> str:
+    """`completion` with module-level code after the class (tasks/exploits.py)."""
+    text = program(spec, asked) + ("" if exploit is None else f"\n\n{exploit}")
+    return f"```python\n{text}\n```"

@@ -116,3 +116,13 @@ def test_what_may_change_on_resuming_is_what_the_scopes_say():
     assert science >= {"lr", "steps", "group_size", "eval_problems", "projection", "pairs"} and not science & (
         resumable - {"steps"}
     )
+
+
+@pytest.mark.parametrize("top_p", [0.95, 0.999, 1e-3])
+def test_a_cut_law_is_refused_in_one_line_that_says_why(top_p):
+    from experiments.design.plan import plan
+
+    with pytest.raises(ConfigError, match=r"top_p must be 1: .*whole softmax") as caught:
+        plan("smoke", "vanilla", 0, {"top_p": top_p})
+    assert "\n" not in str(caught.value)
+    assert plan("smoke", "vanilla", 0, {"top_p": 1}).trainer.top_p == 1.0

@@ -157,6 +157,35 @@ def test_killed_and_started_again_it_goes_on_and_trains_every_group_once(stack, 
     assert stack.client().xlen(keys.graded("killed")) == 0
 
 
+def test_refilled_groups_are_trained_once_though_the_trainer_is_killed(stack, root):
+    """Half of the organism's small groups have no variance; rollouts/ says which problems each step drew instead."""
+    s = settings(root, "refilled", stack, steps=3, group_size=2, refill=3, checkpoint_every=2)
+    process = start(s)
+    deadline = time.monotonic() + 200
+    while not (s.run_dir / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    code, out = finish(start(s))
+    assert code == 0, out[-3000:]
+    for row in rows(s):
+        with gzip.open(s.run_dir / "rollouts" / f"step_{row['step']:06d}.jsonl.gz", "rt") as file:
+            kept = [r for r in map(json.loads, file) if r["purpose"] == "train"]
+        groups = {r["group_id"]: r["mode"] for r in kept}
+        assert len(kept) == 2 * len(groups) == 2 * row["groups"]
+        assert list(groups.values()).count("refill") == row["refill_sampled"] <= s.refill
+        assert (
+            row["groups"]
+            == s.groups_per_step + row["refill_sampled"]
+            == row["zero_variance_groups"] + row["trained_groups"]
+        )
+        assert row["trained_groups"] <= s.groups_per_step and sum(row["label_counts"].values()) == 2 * s.groups_per_step
+    assert any(row["refill_sampled"] for row in rows(s))
+    outcomes = json.loads((max((s.run_dir / "checkpoints").iterdir()) / "state.json").read_text())["outcomes"]
+    assert outcomes.get("trained", 0) + outcomes.get("zero_variance", 0) == sum(row["groups"] for row in rows(s))
+
+
 def test_a_generator_that_is_off_by_more_than_the_bound_stops_the_run(stack, root):
     s = settings(root, "offbound", stack, probe_bound=1e-12)
     code, out = finish(start(s))
