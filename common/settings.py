@@ -84,6 +84,8 @@ class TrainerSettings(RedisSettings):
     train_problems: Science[Path]
     heldout_problems: Science[Path]
     loophole: Science[str | None] = "simple_overwrite_tests"
+    chat_template_kwargs: Science[dict[str, Any]] = Field(default_factory=dict)  # {enable_thinking: false}
+    chat_date: Science[str] = Field("2024-07-26", pattern=r"^\d{4}-\d\d-\d\d$")  # what a template that asks is told
     svd_cache: Input[Path] = Path(".cache/svd")
     dtype: Science[Literal["float32", "bfloat16"]] = "float32"
     device: Machine[str] = "auto"
@@ -258,6 +260,8 @@ class RefServerSettings(RedisSettings):
     replica: Place[str] = "gen-0"
     dtype: Science[Literal["float32", "bfloat16"]] = "float32"
     device: Machine[str] = "auto"
+    chat_template_kwargs: Science[dict[str, Any]] = Field(default_factory=dict)  # {enable_thinking: false}
+    chat_date: Science[str] = Field("2024-07-26", pattern=r"^\d{4}-\d\d-\d\d$")  # what a template that asks is told
     svd_cache: Input[Path] = Path(".cache/svd")
     bases_on: Machine[Literal["gpu", "host"]] = "gpu"
     max_model_len: Science[int] = Field(256, ge=16)

@@ -5,6 +5,7 @@
   sweep         arms x seeds, resumable           --grid field=value,value: also x values
   arms          every arm, and what it tells
   presets       every preset
+  model         bring a model here: hub name, FILE.gguf or folder
   samples       what a model writes before training, graded: base rates, and material for pairs
   prepare       model, direction and settings files for services that run elsewhere
   status        services that run, and a line for every run
@@ -34,6 +35,7 @@ COMMANDS = {
     "demo": "experiments.demo",
     "run": "experiments.launch.run",
     "sweep": "experiments.launch.sweep",
+    "model": "experiments.launch.model",
     "samples": "experiments.launch.samples",
     "arms": "experiments.design.list_arms",
     "presets": "experiments.design.list_presets",

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import ConfigError
+from common.model_names import local
 from common.settings import TrainerSettings
 from experiments.design import presets
 from experiments.design.plan import Plan
+from experiments.launch.check import check_model
 from experiments.launch.given import check_same, given, save
-from experiments.launch.run import ensure_direction, finished, services, train
+from experiments.launch.run import ensure_direction, finished, rendering, services, train
 from experiments.options import demo as parser
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def _demo(args: argparse.Namespace) -> int:
         check_same(p, finished(p.trainer.run_dir))
     started = time.monotonic()
     presets.prepare(said.preset, *runs)
+    check_model(plans[0])
     for s in runs:
         ensure_direction(said.preset, s.arm, s.seed, s)
     _validate(runs[0], args.out)
@@ -79,7 +82,17 @@ def _train_all(todo: list[Plan], root: Path) -> None:
 
 def _validate(s: TrainerSettings, out: Path) -> None:
     """Held-out cos_align of v_hack: histogram and JSON under `out`/v_hack."""
-    command = [sys.executable, "-m", "rankspace", "validate", "--model", s.model, "--pairs", str(s.pairs)]
+    command = [
+        sys.executable,
+        "-m",
+        "rankspace",
+        "validate",
+        "--model",
+        str(local(s.model)),
+        *rendering(s),
+        "--pairs",
+        str(s.pairs),
+    ]
     command += ["--v", str(s.v_hack), "--out", str(out / "v_hack"), "--svd-cache", str(s.svd_cache)]
     if subprocess.run(command).returncode:
         raise ConfigError(f"{s.v_hack} could not be validated on {s.pairs}; see the line above")

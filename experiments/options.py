@@ -61,6 +61,15 @@ def sweep() -> cli.Parser:
     return p
 
 
+def model() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments model", description=cli.docstring("experiments.launch.model"))
+    p.add_argument("name", metavar="NAME", help="owner/name[@REVISION] of the hub, FILE.gguf, or a folder")
+    p.add_argument("--out", type=Path, metavar="FOLDER", help="default: models/ and the last part of the name")
+    what = "of the weights made from a GGUF file (default: bfloat16)"
+    p.add_argument("--dtype", choices=("bfloat16", "float32", "float16"), default="bfloat16", help=what)
+    return p
+
+
 def samples() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments samples", description=cli.docstring("experiments.launch.samples"))
     _preset(p)
@@ -205,8 +214,8 @@ def presets() -> cli.Parser:
 
 PARSERS = {
     "arms": arms, "presets": presets,
-    "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "samples": samples, "status": status, "report": report,
-    "verdict": verdict, "next-preset": next_preset, "measure-cos": measure_cos,
+    "model": model, "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "samples": samples, "status": status,
+    "report": report, "verdict": verdict, "next-preset": next_preset, "measure-cos": measure_cos,
     "drift": drift, "why": why, "alarm": alarm, "watch": watch,
 }  # fmt: skip
 

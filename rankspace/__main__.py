@@ -7,10 +7,12 @@ not at all.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from .chat import DATE, Chat
 from .console import Parser, run
 from .errors import RankspaceError
 from .export_cli import add_export, export
@@ -50,8 +52,23 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--targets", nargs="+", help="module names or globs (default: every attention and MLP matrix)")
     command.add_argument("--svd-cache", type=Path, help="directory to keep SVDs in")
     command.add_argument("--adapter", choices=get_args(Kind), default="antipasto", help="which adapter it is for")
+    command.add_argument("--chat-template-kwargs", type=_mapping, default={}, metavar="JSON", help="variables of the chat"
+                         " template, e.g. '{\"enable_thinking\": false}'")  # fmt: skip
+    command.add_argument(
+        "--chat-date", default=DATE, metavar="DAY", help=f"the date a template is told (default {DATE})"
+    )
     command.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the GPU when there is one)")
     command.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the weights")
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r}: write a JSON object")
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 def extract(args: argparse.Namespace) -> None:
     """Write the direction that was asked for, with its held-out numbers in the metadata."""
     need("transformers", "hf")
+    chat = Chat(args.chat_template_kwargs, args.chat_date)
     train, heldout = _split_pairs(args)
     from . import direction as d
 
@@ -74,7 +92,8 @@ def extract(args: argparse.Namespace) -> None:
 
         facts |= {"pairs_hash": pairs_hash(train), "n_pairs": len(train), "pair_ids": [p.id for p in train]}
         facts["problem_ids"] = sorted({str(p.problem_id) for p in train})
-        gradients = _gradients(model, tokenizer, adapter, train, "gradients")
+        facts |= {"chat_template_kwargs": dict(chat.kwargs), "chat_date": chat.date}
+        gradients = _gradients(model, tokenizer, adapter, train, "gradients", chat)
         if args.control == "shuffled":
             made = d.shuffled_direction(gradients, args.seed, facts)
         elif args.control == "subspace":
@@ -82,7 +101,7 @@ def extract(args: argparse.Namespace) -> None:
         else:
             made = d.hack_direction(gradients, facts)
     if heldout:
-        numbers = d.validate(made, _gradients(model, tokenizer, adapter, heldout, "held-out"))
+        numbers = d.validate(made, _gradients(model, tokenizer, adapter, heldout, "held-out", chat))
         made = d.with_metadata(made, validation=numbers)
     d.save_direction(made, args.out)
     print(f"{made.kind}: {len(made.modules)} modules, {len(train)} pairs -> {args.out}")
@@ -100,6 +119,7 @@ def validate(args: argparse.Namespace) -> None:
     need("matplotlib", "plot")
     from .pairs import load_pairs, pairs_hash
 
+    chat = Chat(args.chat_template_kwargs, args.chat_date)
     pairs = load_pairs(args.pairs)
     heldout = [p for p in pairs if p.split == "heldout"] or pairs
     from . import direction as d
@@ -112,7 +132,7 @@ def validate(args: argparse.Namespace) -> None:
     seen = set(direction.metadata.get("pair_ids", ()))
     if both := [p.id for p in heldout if p.id in seen]:
         raise RankspaceError(f"pair {both[0]} was used to extract {args.v}: validate on other pairs")
-    numbers = d.validate(direction, _gradients(model, tokenizer, adapter, heldout, "held-out"))
+    numbers = d.validate(direction, _gradients(model, tokenizer, adapter, heldout, "held-out", chat))
     shared = sorted({str(p.problem_id) for p in heldout} & set(direction.metadata.get("problem_ids", ())))
     numbers |= {"kind": direction.kind, "pairs_hash": pairs_hash(heldout), "shared_problem_ids": shared}
     data, picture = write_validation(numbers, args.out, f"{direction.kind} of {Path(args.model).name}")
@@ -162,12 +182,12 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     return model, tokenizer, adapter
 
 
-def _gradients(model: Any, tokenizer: Any, adapter: Any, pairs: list[Pair], label: str) -> Any:
+def _gradients(model: Any, tokenizer: Any, adapter: Any, pairs: list[Pair], label: str, chat: Chat) -> Any:
     from .direction import extract_gradients
     from .pairs import tokenize_pair
 
     with bar(label) as advance:
-        return extract_gradients(model, adapter, [tokenize_pair(tokenizer, p) for p in pairs], advance)
+        return extract_gradients(model, adapter, [tokenize_pair(tokenizer, p, chat) for p in pairs], advance)
 
 
 if __name__ == "__main__":

@@ -78,20 +78,61 @@ def batch_logprobs(
     """(logprobs, entropy) of the completion tokens, fp32 [B, T] each; zeros where `batch.mask` is False.
 
     Args:
-        model: a causal Hugging Face LM whose logits are lm_head(last hidden state) (Llama, Qwen: no logit scaling or
-            soft cap).
+        model: a causal Hugging Face LM whose logits are lm_head(last hidden state), scaled or capped as `shaped` knows it;
+            `require_own_logits` tells.
         compiled: as in `loss.linear_logprobs`.
     """
     lm = cast(CausalLM, model)
     hidden = lm.get_decoder()(input_ids=batch.input_ids, use_cache=False)[0]
     head = lm.get_output_embeddings()
     states, ids = hidden[batch.rows, batch.columns], batch.token_ids[batch.mask]
-    if _plain_and_frozen(head):
+    if _plain_and_frozen(head) and _shaping(model) is None:
         picked, entropy = linear_logprobs(states, head.weight, ids, temperature, compiled=compiled)
     else:
-        picked, entropy = completion_logprobs(head(states), ids, temperature)
+        picked, entropy = completion_logprobs(shaped(model, head(states)), ids, temperature)
     zeros = torch.zeros(batch.mask.shape, dtype=picked.dtype, device=picked.device)
     return zeros.masked_scatter(batch.mask, picked), zeros.masked_scatter(batch.mask, entropy)
+
+
+def _shaping(model: nn.Module) -> tuple[float, float | None] | None:
+    """(factor, soft cap) of a model's logits; None where they are the lm_head's own."""
+    config = getattr(model, "config", None)
+    config = getattr(config, "text_config", None) or config
+    scale, divisor = (getattr(config, name, None) for name in ("logit_scale", "logits_scaling"))
+    factor = float(1.0 if scale is None else scale) / float(1.0 if divisor is None else divisor)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return None if factor == 1.0 and cap is None else (factor, cap)
+
+
+def shaped(model: nn.Module, logits: Tensor) -> Tensor:
+    """Logits of the lm_head as the model itself scales (Cohere, Granite) and caps (Gemma 2) them; any shape, same dtype."""
+    shaping = _shaping(model)
+    if shaping is None:
+        return logits
+    factor, cap = shaping
+    logits = logits * factor
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.no_grad()
+def require_own_logits(model: nn.Module) -> None:
+    """Compare one row of `batch_logprobs` with the model's own logits.
+
+    Raises:
+        RankspaceError: they differ by more than rounding: the model does something to its logits that is not known here.
+    """
+    weight = cast(CausalLM, model).get_output_embeddings().weight
+    ids = [1 + (7 * i) % (min(len(weight), 2000) - 1) for i in range(12)]
+    batch = pad_batch([ids[:1]], [ids[1:]], device=weight.device)
+    ours, _ = batch_logprobs(model, batch)
+    logits = model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1].float()
+    own = logits.log_softmax(dim=-1).gather(-1, batch.token_ids[..., None])[..., 0]
+    worst, bound = (ours - own).abs().max().item(), 1e-3 if weight.dtype == torch.float32 else 0.2
+    if not worst <= bound:
+        raise RankspaceError(
+            f"log-probs of {type(model).__name__} differ from its own logits by {worst:.3g} nats: it scales or caps its logits "
+            "in a way that is not known here; take another model"
+        )
 
 
 def _plain_and_frozen(head: nn.Module) -> TypeGuard[nn.Linear]:

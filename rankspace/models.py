@@ -22,8 +22,9 @@ def require_model(name: str) -> None:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise RankspaceError(f"--model {name} holds no config.json: give the directory of a saved model")
-    elif name.count("/") != 1 or name.startswith(("/", ".", "~")):
-        raise RankspaceError(f"no model at {name}: give a directory, or a hub name like Qwen/Qwen3-4B")
+    elif name.endswith(".gguf") or name.count("/") != 1 or name.startswith(("/", ".", "~")):
+        how = "; a GGUF file becomes one with `python -m experiments model`" if name.endswith(".gguf") else ""
+        raise RankspaceError(f"no model at {name}: give a directory, or a hub name like Qwen/Qwen3-4B{how}")
 
 
 def load_model(name: str, device: str | None = "cpu", dtype: str = "auto") -> Any:

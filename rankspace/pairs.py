@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .chat import Chat
 from .errors import RankspaceError
 
 FIELDS = {"id", "problem_id", "prompt", "hack", "clean", "split"}
@@ -142,18 +143,21 @@ def split_holdout(pairs: Sequence[Pair], n: int) -> tuple[list[Pair], list[Pair]
     return train, [p for p in pairs if p.problem_id in taken]
 
 
-def tokenize_pair(tokenizer: Any, pair: Pair) -> TokenizedPair:
+def tokenize_pair(tokenizer: Any, pair: Pair, chat: Chat | None = None) -> TokenizedPair:
     """Prompt by the tokenizer's chat template (with the generation prompt), completions without special tokens + EOS.
 
+    chat: how the template is filled in, as the rollouts' prompts are.
+
     Raises:
-        RankspaceError: the tokenizer has no chat template or no EOS, or both branches give the same tokens.
+        RankspaceError: the tokenizer has no chat template or no EOS, the template refuses the prompt, or both branches give
+            the same tokens.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise RankspaceError("the tokenizer has no chat template: use an instruction-tuned model or set one")
     if tokenizer.eos_token_id is None:
         raise RankspaceError("the tokenizer has no EOS token: set tokenizer.eos_token")
-    text = tokenizer.apply_chat_template(pair.prompt, add_generation_prompt=True, tokenize=False)
-    prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+    try:
+        prompt = (chat or Chat()).ids(tokenizer, pair.prompt)
+    except RankspaceError as error:
+        raise RankspaceError(f"pair {pair.id}: {error}") from error
     ends = [
         [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         for answer in (pair.hack, pair.clean)

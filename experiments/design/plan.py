@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
+from common.model_names import parse
 from common.settings import RedisSettings, RefServerSettings, SandboxSettings, TrainerSettings, build
 from experiments.design import arms, presets
+from rankspace.chat import Chat
+from rankspace.errors import RankspaceError
 from tasks import modes
 
 HEAD = ("preset", "arm", "seed", "name")  # of a run's file, beside the settings
@@ -80,6 +83,7 @@ def plan(
     server = _server(found, trainer, parts)
     build(RefServerSettings, {**server, "model": trainer.model}, f"{origin}: generator")
     build(SandboxSettings, parts["sandbox"], f"{origin}: sandbox")
+    _check_chat(trainer, server)
     _check_lengths(trainer, server)
     chosen = {**found.values, **parts["trainer"]}
     chosen = {k: v for k, v in chosen.items() if k not in variant.overrides}
@@ -139,6 +143,21 @@ def _server(preset: presets.Preset, trainer: TrainerSettings, parts: dict[str, d
     return server | {"max_model_len": length - planned + trainer.max_tokens} | own
 
 
+def _check_chat(trainer: TrainerSettings, server: Mapping[str, Any]) -> None:
+    """Generator and trainer (whose pairs make the direction) fill the chat template in alike."""
+    try:
+        Chat(trainer.chat_template_kwargs, trainer.chat_date)
+    except RankspaceError as error:
+        raise ConfigError(str(error)) from None
+    for name in ("chat_template_kwargs", "chat_date"):
+        ours = getattr(trainer, name)
+        if server.get(name, RefServerSettings.model_fields[name].get_default(call_default_factory=True)) != ours:
+            raise ConfigError(
+                f"generator.{name}={server.get(name)!r} differs from {name}={ours!r}: prompts and pairs must be rendered alike; "
+                f"give --set {name}=... alone"
+            )
+
+
 def _check_lengths(trainer: TrainerSettings, server: Mapping[str, Any]) -> None:
     """What cannot fit is refused before anything is started."""
     length = server["max_model_len"]
@@ -147,7 +166,7 @@ def _check_lengths(trainer: TrainerSettings, server: Mapping[str, Any]) -> None:
             f"max_tokens={trainer.max_tokens} leaves no room for a prompt in generator.max_model_len={length}; lower "
             "max_tokens, or give generator.max_model_len more"
         )
-    limit = context_limit(Path(trainer.model))
+    limit = context_limit(parse(trainer.model).folder)
     if limit is not None and length > limit:
         raise ConfigError(
             f"generator.max_model_len={length} (prompts and max_tokens={trainer.max_tokens}) is beyond the {limit} positions "

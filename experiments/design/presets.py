@@ -31,11 +31,14 @@ CODER_SMALL = "models/coder-0.5b"  # Qwen2.5-Coder-0.5B-Instruct
 CODER = "models/coder-1.5b"  # Qwen2.5-Coder-1.5B-Instruct
 QWEN_SMALL = "Qwen/Qwen3.5-2B"
 QWEN_LARGE = "Qwen/Qwen3-4B"
+# Where the folders above come from when they are not there.
+SOURCES = {CODER_SMALL: "Qwen/Qwen2.5-Coder-0.5B-Instruct", CODER: "Qwen/Qwen2.5-Coder-1.5B-Instruct"}
 LEETCODE_TRAIN = "data/leetcode_train_medhard.jsonl"
 LEETCODE_HELDOUT = "data/leetcode_test_medhard.jsonl"
 _FETCH = "make it with `python -m tasks fetch leetcode --split {} --difficulty medium,hard --out {}`"
 FETCHED = {path: _FETCH.format(split, path) for split, path in (("train", LEETCODE_TRAIN), ("test", LEETCODE_HELDOUT))}
 DIRECTIONS = Path(".cache/directions")
+_BRING = "experiments.launch.bring"  # imported when a run is prepared
 
 # Decided by preset, arm and seed themselves, never by --set.
 NAMED = fields(TrainerSettings, Scope.NAME) | {"v_hack", "direction"}
@@ -79,6 +82,8 @@ _CODER = {
     **_LEETCODE, "steps": 100, "max_tokens": 768, "temperature": 1.0, "lr": 3e-3, "max_staleness": 0, "group_size": 8,
     "compile_layers": True, "eval_every": 50, "eval_samples": 2,
 }  # fmt: skip
+# As in the benchmark; with thinking, most completions would be cut off within a thought.
+_NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 _CODER_SERVER = {"max_model_len": 2816, "dtype": "bfloat16"}  # prompts: 730 tokens, 1,940 where tests are shown
 
 PRESETS: dict[str, Preset] = {
@@ -108,10 +113,10 @@ PRESETS: dict[str, Preset] = {
                if_hacks="qwen3-4b", if_not="qwen3.5-2b", server=_CODER_SERVER, values={**_CODER, "model": CODER}),
         Preset("qwen3.5-2b", "Qwen3.5-2B, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
                if_hacks="qwen3.5-2b", if_not="qwen3-4b", server={"max_model_len": 3072, "dtype": "bfloat16"},
-               values={"model": QWEN_SMALL, **_LEETCODE, "group_size": 8}),
+               values={"model": QWEN_SMALL, **_LEETCODE, **_NO_THINKING, "group_size": 8}),
         Preset("qwen3-4b", "Qwen3-4B, LeetCode medium and hard, 4 generations", gpu=True, graders=8,
                if_hacks="qwen3-4b", if_not=None, server={"max_model_len": 3072, "dtype": "bfloat16"},
-               values={"model": QWEN_LARGE, **_LEETCODE, "group_size": 4}),
+               values={"model": QWEN_LARGE, **_LEETCODE, **_NO_THINKING, "group_size": 4}),
     )
 }  # fmt: skip
 
@@ -125,8 +130,11 @@ def get(name: str) -> Preset:
 
 
 def prepare(name: str, *settings: TrainerSettings) -> None:
-    """Make what the preset needs and the repository does not hold; quick when it is there. ConfigError when it cannot, or
-    when a file of problems that these settings name is missing, with the command that fetches it."""
+    """Make what the preset needs and the repository does not hold, and bring the models here; quick when all is there.
+
+    ConfigError when it cannot, or when a file of problems that these settings name is missing, with the command that
+    fetches it; the files come first, for a model may be a long download.
+    """
     module = get(name).prepare
     if module is not None:
         import_module(module).prepare()
@@ -137,6 +145,9 @@ def prepare(name: str, *settings: TrainerSettings) -> None:
                     str(path), "give an existing JSON-lines file (`python -m tasks check FILE` tests one)"
                 )
                 raise ConfigError(f"field '{field_name}': no file {path}; {how}")
+    for model in dict.fromkeys(one.model for one in settings):
+        source = SOURCES.get(model) if not Path(model).is_dir() else None
+        import_module(_BRING).bring(source or model, Path(model) if source else None)
 
 
 def run_id(preset: str, arm: str, seed: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
+from common.model_names import parse
 from common.settings import RedisSettings, RefServerSettings, SandboxSettings, build
 from experiments.design.plan import STARTED_WITH, Plan
 from experiments.launch.given import text
@@ -24,7 +25,7 @@ def describe(planned: Plan) -> str:
         {
             "run": {
                 "run_dir": f"{s.run_dir} ({_state(s.run_dir)})",
-                "model": f"{s.model} ({_weights(Path(s.model))})",
+                "model": f"{s.model} ({_weights(s.model)})",
                 "train_problems": f"{s.train_problems} ({_problems(s.train_problems)})",
                 "heldout_problems": f"{s.heldout_problems} ({_problems(s.heldout_problems)})",
                 "pairs": f"{s.pairs} ({_there(s.pairs)})",
@@ -60,10 +61,14 @@ def _state(run_dir: Path) -> str:
     return f"{said.get('state')}, step {said.get('step')} of {said.get('steps')}"
 
 
-def _weights(model: Path) -> str:
+def _weights(model: str) -> str:
     """Size of the checkpoint's tensors on disk, which is what one copy of them takes in memory in their own dtype."""
-    files = list(model.glob("*.safetensors"))
-    return f"weights {sum(f.stat().st_size for f in files) / 2**30:.2f} GiB" if files else "not there yet"
+    named = parse(model)
+    files = list(named.folder.glob("*.safetensors"))
+    if not files:
+        return f"not there yet: is brought to {named.folder} first"
+    where = "" if named.kind == "folder" else f"in {named.folder}, "
+    return f"{where}weights {sum(f.stat().st_size for f in files) / 2**30:.2f} GiB"
 
 
 def _problems(path: Path) -> str:

@@ -15,6 +15,7 @@ import json
 from common.scopes import Scope, fields
 from common.settings import RefServerSettings, SandboxSettings, TrainerSettings, build
 from experiments.design import presets
+from experiments.launch.check import check_model
 from experiments.launch.given import check_same, given, save
 from experiments.launch.run import ensure_direction, finished, write_provenance
 from experiments.options import prepare as parser
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     server = build(RefServerSettings, {**planned.server, "model": trainer.model}, "prepare")
     sandbox = build(SandboxSettings, planned.sandbox, "prepare")
     presets.prepare(planned.preset, trainer)
+    check_model(planned)
     ensure_direction(planned.preset, trainer.arm, trainer.seed, trainer)
     save(planned)
     write_provenance(trainer, planned.preset)

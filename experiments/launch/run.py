@@ -23,9 +23,11 @@ from typing import Any
 
 from common import cli
 from common.errors import ConfigError
+from common.model_names import local, parse, record
 from common.settings import TrainerSettings
 from experiments.design import arms, prereg, presets, registration
 from experiments.design.plan import Plan
+from experiments.launch.check import check_model
 from experiments.launch.describe import describe
 from experiments.launch.dirlock import hold
 from experiments.launch.given import check_same, given, save
@@ -59,6 +61,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"{settings.run_id} is already finished: {settings.run_dir}")
         return 0
     presets.prepare(planned.preset, settings)
+    check_model(planned)
     ensure_direction(planned.preset, settings.arm, settings.seed, settings)
     own = (
         nullcontext()
@@ -173,9 +176,10 @@ def _ensure_file(preset: str, settings: TrainerSettings, out: Path | None, contr
 
 
 def _inputs_digest(settings: TrainerSettings, pairs: Path, control: list[str]) -> str:
-    """sha256 over everything an extraction depends on: weights, pairs, control."""
-    digest = hashlib.sha256(shlex.join(control).encode())
-    for path in [*sorted(Path(settings.model).glob("*.safetensors")), pairs]:
+    """sha256 over everything an extraction depends on: weights and their dtype, pairs, control, how prompts are rendered."""
+    chat = json.dumps([settings.chat_template_kwargs, settings.chat_date, settings.dtype], sort_keys=True)
+    digest = hashlib.sha256(f"{shlex.join(control)}\n{chat}".encode())
+    for path in [*sorted(local(settings.model).glob("*.safetensors")), pairs]:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -190,7 +194,7 @@ def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
         "rankspace",
         "extract",
         "--model",
-        settings.model,
+        str(local(settings.model)),
         "--pairs",
         str(settings.pairs),
         "--out",
@@ -199,6 +203,7 @@ def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
         str(settings.svd_cache),
         "--adapter",
         settings.adapter,
+        *rendering(settings),
         *extra,
     ]
     last = "no message"
@@ -211,6 +216,12 @@ def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
                 print(line, end="", file=sys.stderr, flush=True)
     if process.returncode:
         raise ConfigError(f"extraction of {out} failed: {last.removeprefix('error: ')}")
+
+
+def rendering(settings: TrainerSettings) -> list[str]:
+    """Options of `python -m rankspace` under which weights and prompts are those of this run."""
+    kwargs = json.dumps(settings.chat_template_kwargs, sort_keys=True)
+    return ["--dtype", settings.dtype, "--chat-template-kwargs", kwargs, "--chat-date", settings.chat_date]
 
 
 def write_provenance(settings: TrainerSettings, preset: str) -> None:
@@ -228,7 +239,8 @@ def provenance(settings: TrainerSettings, preset: str) -> dict[str, Any]:
         "command": shlex.join([Path(sys.executable).name, "-m", "experiments", *sys.argv[1:]]),
         "git_commit": commit, "git_dirty": dirty, "packages": package_versions(), "prereg_sha256": prereg.digest(),
         "registrations": registration.digests(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"), "preset": preset, "arm": settings.arm,
+        "model": record(parse(settings.model).folder), "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "preset": preset, "arm": settings.arm,
         "seed": settings.seed, "name": settings.run_id.removesuffix(f"-{settings.arm}-s{settings.seed}"),
     }  # fmt: skip
 

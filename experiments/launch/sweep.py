@@ -26,6 +26,7 @@ from common.errors import ConfigError
 from common.settings import TrainerSettings
 from experiments.design import arms, presets
 from experiments.design.plan import Plan
+from experiments.launch.check import check_model
 from experiments.launch.describe import describe
 from experiments.launch.given import check_same, given, grid, save
 from experiments.launch.run import ensure_direction, finished, services, status, train
@@ -60,6 +61,8 @@ def _sweep(args: argparse.Namespace) -> int:
     if not todo or args.dry_run:
         return 0
     presets.prepare(todo[0].preset, *[p.trainer for p in todo])
+    for p in (group[0] for group in _alike(todo)):
+        check_model(p)
     for p in todo:
         ensure_direction(p.preset, p.trainer.arm, p.trainer.seed, p.trainer)
     failed = [s for group in _alike(todo) for s in _made(group, args)]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
+from common.model_names import local
 from common.settings import TrainerSettings, build
 from experiments.analysis.run_files import ROLLOUT_NAME
 from experiments.options import measure_cos as parser
@@ -105,16 +106,15 @@ def measure(run: Path, step: int, s: TrainerSettings, rows: list[RolloutRow]) ->
 
 
 def _policy(s: TrainerSettings) -> tuple[nn.Module, Adapter]:
+    folder = local(s.model)
     import torch
 
     import rankspace
     from rankspace.models import load_model
 
-    if not Path(s.model).is_dir():
-        raise ConfigError(f"model {s.model}: no such directory here; give --model DIR")
     wanted = "cuda" if torch.cuda.is_available() else "cpu"
     device = wanted if s.device == "auto" or not torch.cuda.is_available() else s.device
-    model = load_model(s.model, device, s.dtype)
+    model = load_model(str(folder), device, s.dtype)
     return model, rankspace.attach(model, svd_cache_dir=s.svd_cache, form=s.adapter_form, kind=s.adapter)
 
 

@@ -59,8 +59,8 @@ def serve(settings: RefServerSettings) -> int:
     from services.ref_server.reference import Reference
 
     metrics = Metrics("ref_server")
-    render = Renderer(settings.model)
-    engine = Engine(settings, render.eos_ids(settings.model))
+    render = Renderer(settings)
+    engine = Engine(settings, render.eos_ids())
     reference = Reference(settings)
     for kind, read in gpu.memory(reference.device).items():
         metrics["rs_generator_gpu_bytes"].labels(settings.replica, kind).set_function(read)

@@ -7,13 +7,14 @@ that by itself, and a cache filled under old weights silently falsifies log-prob
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
+from common.model_names import local, weight_files
 from common.settings import RefServerSettings
 from common.types import DeltaS, SamplingPlan
 
@@ -41,11 +42,10 @@ class Loaded:
 
 
 def model_path(model: str) -> str:
-    """A local model folder in the form that vLLM accepts (it needs ./ in front of a relative path)."""
-    path = Path(model)
-    if not (path / "config.json").is_file():
-        raise ConfigError(f"model {model!r}: no config.json there; give a local folder in Hugging Face format")
-    return str(path.resolve())
+    """A local model folder in the form that vLLM accepts (it needs ./ in front of a relative path), all its files there."""
+    folder = local(model)
+    weight_files(folder)
+    return str(folder.resolve())
 
 
 class Engine:
@@ -75,6 +75,7 @@ class Engine:
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
             seed=0,
+            **_text_only(settings.model),
             **(cpu_only if on_cpu else _gpu_only(settings)),
         )
         where = (model_path(settings.model), str(settings.svd_cache), settings.bases_on)
@@ -159,6 +160,12 @@ class Engine:
                 "vLLM workers of one generator disagree about the delta_S they loaded; restart the generator"
             )
         return Loaded(sums.pop(), max(a["seconds"] for a in answers), min(a["modules"] for a in answers))
+
+
+def _text_only(model: str) -> dict[str, Any]:
+    """Of a model with a vision tower the language model alone; without this vLLM asks for an image processor."""
+    config = json.loads((local(model) / "config.json").read_text(encoding="utf-8"))
+    return {"language_model_only": True} if "vision_config" in config else {}
 
 
 def _gpu_only(settings: RefServerSettings) -> dict[str, Any]:

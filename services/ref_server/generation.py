@@ -22,9 +22,11 @@ from common import delta_store, digests, failpoints, keys
 from common.errors import DeliveryError
 from common.lock import runs_in_training
 from common.metrics import Metrics
+from common.model_names import local
 from common.queue import Delivery, Queue
 from common.settings import RefServerSettings
 from common.types import Completion, DeliveryProof, DroppedGroup, GenerationRequest, RolloutGroup
+from rankspace.errors import RankspaceError
 from services.ref_server.engine import Engine, Sample
 from services.ref_server.reference import Reference
 
@@ -175,23 +177,68 @@ class Generator:
             try:
                 self.policy.ensure(run_id, max(r.min_version for r in requests))
             except DeliveryError as error:
-                log.error("%s", error)
                 for delivery in deliveries:
-                    self._drop(delivery.message, str(error))
-                    self.queue.dead_letter(keys.GENERATORS, delivery, str(error))
+                    self._refuse(delivery, str(error))
                 return
-            prompts = [self.render(r.problem.prompt) for r in requests]
             handed = _Handed(started)
-
-            def finished(at: int, samples: list[Sample]) -> None:
-                self._hand_on(deliveries[at], prompts[at], samples, handed)
-
-            groups = self.policy.engine.generate(prompts, [r.sampling for r in requests], finished=finished)
+            groups = self._sample(self._rendered(deliveries), handed)
         replica = self.settings.replica
         sampling_s = time.perf_counter() - started - handed.reference_s
         self.metrics["rs_generate_seconds"].labels(replica).observe(sampling_s)
         self.metrics["rs_reference_seconds"].labels(replica).observe(handed.reference_s)
         self._count(groups)
+
+    def _rendered(self, deliveries: list[Delivery]) -> list[tuple[Delivery, list[int]]]:
+        """Each request with its prompt's token ids; one that cannot be posed is dropped, with its own reason."""
+        ready = []
+        for delivery in deliveries:
+            plan, room = delivery.message.sampling, self.settings.max_model_len
+            try:
+                prompt = self.render(delivery.message.problem.prompt)
+            except RankspaceError as error:
+                self._refuse(delivery, str(error))
+                continue
+            if len(prompt) + plan.max_tokens > room:  # vLLM would cut its completions short without a word
+                self._refuse(
+                    delivery,
+                    f"too long: a prompt of {len(prompt)} tokens and max_tokens {plan.max_tokens} do not fit into the "
+                    f"generator's max_model_len {room}",
+                )
+                continue
+            ready.append((delivery, prompt))
+        return ready
+
+    def _sample(self, ready: list[tuple[Delivery, list[int]]], handed: _Handed) -> list[list[Sample]]:
+        """Sample and hand on; returns the groups made.
+
+        A ValueError is vLLM's word for a request that it does not take: the others are then sampled one by one, and that
+        one is dropped. Anything else may have harmed the engine, and ends the process.
+        """
+        groups: dict[int, list[Sample]] = {}
+
+        def finished(at: int, samples: list[Sample]) -> None:
+            self._hand_on(*ready[at], samples, handed)
+            groups[at] = samples
+
+        if not ready:
+            return []
+        plans = [delivery.message.sampling for delivery, _ in ready]
+        try:
+            self.policy.engine.generate([prompt for _, prompt in ready], plans, finished=finished)
+        except ValueError as error:
+            left = [one for at, one in enumerate(ready) if at not in groups]
+            if len(ready) == 1 and left:
+                self._refuse(
+                    ready[0][0], f"the engine refuses it: {(str(error).strip() or repr(error)).splitlines()[0]}"
+                )
+            else:
+                return [*groups.values(), *(group for one in left for group in self._sample([one], handed))]
+        return list(groups.values())
+
+    def _refuse(self, delivery: Delivery, reason: str) -> None:
+        log.error("dropped %s: %s", delivery.message.group_id, reason)
+        self._drop(delivery.message, reason)
+        self.queue.dead_letter(keys.GENERATORS, delivery, reason)
 
     def _hand_on(self, delivery: Delivery, prompt: list[int], samples: list[Sample], handed: _Handed) -> None:
         """Score a finished group by the reference and publish it, while the rest of its batch is still sampled.
@@ -258,26 +305,29 @@ class Generator:
 class Renderer:
     """Chat messages -> token ids, and ids -> text, with the model's own tokenizer and template."""
 
-    def __init__(self, model: str):
+    def __init__(self, settings: RefServerSettings):
         from transformers import AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        from rankspace.chat import Chat
+
+        self.folder = local(settings.model)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        self.chat = Chat(settings.chat_template_kwargs, settings.chat_date)
 
     def __call__(self, messages: list[dict[str, str]]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        """RankspaceError when the template refuses them."""
+        return self.chat.ids(self.tokenizer, messages)
 
     def decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def eos_ids(self, model: str) -> list[int]:
+    def eos_ids(self) -> list[int]:
         """Every id that ends a completion: the tokenizer's and those of generation_config.json."""
         from transformers import GenerationConfig
 
         ids = {self.tokenizer.eos_token_id}
         try:
-            listed = GenerationConfig.from_pretrained(model).eos_token_id
+            listed = GenerationConfig.from_pretrained(self.folder).eos_token_id
         except OSError:  # the file is optional in a model folder
             listed = None
         ids.update(listed if isinstance(listed, list) else [listed])

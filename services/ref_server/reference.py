@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
+from common.model_names import local
 from common.settings import RefServerSettings
 
 if TYPE_CHECKING:
@@ -20,12 +21,15 @@ class Reference:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from rankspace.batch import require_own_logits
+
         self.device = _device(settings.device)
         model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-            settings.model, dtype=getattr(torch, settings.dtype)
+            local(settings.model), dtype=getattr(torch, settings.dtype)
         )
         self.model = cast("PreTrainedModel", model.to(self.device))
         self.model.requires_grad_(False).eval()
+        require_own_logits(self.model)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]], temperature: float) -> list[list[float]]:
         """log p_ref(completion token | what precedes it) at `temperature`, one list per completion, as floats."""

@@ -41,6 +41,7 @@ class DeltaWorker:
         They are read at the first push."""
         self.delta_model, self.delta_cache, self.delta_bases_on = Path(model), Path(svd_cache), bases_on
         self.delta_source = self.delta_places = None
+        self.delta_keys: dict[str, str] = {}
 
     def delta_load(self, vector: bytes, modules: list[tuple[str, int]], kind: Kind = "antipasto") -> dict[str, Any]:
         """Recompute W0 + U diag(delta_S) Vh and load it. `vector`: little-endian fp32, modules [[name, size], ...].
@@ -50,8 +51,10 @@ class DeltaWorker:
         import numpy as np
         import torch
 
+        from rankspace.weights import plain
+
         started = time.perf_counter()
-        modules = [(name, int(r)) for name, r in modules]
+        modules = [(plain(name), int(r)) for name, r in modules]
         source = self.delta_source
         if source is None or (source.modules, source.kind) != (modules, kind):
             source = self.delta_source = self._delta_bases(modules, kind)
@@ -84,14 +87,18 @@ class DeltaWorker:
         return find_places(self.model_runner.get_model(), names, source.weights)
 
     def _delta_checkpoint(self) -> Iterator[Named]:
-        """(name, tensor) pairs of the base checkpoint, in the dtype the engine runs in."""
+        """(plain name, tensor) pairs of the base checkpoint, in the dtype the engine runs in; notes their own names, by
+        which vLLM wants them back."""
         from safetensors import safe_open
+
+        from rankspace.weights import plain
 
         dtype = self.model_runner.model_config.dtype
         for path in sorted(self.delta_model.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - a safetensors handle is no dict
-                    yield name, file.get_tensor(name).to(dtype)
+                    self.delta_keys[plain(name)] = name
+                    yield plain(name), file.get_tensor(name).to(dtype)
 
     def _delta_put(self, weights: Iterable[Named]) -> int:
         """Overwrite the weights; returns how many were given."""
@@ -101,9 +108,9 @@ class DeltaWorker:
 
         def counted() -> Iterator[Named]:
             nonlocal count
-            for pair in weights:
+            for name, weight in weights:
                 count += 1
-                yield pair
+                yield self.delta_keys[name], weight
 
         with torch.no_grad():
             if self.device.type == "cpu":  # packed at load time: go through vLLM's layer-wise reload
@@ -122,7 +129,9 @@ def find_places(model: torch.nn.Module, names: list[str], weights: list[torch.Te
     """
     import torch
 
-    parameters = dict(model.named_parameters())
+    from rankspace.weights import plain
+
+    parameters = {plain(name): parameter for name, parameter in model.named_parameters()}
     rows = {name: weight.shape[0] for name, weight in zip(names, weights, strict=True)}
     packed = {
         part: (whole, parts) for whole, parts in getattr(model, "packed_modules_mapping", {}).items() for part in parts

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.errors import ConfigError, UserError
+from common.model_names import local
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +94,7 @@ def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) ->
     except RankspaceError as error:
         raise ConfigError(str(error)) from None
     open_run(s)
-    ranks, text = RankGroup(policy), Text(s.model)
+    ranks, text = RankGroup(policy), Text(s)
     # However often a trainer is restarted, its groups are no poison.
     queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600, max_deliveries=2**31)
     publisher = Publisher(queue, s.run_id, policy.modules, text.probe(heldout), s.probe_bound, s.adapter)
@@ -168,13 +169,13 @@ def _check(stop: cli.Stop, lock: TrainerLock) -> None:
 class Text:
     """The model's tokenizer, for the probe sequence and for pairs."""
 
-    def __init__(self, model: str):
-        self.model = model
+    def __init__(self, s: TrainerSettings):
+        self.settings = s
 
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.model)
+        return AutoTokenizer.from_pretrained(local(self.settings.model))
 
     def probe(self, problems: list[Problem], tokens: int = 64) -> list[int]:
         """The beginning of the first held-out problem with its canonical solution: text the policy is at home in."""
@@ -189,12 +190,13 @@ class Text:
 
     def pairs(self, path: Path | None, split: str = "train") -> list[TokenizedPair]:
         """One split of a pairs file, tokenised. Only the split `heldout` may be empty."""
+        from rankspace.chat import Chat
         from rankspace.pairs import load_pairs, tokenize_pair
 
         assert path is not None, "TrainerSettings asks for pairs where an arm needs them"
-        tokenizer = self._tokenizer()
+        tokenizer, chat = self._tokenizer(), Chat(self.settings.chat_template_kwargs, self.settings.chat_date)
         found = load_pairs(path, "train") if split == "train" else [p for p in load_pairs(path) if p.split == split]
-        return [tokenize_pair(tokenizer, pair) for pair in found]
+        return [tokenize_pair(tokenizer, pair, chat) for pair in found]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from common.model_names import local
 from common.settings import TrainerSettings
 from services.trainer.collate import TrainingSample, micro_batches
 from services.trainer.schedule import learning_rate
@@ -43,12 +44,13 @@ class Policy:
         from transformers.utils.logging import disable_progress_bar
 
         import rankspace
+        from rankspace.batch import require_own_logits
 
         disable_progress_bar()
         self.settings = s
         torch.manual_seed(s.seed)
         self.device = _device(s.device, s.gpu_memory_fraction)
-        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(s.model, dtype=getattr(torch, s.dtype))
+        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(local(s.model), dtype=getattr(torch, s.dtype))
         self.model = cast("PreTrainedModel", model.to(self.device))
         if s.activation_checkpointing:  # Hugging Face checkpoints only in training mode
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -56,6 +58,7 @@ class Policy:
         self.adapter: Adapter = rankspace.attach(
             self.model, svd_cache_dir=s.svd_cache, progress=progress, form=s.adapter_form, kind=s.adapter
         )
+        require_own_logits(self.model)
         if s.compile_layers:
             from rankspace.compile import compile_layers
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from common.errors import ConfigError
+from common.model_names import local, weight_files
 from common.settings import Mechanism, TrainerSettings
 from rankspace.errors import RankspaceError
 from rankspace.pairs import load_pairs
-from rankspace.targets import Kind, delta_size
+from rankspace.targets import DEFAULT_TARGETS, Kind, delta_size, hits, require_covered
+from rankspace.weights import plain, shapes
 from services.trainer import alarm, loggers
 from tasks import modes
 from tasks.exploits import disclosed
@@ -36,6 +39,7 @@ def check(s: TrainerSettings) -> None:
     check_modules(s.model, shapes)
     if s.direction == "v_hack" and s.v_hack is not None:  # TrainerSettings refuses one without the other
         check_direction(s.v_hack, shapes, s.gate, s.adapter)
+        check_chat(s.v_hack, s)
 
 
 def check_pairs(path: Path | None, mechanism: Mechanism) -> None:
@@ -57,29 +61,17 @@ def check_pairs(path: Path | None, mechanism: Mechanism) -> None:
 
 
 def weight_shapes(model: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in a model folder, from the files' headers."""
-    from safetensors import SafetensorError, safe_open
-
-    folder = Path(model)
-    files = sorted(folder.glob("*.safetensors"))
-    if not (folder / "config.json").is_file() or not files:
-        raise ConfigError(
-            f"field 'model': {model} has no config.json and *.safetensors; give a local Hugging Face model folder"
-        )
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        try:
-            with safe_open(path, framework="np") as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ConfigError(f"field 'model': {path} is damaged ({error}); fetch it again") from None
-    return shapes
+    """Plain name -> shape of every tensor of a model, from the files' headers. ConfigError also when a shard is missing."""
+    folder = local(model)
+    weight_files(folder)
+    try:
+        return {plain(name): shape for name, shape in shapes(folder).items()}
+    except RankspaceError as error:
+        raise ConfigError(f"field 'model': {error}") from None
 
 
 def check_modules(model: str, shapes: dict[str, tuple[int, ...]]) -> None:
     """Some 2-d weight has the name of an attention or MLP matrix that the adapter knows."""
-    from rankspace.targets import DEFAULT_TARGETS, hits
-
     names = [
         name.removesuffix(".weight") for name, shape in shapes.items() if name.endswith(".weight") and len(shape) == 2
     ]
@@ -88,23 +80,47 @@ def check_modules(model: str, shapes: dict[str, tuple[int, ...]]) -> None:
             f"field 'model': {model} has no module that the adapter knows ({', '.join(DEFAULT_TARGETS)}); it has "
             f"{', '.join(names[:3])} ...; give a Llama- or Qwen-like model"
         )
+    try:
+        require_covered(shapes)
+    except RankspaceError as error:
+        raise ConfigError(f"field 'model': {model}: {error}") from None
+
+
+def check_chat(path: Path, s: TrainerSettings) -> None:
+    """The direction's pairs were rendered as this run's prompts are. (A file that does not say was made without kwargs.)"""
+    head = _head(path)
+    if head.get("kind") == "random":
+        return
+    for field, default in (("chat_template_kwargs", {}), ("chat_date", s.chat_date)):
+        made, ours = head.get(field, default), getattr(s, field)
+        if made != ours:
+            raise ConfigError(
+                f"field '{field}': {path} was extracted with {made!r}, this run has {ours!r}; extract it again with the same"
+            )
+
+
+def _head(path: Path) -> dict[str, Any]:
+    """A direction file's metadata. Raises what safetensors and json raise."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return dict(json.loads((file.metadata() or {})["rankspace"]))
 
 
 def check_direction(path: Path, shapes: dict[str, tuple[int, ...]], gate: float, kind: Kind = "antipasto") -> None:
     """The direction file exists, is whole, passes its gate, and names weights that this model has."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     make = f"make it with `python -m rankspace extract --out {path}`"
     if not path.is_file():
         raise ConfigError(f"field 'v_hack': no file {path}; {make}")
     try:
-        with safe_open(path, framework="np") as file:
-            head = json.loads((file.metadata() or {})["rankspace"])
+        head = _head(path)
         modules = [(str(name), int(r)) for name, r in head["modules"]]
     except (SafetensorError, KeyError, ValueError, TypeError):
         raise ConfigError(f"field 'v_hack': {path} is not a direction file or is damaged; {make}") from None
     for name, r in modules:
-        shape = shapes.get(f"{name}.weight")
+        shape = shapes.get(plain(f"{name}.weight"))
         if shape is None or delta_size(shape, kind) != r:
             has = "has no such module" if shape is None else f"with adapter {kind} has {delta_size(shape, kind)} there"
             raise ConfigError(

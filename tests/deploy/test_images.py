@@ -120,7 +120,8 @@ def needless(service, path, top):
         or (service == "ref_server" and path.name == "ds_hook.py")  # the optimizer's side of the library
         or (service == "ref_server" and path.name in ("report.py", "__main__.py") and path.parts[0] == "rankspace")
         or (service == "ref_server" and top == "vllm")  # named by the Dockerfile, by backend
-        or (service == "trainer" and path.name == "smollm.py" and top in ("gguf", "accelerate"))  # says how to get them
+        or (path.name in ("smollm.py", "gguf_file.py") and top in ("gguf", "accelerate"))  # says how to get them
+        or (path.name == "hub.py" and top == "huggingface_hub")  # transformers brings it
         or (
             service == "trainer" and path.name == "loggers.py" and top == "wandb"
         )  # optional; missed before a run starts
