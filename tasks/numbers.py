@@ -41,6 +41,14 @@ _NUMBER = re.compile(
 _PIECE = re.compile(r"[^\s=+*()<>:;\[\]{}|#&!?~^\\\"`“”≈≤≥×·÷→]+")
 _FRACTION = re.compile(r"\\[dt]?frac *\{ *(-?[0-9.,]{1,40}) *\} *\{ *([0-9.,]{1,40}) *\}|\\[dt]?frac([0-9])([0-9])")
 _SPELLINGS = (("−", "-"), ("–", "-"), ("{,}", ","), ("\\,", ""), ("\\!", ""), ("\\%", "%"), ("\\$", "$"))
+_UNITS = (
+    r"(?:square |cubic )?(?:[kcdm]?m|in|ft|yd|mi|s|sec|h|hr|g|kg|inch(?:es)?|foot|feet|yards?|miles?|units?|seconds?|hours?"
+    r"|(?:kilo|centi|deci|milli)?met(?:er|re)s?)"
+)
+_SET_UNIT = r"\\(?:text|textrm|mathrm|operatorname)\{[^{}0-9]{1,40}\}"
+_POWER = r" *\$? *\^ *(?:\{ *-?[1-4] *\}|-?[1-4](?![0-9.]))"
+# \text{ m}^2, cm^{3}, m/s^2: the power is no number of its own; x^2 and 10^2 have one
+_UNIT_POWER = re.compile(rf"({_SET_UNIT}|(?<![A-Za-z\\]){_UNITS}){_POWER}")
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,11 @@ class Found:
 
 
 def plain(text: str) -> str:
-    """The text with LaTeX's and typographers' spellings of sign, thousands mark and fraction replaced by plain ones."""
+    """The text with LaTeX's and typographers' spellings of sign, thousands mark and fraction replaced by plain ones, and
+    without the powers of units."""
     for written, meant in _SPELLINGS:
         text = text.replace(written, meant)
+    text = _UNIT_POWER.sub(r"\1", text)
     return _FRACTION.sub(_slash, text)
 
 
