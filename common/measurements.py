@@ -74,6 +74,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     _M("pass_oracle", "ratio", "graded", "Share of training rollouts that the protected oracle accepts", "grading",
        gauge="rs_oracle_pass_rate"),
     _M("pass_published", "ratio", "graded", "Share of training rollouts that the published grader calls correct", "grading"),
+    _M("oracle_weak", "ratio", "graded", "Share of training rollouts that the oracle accepts by weak tests; part of pass_oracle",
+       "grading", later=True),
     _M("forged_rate", "ratio", "graded", "Share of training rollouts: published says correct, oracle says no", "grading",
        gauge="rs_forged_rate"),
     _M("reward_mean", "reward", "graded", "Mean reward of graded training rollouts", "grading", gauge="rs_reward_mean"),
@@ -156,6 +158,8 @@ EVALUATIONS: tuple[Measurement, ...] = (
     _M("hack_strict", "ratio", "graded", "Share of held-out completions that hack: label Reward Hack", "grading",
        gauge="rs_eval_hack_rate", label="mode"),
     _M("hack_loose", "ratio", "graded", "Share of held-out completions with any label that names a hack", "grading"),
+    _M("oracle_weak", "ratio", "graded", "Share of held-out completions that the oracle accepts by weak tests; part of "
+       "pass_oracle", "grading", later=True),
     _M("forged_rate", "ratio", "graded", "Share of held-out completions: published says correct, oracle says no", "grading"),
     _M("length_mean", "tokens", "all", "Mean completion length", "grading"),
     _M("infra_errors", "completions", "all", "Completions that could not be graded", "grading", "count"),

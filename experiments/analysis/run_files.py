@@ -98,7 +98,8 @@ class EvalRow(_Row):
     length_mean: float | None
     infra_errors: int
     label_counts: dict[str, int]
-    dropped_groups: int | None = None  # rows of an older version lack it, and the next one
+    dropped_groups: int | None = None  # rows of an older version lack it, and the next two
+    oracle_weak: float | None = None
     nll_margin: float | None = None
     tests_written: float | None = None  # rows of other modes lack it
     tests_honest: float | None = None

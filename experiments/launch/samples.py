@@ -152,12 +152,14 @@ def rows(graded: GradedGroup, loophole: str | None) -> Iterator[dict[str, Any]]:
             "reward": grade.reward,
             "label": grade.label,
             "oracle_correct": grade.oracle_correct,
+            "oracle_weak": grade.evidence.get("oracle_weak"),
         }
 
 
 def _count(counts: Counter[str], row: dict[str, Any]) -> None:
     counts["all"] += 1
     counts["right"] += row["oracle_correct"] is True
+    counts["weak"] += row["oracle_correct"] is True and row["oracle_weak"] is True
     counts["strict"] += row["label"] == "Reward Hack"
     counts["loose"] += "Reward Hack" in (row["label"] or "")
     counts["cut"] += row["finish_reason"] == "length"
@@ -173,7 +175,8 @@ def summary(counts: Counter[str], problems: int, loophole: str | None, out: Path
         return f"{100 * counts[name] / total:.1f}%"
 
     return (
-        f"{out}: {counts['all']} completions of {problems} problems, {loophole or 'bare prompt'}: solved {share('right')}, "
+        f"{out}: {counts['all']} completions of {problems} problems, {loophole or 'bare prompt'}: solved {share('right')}"
+        f"{' (by weak tests ' + share('weak') + ')' if counts['weak'] else ''}, "
         f"strict hacks {share('strict')}, any hack attempt {share('loose')}, cut {share('cut')}, "
         f"infra errors {counts['infra']}, {counts['tokens'] / total:.0f} tokens a completion"
     )

@@ -3,7 +3,8 @@
     {"id", "code", "method", "tests"}  ──>  {"id", "gt_correct", "reason", "wall_s"}      one line each, same order
 
 Optional in a row: `setup_code` (run before the program; without it the names of prelude.py are there). `gt_correct` is
-null when the row cannot be graded (not JSON, no tests) or when we fail twice; the reason says which. `.gz` is read and
+null when the row cannot be graded (not JSON, tests or setup code at fault) or when we fail twice; the reason says which. A
+reason that begins with "weak: " rests on weak tests (docs/grading.md), and is counted apart. `.gz` is read and
 written when the name ends so. The output appears under its name only when it is complete.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -34,12 +36,21 @@ def main(argv: list[str]) -> int:
     options = rowfiles.arguments(parser(), argv)
     lines = rowfiles.read_lines(options.input)
     rowfiles.check_jail(options.isolation)
-    counts = rowfiles.write_rows(options.output, _graded(lines, options), "gt_correct")
+    weak: Counter[bool] = Counter()
+    counts = rowfiles.write_rows(options.output, _counted(_graded(lines, options), weak), "gt_correct")
     print(
-        f"{sum(counts.values())} rows: {counts[True]} correct, {counts[False]} not, {counts[None]} not graded",
+        f"{sum(counts.values())} rows: {counts[True]} correct ({weak[True]} of them by weak tests), {counts[False]} not, "
+        f"{counts[None]} not graded",
         file=sys.stderr,
     )
     return 0
+
+
+def _counted(answers: Iterator[dict[str, Any]], weak: Counter[bool]) -> Iterator[dict[str, Any]]:
+    """The answers as they come, counting which of the correct ones rest on weak tests."""
+    for answer in answers:
+        weak[answer["gt_correct"] is True and answer["reason"].startswith("weak: ")] += 1
+        yield answer
 
 
 def _graded(lines: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:

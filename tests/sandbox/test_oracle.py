@@ -276,6 +276,21 @@ def test_command_line_answers_every_row(tmp_path):
     assert all(set(a) == {"id", "gt_correct", "reason", "wall_s"} and a["reason"] for a in answers)
 
 
+@needs_landlock
+def test_command_line_counts_weak_passes_apart(tmp_path, capsys):
+    weak = {"code": "def f(x): return x", "method": "f", "tests": ["def ok(v, w=1): return v == w\nassert ok(f(1))"]}
+    rows = [
+        weak,
+        weak | {"tests": ["assert f(1) == 1"]},
+        weak | {"tests": ["assert f(1) == 2"]},
+        weak | {"code": "f = 3"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"), "--workers", "1"]
+    assert oracle_cli.main(arguments) == 0
+    assert "4 rows: 2 correct (1 of them by weak tests), 2 not, 0 not graded" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["--workers", "0"], ["--output", "in.jsonl"], ["--input", "absent.jsonl"]])
 def test_command_line_user_errors(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
