@@ -166,6 +166,7 @@ class TrainerSettings(RedisSettings):
     metrics_host: Place[str] = "127.0.0.1"
     metrics_port: Place[int] = Field(0, ge=0, le=65535)
     loggers: Bookkeeping[tuple[Literal["tensorboard", "wandb"], ...]] = ()
+    log_completions: Bookkeeping[int] = Field(8, ge=0, le=256)  # a step, to the loggers; 0: none
 
     @field_validator("loggers", "eval_modes", mode="before")
     @classmethod

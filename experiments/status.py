@@ -6,6 +6,7 @@ Exit code 0; with --stack 1 when no stack runs. --json gives the runs as a list,
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -16,12 +17,13 @@ from common import cli
 from common.errors import ConfigError
 from experiments import status_view
 from experiments.analysis.measures import summarise
-from experiments.analysis.run_files import age_seconds, find_runs, read_run
+from experiments.analysis.run_files import Run, age_seconds, find_runs, read_run
 from experiments.design import prereg
 from experiments.launch import live_services
 from experiments.options import status as parser
 
 STALE_AFTER_S = 600.0
+LATELY = 10  # steps
 
 
 def rows(root: Path, now: datetime | None = None) -> list[dict[str, Any]]:
@@ -40,10 +42,17 @@ def rows(root: Path, now: datetime | None = None) -> list[dict[str, Any]]:
         table.append({
             "run": run.run_id, "preset": run.preset, "arm": run.arm, "seed": run.seed,
             "state": "silent" if silent else run.status.state, "step": run.steps_done, "steps": run.status.steps,
-            "hack": _finite(summary.hack), "pass": _finite(summary.passed), "age_s": age,
+            "hack": _finite(summary.hack), "pass": _finite(summary.passed), "age_s": age, "left_s": _left(run),
             "reason": "; ".join(part for part in (run.status.reason, *run.notes) if part),
         })  # fmt: skip
     return table
+
+
+def _left(run: Run) -> float | None:
+    """Seconds that a running run still needs, by the median of its last steps; evaluations are not counted."""
+    took = [float(x) for x in run.series.get("seconds_total", ())[-LATELY:] if x == x]
+    left = run.status.steps - run.steps_done
+    return statistics.median(took) * left if took and left > 0 and run.status.state == "running" else None
 
 
 def _finite(value: float) -> float | None:

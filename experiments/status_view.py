@@ -85,14 +85,25 @@ def _dead(dead: dict[str, Any]) -> Any:
 
 
 def _runs(table: Rows) -> Any:
-    view = _table("run", "state", "step", "hack %", "pass %", "age", "note", right=("step", "hack %", "pass %", "age"))
+    view = _table(
+        "run",
+        "state",
+        "step",
+        "hack %",
+        "pass %",
+        "left",
+        "age",
+        "note",
+        right=("step", "hack %", "pass %", "left", "age"),
+    )
     for row in table:
         if row["state"] == "unreadable":
-            view.add_row(row["run"], _state("unreadable"), "", "", "", "", row["reason"])
+            view.add_row(row["run"], _state("unreadable"), "", "", "", "", "", row["reason"])
             continue
         percent = [f"{100 * row[key]:.1f}" if row[key] is not None else "-" for key in ("hack", "pass")]
         step, age = f"{row['step']}/{row['steps']}", age_text(row["age_s"])
-        view.add_row(row["run"], _state(row["state"]), step, *percent, age, row["reason"])
+        left = "-" if row.get("left_s") is None else age_text(row["left_s"])
+        view.add_row(row["run"], _state(row["state"]), step, *percent, left, age, row["reason"])
     return view
 
 

@@ -3,14 +3,15 @@
     loggers=[tensorboard]   run_dir/tensorboard, one folder for the whole run
     loggers=[wandb]         project WANDB_PROJECT (default rankspace); the run's id is kept in run_dir/wandb_run.json
 
-Each gets the rows of metrics.jsonl and eval.jsonl as they are written, numbers only. What is missing or refuses to start
+Each gets the rows of metrics.jsonl and eval.jsonl as they are written, numbers only, and a table of a few completions a
+step (`log_completions`; completions_table.py chooses). What is missing or refuses to start
 is an error before the first step. After that a logger can do no harm: it works in a thread of its own, and one that
 raises or falls behind is named once on the terminal and left out; the files of the run stay complete.
 
 A resumed run goes on in the same place, with each step once. TensorBoard is told from which step on the earlier values
 are void (its own mechanism) and gets the new ones. Weights & Biases cannot take a row back: a step that was logged
 before the crash is not logged again, so what it shows there is the first of the two computations. A logger that is
-switched on later gets the rows it has missed.
+switched on later gets the rows it has missed; completions of the past it does not get.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, Protocol
 
 from common.errors import ConfigError
 from common.settings import RedisSettings, TrainerSettings
+from services.trainer import completions_table
 
 Row = Mapping[str, Any]
 
@@ -36,12 +38,27 @@ CLOSE_S = 60.0
 PRIVATE = set(RedisSettings.model_fields)
 
 
+@dataclass(frozen=True)
+class Completions:
+    """Rollout rows of one step, of training (mode "train") or of one evaluation."""
+
+    step: int
+    mode: str
+    rows: Sequence[Row]
+
+    @property
+    def name(self) -> str:
+        return "train/completions" if self.mode == "train" else f"eval/{self.mode}/completions"
+
+
 class Logger(Protocol):
     """What a logger must do. It may raise anything; it may be slow."""
 
     def step(self, row: Row) -> None: ...
 
     def evaluation(self, row: Row) -> None: ...
+
+    def completions(self, table: Completions) -> None: ...
 
     def close(self) -> None: ...
 
@@ -88,6 +105,10 @@ class TensorBoard:
     def evaluation(self, row: Row) -> None:
         self._add(f"eval/{row['mode']}", row)
 
+    def completions(self, table: Completions) -> None:
+        self.writer.add_text(table.name, completions_table.markdown(table.rows), table.step)
+        self.writer.flush()
+
     def close(self) -> None:
         self.writer.close()
 
@@ -112,7 +133,7 @@ class WandB:
         self.logged: dict[str, Any] = (
             json.loads(self.note.read_text()) if self.note.exists() else {"id": secrets.token_hex(4)}
         )
-        self.logged = {"rows": 0, "next_step": 0, "evaluations": [], **self.logged}
+        self.logged = {"rows": 0, "next_step": 0, "evaluations": [], "completions": [], **self.logged}
         config = s.model_dump(mode="json", exclude=PRIVATE)
         try:
             self.run = wandb.init(
@@ -142,6 +163,15 @@ class WandB:
             values = {f"eval/{row['mode']}/{name}": value for name, value in scalars(row) if name != "step"}
             self._log({"eval/step": row["step"], **values}, evaluations=[*self.logged["evaluations"], key])
 
+    def completions(self, table: Completions) -> None:
+        import wandb
+
+        key = [table.step, table.mode]
+        if key not in self.logged["completions"]:
+            data = [completions_table.cells(row) for row in table.rows]
+            made = wandb.Table(columns=list(completions_table.COLUMNS), data=data)
+            self._log({table.name: made}, completions=[*self.logged["completions"], key])
+
     def close(self) -> None:
         self.run.finish()
 
@@ -151,7 +181,7 @@ class WandB:
         for row in past.evaluations:
             self.evaluation(row)
 
-    def _log(self, values: dict[str, float], **logged: Any) -> None:
+    def _log(self, values: dict[str, Any], **logged: Any) -> None:
         number = self.logged["rows"]
         self.logged |= {"rows": number + 1, **logged}
         draft = self.note.with_suffix(".draft")
@@ -178,12 +208,12 @@ class Lane:
 
     def __init__(self, name: str, logger: Logger):
         self.name, self.logger = name, logger
-        self.queue: SimpleQueue[tuple[str, Row | None]] = SimpleQueue()
+        self.queue: SimpleQueue[tuple[str, Row | Completions | None]] = SimpleQueue()
         self.failed = False
         self.thread = threading.Thread(target=self._work, name=f"logger-{name}", daemon=True)
         self.thread.start()
 
-    def put(self, what: str, row: Row | None = None) -> None:
+    def put(self, what: str, row: Row | Completions | None = None) -> None:
         """Returns at once. What a failed logger is given is thrown away."""
         if not self.failed and self.queue.qsize() > BEHIND:
             self._give_up(f"it is {BEHIND} rows behind")
@@ -229,6 +259,10 @@ class Loggers:
     def evaluation(self, row: Row) -> None:
         for lane in self.lanes:
             lane.put("evaluation", row)
+
+    def completions(self, table: Completions) -> None:
+        for lane in self.lanes:
+            lane.put("completions", table)
 
     def close(self, patience_s: float = CLOSE_S) -> None:
         """Wait for each to finish, at most `patience_s` seconds."""

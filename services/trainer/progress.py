@@ -51,7 +51,17 @@ class Progress:
     def _speed(self, row: dict[str, Any]) -> str:
         assert self.first is not None, "show has set it"
         elapsed, steps = time.monotonic() - self.started, row["step"] - self.first
-        return f"  {steps / elapsed:.2f} steps/s" if steps and elapsed else ""
+        if not steps or not elapsed:
+            return ""
+        left = (self.s.steps - row["step"] - 1) * elapsed / steps
+        return f"  {steps / elapsed:.2f} steps/s" + (f"  {duration(left)} left" if left else "")
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: 40 s, 12 min, 3.5 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -30,9 +30,10 @@ from common.errors import ConfigError
 from common.metrics import Metrics
 from common.settings import TrainerSettings, changed, dump
 from common.types import GradedGroup
+from services.trainer.completions_table import chosen
 from services.trainer.divergence import log_prob_sums
 from services.trainer.gauges import Gauges
-from services.trainer.loggers import Loggers, Past
+from services.trainer.loggers import Completions, Loggers, Past
 
 
 def open_run(s: TrainerSettings) -> None:
@@ -142,9 +143,12 @@ class Record:
         self, step: int, groups: Sequence[GradedGroup], advantages: Sequence[Sequence[float]], mode: str
     ) -> None:
         """Append every completion of a step (or evaluation) to its file, as one gzip member."""
-        rows = [json.dumps(r) for r in _rollout_rows(step, groups, advantages, mode)]
+        rows = list(_rollout_rows(step, groups, advantages, mode))
         with open(self.dir / "rollouts" / f"step_{step:06d}.jsonl.gz", "ab") as file:
-            file.write(gzip.compress("".join(r + "\n" for r in rows).encode("utf-8", "surrogatepass"), compresslevel=3))
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            file.write(gzip.compress(lines.encode("utf-8", "surrogatepass"), compresslevel=3))
+        if self.s.log_completions:
+            self.loggers.completions(Completions(step, mode, chosen(rows, self.s.log_completions)))
 
     def close(self) -> None:
         """Let the loggers finish. The files are complete at any time."""

@@ -32,6 +32,18 @@ def test_a_run_that_says_nothing_any_more(tmp_path):
     assert status.rows(tmp_path, NOW)[0]["state"] == "silent"
 
 
+def test_the_time_that_is_left(tmp_path):
+    """By the median of the last ten steps, so that one slow step does not decide; nothing for a run that has ended."""
+    path = write(tmp_path, Plan(state="running", planned=80, hack=[0.1] * 14, passed=[0.4] * 14, rollouts=False))
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for row, took in zip(rows, [900.0] * 4 + [2.0] * 8 + [50.0] * 2, strict=True):
+        row["seconds"] = {"total": took}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert status.rows(tmp_path, NOW)[0]["left_s"] == 2.0 * 66
+    write(tmp_path, Plan(arm="projected"))
+    assert [row["left_s"] for row in status.rows(tmp_path, NOW)] == [None, 132.0]
+
+
 def test_age_text():
     assert [status_view.age_text(s) for s in (0, 89, 600, 18000, 432000)] == ["0 s", "89 s", "10 min", "5.0 h", "5.0 d"]
 

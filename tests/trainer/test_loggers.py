@@ -15,7 +15,8 @@ from common.measurements import ROW_GAUGES
 from common.metrics import Metrics
 from common.settings import TrainerSettings, build
 from services.trainer import loggers, preflight
-from services.trainer.loggers import Loggers, Past, TensorBoard
+from services.trainer.completions_table import COLUMNS, chosen
+from services.trainer.loggers import Completions, Loggers, Past, TensorBoard
 from services.trainer.record import Record, open_run
 
 VALUES = {
@@ -279,3 +280,58 @@ def test_wandb_without_a_login_is_one_line(settings, tmp_path):
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert "ConfigError: field 'loggers': wandb did not start" in last and "WANDB_MODE=offline" in last
+
+
+def rollout(group, index, text="x", **more):
+    return {"group_id": f"g{group}", "index": index, "problem_id": f"p{group}", "label": "Correct", "status": "graded",
+            "reward": 3.5, "advantage": 0.1, "oracle_correct": True, "text": text, **more}  # fmt: skip
+
+
+def test_completions_are_chosen_without_looking():
+    """First completions first, evenly over the groups; never more than there are."""
+    rows = [rollout(group, index) for group in range(6) for index in range(2)]
+    picked = lambda most: [(r["group_id"], r["index"]) for r in chosen(rows, most)]  # noqa: E731
+    assert picked(3) == [("g0", 0), ("g2", 0), ("g4", 0)]
+    assert picked(8) == [(f"g{g}", 0) for g in range(6)] + [("g0", 1), ("g3", 1)]
+    assert len(picked(100)) == 12 and picked(0) == []
+
+
+def test_tensorboard_shows_completions_as_they_are(settings):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoard(settings, Past())
+    text = "```python\nprint('**not bold**')\n```\n<script>1</script>"
+    logger.completions(Completions(3, "train", [rollout(0, 1, text, problem_id="a_b*c")]))
+    logger.close()
+    events = EventAccumulator(str(settings.run_dir / "tensorboard")).Reload()
+    (told,) = events.Tensors("train/completions/text_summary")
+    shown = told.tensor_proto.string_val[0].decode()
+    assert told.step == 3 and "problem a\\_b\\*c" in shown
+    block = shown.partition("\n\n")[2]
+    assert all(line.startswith("    ") for line in block.splitlines()), "an indented block: no Markdown, no markup"
+    assert [line[4:] for line in block.splitlines()] == text.splitlines()
+
+
+def test_wandb_keeps_a_table_of_completions_once(settings, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = loggers.WandB(settings, Past())
+    logged = []
+    monkeypatch.setattr(logger.run, "log", lambda values, **more: logged.append(values))
+    for _ in range(2):  # the second time: a step that is done again after a crash
+        logger.completions(Completions(4, "hint", [rollout(0, 0, "y" * 9000, oracle_correct=None)]))
+    logger.close()
+    (values,) = logged
+    table = values["eval/hint/completions"]
+    assert table.columns == list(COLUMNS) and table.data[0][:6] == ["p0", 0, "Correct", 3.5, 0.1, "not asked"]
+    assert table.data[0][6].endswith("[1000 more characters]")
+
+
+def test_the_record_hands_completions_over(settings):
+    """What loggers get is of the rows that the rollout file keeps; 0 switches it off."""
+    open_run(settings)
+    seen = []
+    for most in (2, 0):
+        record = Record(settings.model_copy(update={"log_completions": most}), Metrics("trainer"), [("m", 3)], None)
+        record.loggers.completions = seen.append
+        record.rollouts(0, [], [], "train")
+    assert [(table.step, table.mode, table.rows) for table in seen] == [(0, "train", [])]
