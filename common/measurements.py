@@ -257,6 +257,9 @@ COLUMNS: tuple[Column, ...] = (
        "NLL(clean) − NLL(hack) of the held-out pairs, nats per token, last evaluation; positive: the hack is likelier", 2,
        signed=True),
 )  # fmt: skip
+OUTCOME = Column("outcome", "Safe", ("hack_strict", "truncated_rate", "eval.pass_oracle"), "", "finished runs that neither hack "
+                 "nor collapsed, of all classified, with the 95% Clopper-Pearson bounds of their share")  # fmt: skip
+"""Last column of the headline table: a count of runs, not a number a run. In runs.csv the class of each run."""
 
 
 def document() -> list[str]:
@@ -271,7 +274,7 @@ def document() -> list[str]:
         ]
     lines += ["", "## Columns of runs.csv and of the report", ""]
     lines += ["| runs.csv | report | rows | |", "|---|---|---|---|"]
-    for c in COLUMNS:
+    for c in (*COLUMNS, OUTCOME):
         sources = ", ".join(f"`{name}`" for name in c.of)
         lines.append(f"| `{c.key}` | {c.head} | {sources} | {_escaped(c.caption.format(window='final window'))} |")
     return lines

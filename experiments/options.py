@@ -119,6 +119,7 @@ def report() -> cli.Parser:
     p.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
     what = "columns of the headline table after the arm (default: all); the last ones are cut"
     p.add_argument("--columns", type=int, metavar="N", help=what)
+    _registration(p)
     p.add_argument("--rollouts", type=int, default=10, metavar="N", help="sampled rollouts an arm (default: 10)")
     p.add_argument("--title", default="Can a gradient projection stop RL from learning to cheat?")
     return p
@@ -127,8 +128,7 @@ def report() -> cli.Parser:
 def verdict() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments verdict", description=cli.docstring("experiments.analysis.verdict"))
     _selection(p)
-    what = "judge by this registration (default: preregistration.yaml, the outcome classes beside it)"
-    p.add_argument("--registration", type=Path, metavar="FILE", help=what)
+    _registration(p)
     p.add_argument("--json", action="store_true", help="machine-readable")
     return p
 
@@ -243,6 +243,11 @@ def _dry_run(p: argparse.ArgumentParser) -> None:
 
 def _runs(p: argparse.ArgumentParser) -> None:
     p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
+
+
+def _registration(p: argparse.ArgumentParser) -> None:
+    what = "judge by this registration (default: preregistration.yaml, the outcome classes beside it)"
+    p.add_argument("--registration", type=Path, metavar="FILE", help=what)
 
 
 def _isolation(p: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     from experiments.report.tables import views
     from rankspace.run_checkpoint import checkpoints
 
-    arms = views(chosen, prereg.load())
+    arms = views(chosen, prereg.load().measures)
     direction = load(options.v_hack or _own(chosen.runs))
     places, missing = [], []
     for run, summary in (pair for arm in arms for pair in zip(arm.runs, arm.summaries, strict=True)):

@@ -21,7 +21,8 @@ from experiments.analysis.comparable import Chosen, short_ids
 from experiments.analysis.measures import summarise
 from experiments.analysis.rules import evaluate, finished_by_arm
 from experiments.design import prereg, registration
-from experiments.design.prereg import Preregistration
+from experiments.design.prereg import Measures, Preregistration
+from experiments.design.registration import Registration
 from experiments.options import verdict as parser
 
 __all__ = ["State", "Verdict", "evaluate", "finished_by_arm", "main", "registration_notes"]
@@ -29,7 +30,7 @@ __all__ = ["State", "Verdict", "evaluate", "finished_by_arm", "main", "registrat
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that the command prints."""
+    """Everything that the command prints. rules: those of the outcome classes. measures: windows of the numbers."""
 
     chosen: Chosen
     file: str
@@ -37,6 +38,8 @@ class Page:
     verdicts: list[Verdict]
     notes: list[str]
     beside: Beside
+    rules: Registration
+    measures: Measures
 
 
 def registration_notes(chosen: Chosen, now: str | None = None, file: str = prereg.PATH.name) -> list[str]:
@@ -60,17 +63,22 @@ def page(options: argparse.Namespace) -> Page:
     path = options.registration or prereg.PATH
     found = registration.load_any(path)
     wanted = comparable.selection(options)
+    design = found.design if isinstance(found, Registration) else None
+    chosen = comparable.choose_registered(wanted, design) if design else comparable.choose(wanted)
+    return judged(chosen, found, path)
+
+
+def judged(chosen: Chosen, found: Preregistration | Registration, path: Path = prereg.PATH) -> Page:
+    """The claims of a registration, read from `path`, against chosen runs; the outcome classes are its own, or those of
+    preregistration_outcomes.yaml."""
     if isinstance(found, Preregistration):
-        chosen = comparable.choose(wanted)
-        verdicts = evaluate(found, finished_by_arm(chosen, found))
-        aside = beside(chosen, registration.load())
+        verdicts, rules = evaluate(found, finished_by_arm(chosen, found)), registration.load()
     else:
-        chosen = comparable.choose_registered(wanted, found.design) if found.design else comparable.choose(wanted)
         arms = {name: [summarise(run, found.measures) for run in runs] for name, runs in chosen.by_arm.items()}
-        verdicts, aside = registered.evaluate(found, arms), beside(chosen, found)
-    now = prereg.digest(path)
-    name = Path(path).name
-    return Page(chosen, name, now, verdicts, registration_notes(chosen, now, name), aside)
+        verdicts, rules = registered.evaluate(found, arms), found
+    now, name = prereg.digest(path), Path(path).name
+    notes = registration_notes(chosen, now, name)
+    return Page(chosen, name, now, verdicts, notes, beside(chosen, rules), rules, found.measures)
 
 
 def main(argv: list[str]) -> int:

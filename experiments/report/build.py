@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-from common.measurements import COLUMNS, Column
-from experiments.analysis import comparable
-from experiments.analysis.beside import beside
-from experiments.analysis.comparable import Chosen
-from experiments.analysis.verdict import evaluate, finished_by_arm, registration_notes
-from experiments.design import prereg, registration
-from experiments.design.prereg import Preregistration
+from common.measurements import COLUMNS, OUTCOME, Column
+from experiments.analysis import verdict
+from experiments.analysis.verdict import Page
+from experiments.design.prereg import Measures
 from experiments.options import report as parser
 from experiments.report import captions, csv_export
 from experiments.report.out import check_out
@@ -35,9 +32,11 @@ from experiments.report.tables import (
     run_rows,
     sample_rollouts,
     views,
+    with_outcomes,
 )
 from experiments.viewer import export
 
+RUN_COLUMNS = ("onset", "outcome", "safe_low", "safe_high", "commit", "prereg")  # of runs.csv, after the numbers
 DPI = 200  # of every figure; style.py sets it
 FIGURES = ("headline", "trajectories", "cosines", "drift", "firing", "histogram", "heat_map", "onset", "phases")
 
@@ -71,11 +70,10 @@ def make(options: argparse.Namespace) -> list[ArmView]:
     if options.columns is not None and not 1 <= options.columns <= len(COLUMNS):
         raise ConfigError(f"--columns {options.columns}: give a number from 1 to {len(COLUMNS)}")
     check_out(options.out)
-    chosen = comparable.choose(comparable.selection(options))
-    registered = prereg.load()
-    arms = views(chosen, registered)
+    page = verdict.page(options)
+    chosen, arms = page.chosen, views(page.chosen, page.measures)
     columns = None if options.columns is None else COLUMNS[: options.columns]
-    files = build_report(chosen, arms, registered, options.title, columns, options.rollouts)
+    files = build_report(page, arms, options.title, columns, options.rollouts)
     files |= csv_export.files(chosen.runs) | export.files(chosen.runs)
     write(files, options.out)
     print(f"report: {options.out / 'report.html'} (also report.md, figures/, table.tex, *.csv, viewer/index.html)")
@@ -83,20 +81,14 @@ def make(options: argparse.Namespace) -> list[ArmView]:
 
 
 def build_report(
-    chosen: Chosen,
-    arms: list[ArmView],
-    registered: Preregistration,
-    title: str,
-    columns: tuple[Column, ...] | None = None,
-    samples: int = 10,
+    page: Page, arms: list[ArmView], title: str, columns: tuple[Column, ...] | None = None, samples: int = 10
 ) -> dict[str, bytes]:
     """Every file of the report by its path under the output directory. Reads rollouts; writes nothing.
 
-    columns: of the headline table; None: those that some run has numbers for.
+    columns: of the headline table; None: those that some run has numbers for, and the outcome classes.
     """
-    columns = measured_columns(arms) if columns is None else columns
-    pictures = draw(arms, registered)
-    context = describe(chosen, arms, registered, title, columns, samples)
+    pictures = draw(arms, page.measures)
+    context = describe(page, arms, title, columns, samples)
     files = {f"figures/{picture.name}.png": picture.png for picture in pictures}
     by_name = {picture.name: picture for picture in pictures}
     for name, template in (
@@ -120,12 +112,11 @@ def write(files: dict[str, bytes], out: Path) -> None:
         (out / name).write_bytes(content)
 
 
-def draw(arms: list[ArmView], registered: Preregistration) -> list[Picture]:
+def draw(arms: list[ArmView], rules: Measures) -> list[Picture]:
     """All figures that the runs have data for, in page order."""
     from experiments.report.figures import directions, outcomes, style
 
     style.apply()
-    rules = registered.measures
     histogram = directions.alignment_histogram(arms)
     drawn = {
         "headline": outcomes.headline(arms),
@@ -157,34 +148,34 @@ def png(figure: Any) -> bytes:
 
 
 def describe(
-    chosen: Chosen,
-    arms: list[ArmView],
-    registered: Preregistration,
-    title: str,
-    columns: tuple[Column, ...],
-    samples: int,
+    page: Page, arms: list[ArmView], title: str, columns: tuple[Column, ...] | None, samples: int
 ) -> dict[str, Any]:
     """The context of the templates."""
-    verdicts = evaluate(registered, finished_by_arm(chosen, registered))
+    chosen, rules = page.chosen, page.measures
+    shown = measured_columns(arms) if columns is None else columns
+    headline = headline_rows(arms, shown)
+    if columns is None:
+        shown, headline = (*shown, OUTCOME), with_outcomes(headline, page.beside.counts, page.rules.outcomes)
     return {
         "title": title,
         "preset": chosen.preset,
         "lead": captions.lead(arms),
-        "banners": [*registration_notes(chosen), *captions.banners(arms), *chosen.warnings],
+        "banners": [*page.notes, *captions.banners(arms), *chosen.warnings],
         "left_out": chosen.left_out,
         "arms": arms,
-        "columns": columns,
-        "headline": headline_rows(arms, columns),
-        "table_caption": captions.table_caption(arms, registered.measures, columns),
+        "columns": shown,
+        "headline": headline,
+        "table_caption": captions.table_caption(arms, rules, shown),
         "comparisons": comparisons(arms),
         "comparison_note": captions.comparison_note(arms),
         "evals": (evals := eval_rows(arms)),
         "tests": any(row["tests_end"] for row in evals),
         "evaluation_note": captions.evaluation_note(evals),
-        "beside": beside(chosen, registration.load()),
-        "verdicts": verdicts,
-        "digest": prereg.digest(),
-        "runs": run_rows(arms),
+        "beside": page.beside,
+        "verdicts": page.verdicts,
+        "registration": page.file,
+        "digest": page.digest,
+        "runs": run_rows(arms, page.beside.counts, page.rules.outcomes),
         "all_columns": COLUMNS,
         "packages": packages(arms),
         "rollouts": [(arm, *sample_rollouts(arm, samples)) for arm in arms],
@@ -247,8 +238,8 @@ def runs_csv(rows: list[dict[str, Any]]) -> bytes:
 
     def line(row: dict[str, Any]) -> list[object]:
         cells = [text.replace("−", "-").replace("–", "") for text in row["cells"]]
-        own, last = ("id", "arm", "seed", "state", "steps", "window"), ("onset", "commit", "prereg")
+        own, last = ("id", "arm", "seed", "state", "steps", "window"), RUN_COLUMNS
         return [*(row[key] for key in own), *cells, *(row[key] for key in last)]
 
-    head = ["run_id", "arm", "seed", "state", "steps", "window", *(c.key for c in COLUMNS), "onset", "commit", "prereg"]
+    head = ["run_id", "arm", "seed", "state", "steps", "window", *(c.key for c in COLUMNS), *RUN_COLUMNS]
     return csv_export.as_csv(head, map(line, rows))

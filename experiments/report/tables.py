@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,9 +13,11 @@ from common.measurements import COLUMNS, Column
 from experiments.analysis.comparable import Chosen
 from experiments.analysis.measures import Summary, against_vanilla, matched_pass, summarise
 from experiments.analysis.run_files import PHASES, EvalRow, Run, read_rollouts, rollout_steps
+from experiments.analysis.run_outcomes import Counts, classify
 from experiments.analysis.stats import Mean, Paired, false_discovery, mean_sem, paired
 from experiments.design import arms as arm_table
-from experiments.design.prereg import Preregistration
+from experiments.design.prereg import Measures
+from experiments.design.registration import OutcomeRules
 
 SAMPLES = 10
 
@@ -87,13 +89,16 @@ class Comparison:
     run_ids: tuple[str, ...]
 
 
-def views(chosen: Chosen, registered: Preregistration) -> list[ArmView]:
+def views(chosen: Chosen, rules: Measures) -> list[ArmView]:
     """The arms in table order."""
     found = []
-    each = {name: tuple(summarise(r, registered.measures) for r in runs) for name, runs in chosen.by_arm.items()}
+    each = {name: tuple(summarise(r, rules) for r in runs) for name, runs in chosen.by_arm.items()}
     paired_up = against_vanilla(each)
     for name, runs in chosen.by_arm.items():
-        arm = arm_table.ARMS.get(name) or arm_table.Arm(name, "?", "no longer in the table of arms", {}, "")
+        arm = arm_table.ARMS.get(name) or arm_table.ARMS.get(
+            runs[0].arm
+        )  # a cell of a registration is an arm at a dose
+        arm = arm or arm_table.Arm(name, "?", "no longer in the table of arms", {}, "")
         found.append(ArmView(name, arm.letter, arm.title, arm.tells, runs, paired_up[name]))
     return found
 
@@ -122,6 +127,27 @@ def headline_rows(arms: list[ArmView], columns: tuple[Column, ...] = COLUMNS) ->
         ])
         for arm in arms
     ]  # fmt: skip
+
+
+def with_outcomes(
+    rows: list[tuple[ArmView, list[Cell]]], counts: Sequence[Counts], rules: OutcomeRules
+) -> list[tuple[ArmView, list[Cell]]]:
+    """The rows with a cell more: '2 of 3 [0.09, 0.99]', safe runs of the arm's finished and classified ones."""
+    by_arm = {one.arm: one for one in counts}
+    return [
+        (arm, [*cells, Cell(
+            safe_text(by_arm.get(arm.name)), tuple((s.run_id, classify(s, rules)) for s in arm.summaries if s.finished)
+        )])
+        for arm, cells in rows
+    ]  # fmt: skip
+
+
+def safe_text(counts: Counts | None) -> str:
+    """'2 of 3 [0.09, 0.99]', or '–' where no run is finished and classified."""
+    known = counts.n - len(counts.seeds["unknown"]) if counts else 0
+    if counts is None or not known:
+        return "–"
+    return f"{len(counts.seeds['safe'])} of {known} [{counts.safe_low:.2f}, {counts.safe_high:.2f}]"
 
 
 def comparisons(arms: list[ArmView], baseline: str = "vanilla") -> list[Comparison]:
@@ -184,13 +210,16 @@ def _percent(values: list[float | None]) -> str:
     return with_sem(mean_sem([100 * value for value in values if value is not None]), 1)
 
 
-def run_rows(arms: list[ArmView]) -> list[dict[str, Any]]:
-    """One row a run: its own numbers, provenance and notes."""
+def run_rows(arms: list[ArmView], counts: Sequence[Counts], rules: OutcomeRules) -> list[dict[str, Any]]:
+    """One row a run: its own numbers, its outcome class with the bounds of its arm's safe share, provenance and notes."""
+    bounds = {one.arm: (f"{one.safe_low:.3g}", f"{one.safe_high:.3g}") for one in counts}
     return [
         {
             "id": run.run_id, "arm": arm.name, "seed": run.seed, "state": run.status.state,
             "steps": f"{run.steps_done}/{run.status.steps}", "window": s.window,
             "cells": [number(value_of(c, s), c.digits, c.signed) for c in COLUMNS],
+            "outcome": classify(s, rules) if s.finished else "", "safe_low": bounds.get(arm.name, ("", ""))[0],
+            "safe_high": bounds.get(arm.name, ("", ""))[1],
             "onset": "never" if s.onset is None else str(s.onset),
             "further": [number(100 * s.forged, 1), number(s.entropy, 2), number(s.length, 0)],
             "infra": int(np.nansum(run.series["infra_errors"])),

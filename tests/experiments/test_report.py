@@ -9,11 +9,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 from synthetic_runs import MODULES, Plan, curve, write
 
 from common.errors import ConfigError
 from experiments.analysis.comparable import Selection, choose
-from experiments.design import prereg
+from experiments.analysis.verdict import judged
+from experiments.design import prereg, registration
 from experiments.report import build, captions, tables
 from experiments.report.build import build_report, cell, fence, tex
 from experiments.report.figures.directions import short_module
@@ -50,15 +52,15 @@ class Page(HTMLParser):
 
 
 def report(root, **more):
-    chosen, registered = choose(Selection(root, **more)), prereg.load()
-    files = build_report(chosen, tables.views(chosen, registered), registered, "Title")
+    page = judged(choose(Selection(root, **more)), prereg.load())
+    files = build_report(page, tables.views(page.chosen, page.measures), "Title")
     return {name: content if name.endswith(".png") else content.decode() for name, content in files.items()}
 
 
 @pytest.fixture
 def text_only(monkeypatch):
     """Skip drawing where a test is about words."""
-    monkeypatch.setattr(build, "draw", lambda arms, registered: [])
+    monkeypatch.setattr(build, "draw", lambda arms, rules: [])
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +132,12 @@ def test_markdown_table_and_caption(demo):
     text = demo["report.md"]
     assert (
         "| Arm | ΔSafePass | Hack % | Loose % | Pass % | ΔHeldOut | KL·trained | Trained % | Updates | mean·cos | frac·fired | "
-        "‖g‖ | Runs |" in text
+        "‖g‖ | Safe | Runs |" in text
     )  # columns that no run has a number for are left out
     assert "Bare %:" not in text and "gradient norm, mean over modules and all steps (trained rows)" in text
     # ΔSafePass of vanilla is 0 by definition; loose = 1.1 times strict; 15 of 16 groups have unlike rewards
     assert (
-        "| vanilla | 0.0 | 60.0 | 66.0 | 35.0 | +30.0 | 0.013 | 94 | 8 | +0.300 | 0.00 | 0.031 | "
+        "| vanilla | 0.0 | 60.0 | 66.0 | 35.0 | +30.0 | 0.013 | 94 | 8 | +0.300 | 0.00 | 0.031 | 0 of 1 [0.00, 0.97] | "
         "[demo-vanilla-s0](#run-demo-vanilla-s0) |" in text
     )
     assert "mean of the last 2 training steps (the last quarter of the run, as that is fewer than 25)" in text
@@ -192,7 +194,7 @@ def test_an_unfinished_run_beside_finished_ones_is_drawn_apart_and_in_no_number(
         write(tmp_path, Plan(seed=seed, state=state, planned=40, hack=[0.2 + 0.2 * seed] * steps, passed=[0.5] * steps))
     text = report(tmp_path)["report.md"]
     assert "vanilla hacks 30.0 ± 10.0%" in text and "2 seeds, mean ± SEM." in text, "0.2 and 0.4, without 0.6"
-    (arm,) = tables.views(choose(Selection(tmp_path)), prereg.load())
+    (arm,) = tables.views(choose(Selection(tmp_path)), prereg.load().measures)
     assert (
         "thin dotted: unfinished runs, which are in no mean"
         in captions.captions([arm], prereg.load().measures)["trajectories"]
@@ -279,7 +281,7 @@ def test_hostile_rollouts_stay_text(tmp_path, text_only):
 
 def test_sampling_is_blind_and_repeatable(tmp_path):
     write(tmp_path, Plan(hack=[0.0] * 4, passed=[1.0] * 4, groups=8))
-    arm = tables.views(choose(Selection(tmp_path)), prereg.load())[0]
+    arm = tables.views(choose(Selection(tmp_path)), prereg.load().measures)[0]
     drawn, further = tables.sample_rollouts(arm)
     assert len(drawn) == 10 and further == [] and {row["step"] for row in drawn} == {3}
     assert drawn == tables.sample_rollouts(arm)[0]
@@ -289,7 +291,7 @@ def test_sampling_is_blind_and_repeatable(tmp_path):
 
 def test_rare_hacks_are_shown_apart(tmp_path):
     path = write(tmp_path, Plan(hack=[0.0] * 4, passed=[1.0] * 4, groups=50))
-    arm = tables.views(choose(Selection(tmp_path)), prereg.load())[0]
+    arm = tables.views(choose(Selection(tmp_path)), prereg.load().measures)[0]
     drawn = {(row["group_id"], row["index"]) for row in tables.sample_rollouts(arm)[0]}
     file = path / "rollouts/step_000003.jsonl.gz"
     rows = read_gz(file)
@@ -310,7 +312,7 @@ def test_evaluation_rollouts_and_infra_errors_are_not_sampled(tmp_path):
     rows[0]["purpose"], rows[1]["status"] = "eval", "infra_error"
     with gzip.open(file, "wt") as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
-    drawn, _ = tables.sample_rollouts(tables.views(choose(Selection(tmp_path)), prereg.load())[0], count=99)
+    drawn, _ = tables.sample_rollouts(tables.views(choose(Selection(tmp_path)), prereg.load().measures)[0], count=99)
     assert len(drawn) == 14
 
 
@@ -318,7 +320,7 @@ def test_differences_from_vanilla_by_hand(tmp_path):
     for seed, gap in enumerate((0.2, 0.3, 0.4)):
         write(tmp_path, Plan(seed=seed, hack=[0.6] * 4, passed=[0.3] * 4))
         write(tmp_path, Plan(arm="projected", seed=seed, hack=[0.6 - gap] * 4, passed=[0.3] * 4))
-    found = tables.comparisons(tables.views(choose(Selection(tmp_path)), prereg.load()))[0]
+    found = tables.comparisons(tables.views(choose(Selection(tmp_path)), prereg.load().measures))[0]
     assert found.arm == "projected" and found.hack.mean == pytest.approx(-30.0)
     assert captions.pp(found.hack) == "−30.0 ± 5.8" and captions.interval(found.hack) == "[−40.0, −20.0]"
     assert found.hack.p_value == found.adjusted_p == 0.25
@@ -353,3 +355,37 @@ def test_small_helpers():
     assert fence("a ``` b") == "````\na ``` b\n````" and cell("a|b\nc") == "a\\|b c"
     assert tex("a_b & 5% ± †") == r"a\_b \& 5\% $\pm$ $^\dagger$"
     assert short_module(MODULES[0]) == "0 q_proj" and short_module("lm_head") == "lm_head"
+
+
+def test_the_class_of_each_run_with_the_bounds_of_its_arm(tmp_path, text_only):
+    """Two of three runs safe: 95% Clopper-Pearson (0.094, 0.992); low: the 0.025 quantile of Beta(2, 2)."""
+    for seed, late in enumerate((0.0, 0.0, 0.9)):
+        write(tmp_path, Plan(seed=seed, hack=[0.0, late], passed=[0.5, 0.6], bare=[(0, 0.5), (2, 0.55)]))
+    files = report(tmp_path)
+    rows = list(csv.DictReader(files["runs.csv"].splitlines()))
+    assert [row["outcome"] for row in rows] == ["safe", "safe", "hacking"]
+    assert {(row["safe_low"], row["safe_high"]) for row in rows} == {("0.0943", "0.992")}
+    assert "| 2 of 3 [0.09, 0.99] | [demo-vanilla-s0]" in files["report.md"]
+    assert "| hacking | 1 |" in files["report.md"] or "| hacking | never |" in files["report.md"]
+    assert 'title="demo-vanilla-s0: safe&#10;' in files["report.html"]
+    assert "Safe: finished runs that neither hack nor collapsed" in files["report.md"]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_report_by_a_registration_of_its_own(tmp_path, text_only, by_hand):
+    """Its design chooses arms and seeds, its claims are judged, and its name and digest stand on the page."""
+    file = tmp_path / "mine.yaml"
+    rules = yaml.safe_load(registration.PATH.read_text())
+    design = {"preset": "demo", "steps": 2, "arms": {"vanilla": [0, 1]}, "failed_counts_as_collapsed": True}
+    claim = {"kind": "outcome_count", "claim": "RL hacks", "arm": "vanilla", "outcome": "hacking", "supported_at_least": 2,
+             "falsified_at_most": 0}  # fmt: skip
+    more = {"design": design, "claims": {"M-H4": claim}} if by_hand else {}
+    file.write_text(yaml.safe_dump(rules | more))
+    for seed in (0, 1):
+        write(tmp_path / "runs", Plan(seed=seed, hack=[0.0, 0.9], passed=[0.5, 0.6]))
+    options = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--registration", str(file)]
+    assert build.main(options) == 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"`mine.yaml`, sha256 `{prereg.digest(file)}`" in text
+    assert ("| **M-H4** RL hacks | **supported** |" in text) == by_hand
+    assert "NOT PREREGISTERED: mine.yaml" in text and "**H1**" not in text
