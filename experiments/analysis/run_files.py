@@ -144,6 +144,12 @@ class Run:
     def steps_done(self) -> int:
         return len(self.series["step"])
 
+    @property
+    def alarm_step(self) -> int | None:
+        """Step of the run's own alarm (`alarm_clean`): the first whose statistic is above its bound."""
+        above = np.flatnonzero(self.series["alarm_ratio"] > 1)
+        return int(self.series["step"][above[0]]) if len(above) else None
+
 
 def find_runs(root: Path) -> list[Path]:
     """Run directories under `root` (or `root` itself), by name. ConfigError when there is none."""

@@ -108,6 +108,7 @@ def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:
     band = "band: ± SEM over seeds" if many else "one seed: thin line its raw values, no band can be given"
     unfinished = any(len(arm.counted) < len(arm.runs) for arm in arms)
     apart = "; thin dotted: unfinished runs, which are in no mean" * unfinished
+    rang = any(run.alarm_step is not None for arm in arms for run in arm.runs)
     smooth = f"trailing mean over {rules.onset_window} steps; {band}{apart}"
     point = "Small points: single runs; lettered: arm means ± SEM" if many else "Lettered points: one run each"
     own_v = "each arm's own direction, so arms with unlike directions cannot be compared here"
@@ -115,7 +116,7 @@ def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:
     return {
         "headline": f"{point}, {window_text(arms, rules)}. Cross: the first training step. Dashed: no arm mean is "
                     "better in both rates.",
-        "trajectories": f"Training rollouts, {smooth}.",
+        "trajectories": f"Training rollouts, {smooth}." + " Triangle: where a run's own alarm rang." * rang,
         "cosines": f"Mean over modules, {smooth}. Grey: 95% band of the same mean for random directions. A positive "
                    "cosine means that the step would make the hacks likelier.",
         "drift": f"cos(−delta_S, v): where all updates together have taken delta_S, mean over modules, {smooth}. Positive: to "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,17 @@ def detail(
         or rows.token_digest(row.token_ids) != known["digest"]
     ):
         return None  # the file was written anew since; the next scan puts that right
-    return known | describe(row, kept.of(known["model"]), token_from) | {"siblings": query.siblings(base, run, group)}
+    more = {"siblings": query.siblings(base, run, group), "alarm": alarm(run_path(root, known["run"]))}
+    return known | describe(row, kept.of(known["model"]), token_from) | more
+
+
+def alarm(run: Path) -> dict[str, Any] | None:
+    """Step and text of the run's alarm (alarm.json of the trainer), None where none rang or it cannot be read."""
+    try:
+        found = json.loads((run / "alarm.json").read_text())
+        return {"step": int(found["step"]), "text": str(rows.printable(found["text"]))}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def describe(row: rows.RolloutRow, tokenizer: Any | None, token_from: int = 0) -> dict[str, Any]:

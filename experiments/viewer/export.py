@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.analysis.run_files import Run
-from experiments.viewer.detail import describe
+from experiments.viewer.detail import alarm, describe
 from experiments.viewer.rows import RolloutRow, members, parse, parse_cos, printable, token_digest
 from experiments.viewer.tokens import Tokenizers
 
@@ -130,7 +130,8 @@ def _entry(
         "published": row.published_correct, "oracle": row.oracle_correct, "forged": row.forged, "reward": row.reward,
         "advantage": row.advantage, "tokens": len(row.token_ids), "logprob": row.mean_logprob, "cos": cos, "cos_at": at,
     }  # fmt: skip
-    return {"summary": summary, "detail": describe(row, kept.of(str(run.config.get("model") or "")))}
+    known = describe(row, kept.of(str(run.config.get("model") or ""))) | {"alarm": alarm(run.path)}
+    return {"summary": summary, "detail": known}
 
 
 def _listed(run: Run) -> dict[str, Any]:

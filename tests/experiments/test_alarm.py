@@ -219,3 +219,26 @@ def test_watch_calibrates_and_gives_a_line_a_run(tmp_path, folder, capsys):
     ):
         with pytest.raises(ConfigError, match=message):
             watch.main(wrong)
+
+
+def test_report_marks_where_a_runs_own_alarm_rang(tmp_path):
+    import matplotlib.pyplot as plt
+
+    from experiments.analysis.comparable import Selection, choose
+    from experiments.design import prereg
+    from experiments.report import captions, tables
+    from experiments.report.figures import outcomes
+
+    rules = prereg.load()
+    for seed, ratios in enumerate(([0.2, 0.9, 1.4, 2.0], [None, 0.1, 0.2, 0.9])):
+        path = write(tmp_path, Plan("vanilla", seed, hack=[0.1, 0.2, 0.3, 0.4], passed=[0.3] * 4))
+        found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        lines = (json.dumps(row | {"alarm_ratio": r}) for row, r in zip(found, ratios, strict=True))
+        (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (arm,) = tables.views(choose(Selection(tmp_path)), rules)
+    assert [run.alarm_step for run in arm.runs] == [2, None]
+    _, axis = plt.subplots()
+    outcomes.mark_alarms(axis, arm, 1)
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines] == [(2, pytest.approx(30.0))]
+    assert "Triangle: where a run's own alarm rang" in captions.captions([arm], rules.measures)["trajectories"]
+    plt.close("all")

@@ -347,3 +347,13 @@ def test_a_window_of_the_tokens(client):
     got = answer(client, "rollout", **at, token_from=16_384)
     assert (got["token_ids"], got["tokens"], got["token_from"]) == (ids[16_384:], 20_000, 16_384)
     assert len(answer(client, "rollout", **at)["token_ids"]) == 8192
+
+
+def test_a_completion_says_how_far_from_the_alarm_of_its_run_it_is(client):
+    assert one(client).json()["alarm"] is None
+    path = client.root / "vanilla-s0" / "alarm.json"
+    path.write_text(json.dumps({"step": 1, "text": "alarm at step 1: <b>"}))
+    assert one(client).json()["alarm"] == {"step": 1, "text": "alarm at step 1: <b>"}
+    for damaged in ("", "[]", '{"step": "x", "text": ""}', '{"step": 3}'):
+        path.write_text(damaged)
+        assert one(client).json()["alarm"] is None

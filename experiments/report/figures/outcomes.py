@@ -132,6 +132,8 @@ def _overlay(arms: list[ArmView], window: int) -> Figure:
     titles = ("Strict hack rate (%)", "Pass rate, protected oracle (%)")
     for axis, name, title in zip(axes, ("hack_strict", "pass_oracle"), titles, strict=True):
         drawn.append([(*draw_series(axis, arm, name, window, 100.0), arm.label, look(arm.name).colour) for arm in arms])
+        for arm in arms if name == "hack_strict" else ():
+            mark_alarms(axis, arm, window)
         axis.set(title=title, xlabel="Optimizer step", xlim=(0, _longest(arms)))
         axis.tick_params(labelleft=True)
     top = max(5.0, axes[0].get_ylim()[1])
@@ -150,11 +152,21 @@ def _grid(arms: list[ArmView], window: int) -> Figure:
             draw_series(axis, reference, "hack_strict", window, 100.0, colour=GREY, dash="--", band=False)
         draw_series(axis, arm, "hack_strict", window, 100.0, colour=HACK, dash="-")
         draw_series(axis, arm, "pass_oracle", window, 100.0, colour=PASS, dash="-")
+        mark_alarms(axis, arm, window)
         axis.set(xlim=(0, _longest(arms)), ylim=(0, 100), yticks=(0, 25, 50, 75, 100))
     handles = [Line2D([], [], color=HACK, label="strict hack rate"), Line2D([], [], color=PASS, label="pass rate"),
                Line2D([], [], color=GREY, ls="--", lw=1, label="vanilla's hack rate")]  # fmt: skip
     finish_panels(figure, axes, arms, "%", handles)
     return figure
+
+
+def mark_alarms(axis: Axes, arm: ArmView, window: int) -> None:
+    """A triangle where a run's own alarm rang, on its strict hack rate."""
+    for run in arm.runs:
+        if run.alarm_step is not None:
+            place = int(np.flatnonzero(run.series["step"] == run.alarm_step)[0])
+            height = 100 * trailing_mean(run.series["hack_strict"], window)[place]
+            axis.plot(run.alarm_step, height, "v", ms=5, mfc="white", mec=HACK, mew=1.2, zorder=6, clip_on=False)
 
 
 def panels(count: int) -> tuple[Figure, np.ndarray]:
