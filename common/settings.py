@@ -289,6 +289,7 @@ class SandboxSettings(RedisSettings):
     )  # completions at a time; None: as many as this process may use cores
     groups_in_flight: Machine[int] = Field(4, ge=1)
     isolation: Science[Literal["required", "best_effort"]] = "required"
+    packages: Science[tuple[str, ...]] = ()  # third-party packages that programs may import: sortedcontainers, numpy
     host: Place[str] = "127.0.0.1"
     port: Place[int] = Field(0, ge=0, le=65535)
     max_deliveries: Bookkeeping[int] = Field(3, ge=1)

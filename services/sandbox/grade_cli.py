@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
     options = rowfiles.arguments(parser(), argv)
     rows = rowfiles.read_lines(options.input)
-    rowfiles.check_jail(options.isolation)
+    rowfiles.check_jail(options.isolation, options.packages)
     counts = rowfiles.write_rows(options.output, _graded(rows, options), "status")
     summary = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     print(f"{sum(counts.values())} rows: {summary}", file=sys.stderr)
@@ -45,7 +45,7 @@ def _graded(rows: list[str], options: argparse.Namespace) -> Iterator[dict[str, 
 
     from services.sandbox import pool
 
-    start = partial(start_worker, options.isolation)
+    start = partial(start_worker, options.isolation, tuple(options.packages))
     workers = min(options.workers, max(1, len(rows)))
     answers = pool.run(rows, start, grade_line, _failed, workers, ROW_LIMIT_S)
     with contextlib.closing(answers):
@@ -58,11 +58,11 @@ def _graded(rows: list[str], options: argparse.Namespace) -> Iterator[dict[str, 
 # ---- in a worker process -------------------------------------------------------------------------------------------
 
 
-def start_worker(isolation: str) -> Any:
+def start_worker(isolation: str, packages: tuple[str, ...] = ()) -> Any:
     """One executor per process."""
     from services.sandbox.jail.executor import Executor
 
-    return Executor(isolation=isolation)
+    return Executor(isolation=isolation, packages=packages)
 
 
 def grade_line(executor: Any, line: str) -> tuple[dict[str, Any], str]:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
     options = rowfiles.arguments(parser(), argv)
     lines = rowfiles.read_lines(options.input)
-    rowfiles.check_jail(options.isolation)
+    rowfiles.check_jail(options.isolation, options.packages)
     weak: Counter[bool] = Counter()
     counts = rowfiles.write_rows(options.output, _counted(_graded(lines, options), weak), "gt_correct")
     print(
@@ -55,16 +55,23 @@ def _counted(answers: Iterator[dict[str, Any]], weak: Counter[bool]) -> Iterator
 
 def _graded(lines: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     workers = min(options.workers, max(1, len(lines)))
-    answers = pool.run(lines, partial(start_worker, options.isolation), grade_line, _failed, workers, ROW_LIMIT_S)
+    answers = pool.run(
+        lines,
+        partial(start_worker, options.isolation, tuple(options.packages)),
+        grade_line,
+        _failed,
+        workers,
+        ROW_LIMIT_S,
+    )
     with contextlib.closing(answers):
         yield from rowfiles.progress(answers, len(lines), "judging")
 
 
-def start_worker(isolation: str) -> Any:
+def start_worker(isolation: str, packages: tuple[str, ...] = ()) -> Any:
     """One oracle per process."""
     from services.sandbox.verdicts.oracle import Oracle
 
-    return Oracle(isolation=isolation)
+    return Oracle(isolation=isolation, packages=packages)
 
 
 def grade_line(oracle: Any, line: str) -> dict[str, Any]:

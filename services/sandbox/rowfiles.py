@@ -7,7 +7,7 @@ import gzip
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,13 @@ def parser(command: str, what: str, takes: str, gives: str) -> cli.Parser:
         choices=("required", "best_effort"),
         default="required",
         help="refuse to start when a layer of the jail is missing (default), or go without it",
+    )
+    parser.add_argument(
+        "--packages",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="third-party packages that programs may import (default: none, as published): sortedcontainers, numpy",
     )
     return parser
 
@@ -104,12 +111,12 @@ def _open(path: Path, mode: str) -> IO[str]:
     return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
-def check_jail(isolation: str) -> None:
+def check_jail(isolation: str, packages: Sequence[str] = ()) -> None:
     """Start and stop one executor, so that a missing layer is one clear line instead of a failure of every row."""
     from services.sandbox.jail.executor import Executor
 
     with jail_starts():
-        Executor(isolation=isolation).close()
+        Executor(isolation=isolation, packages=packages).close()
 
 
 @contextmanager

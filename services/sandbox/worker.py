@@ -54,8 +54,10 @@ class Worker:
         lanes = settings.parallel or len(os.sched_getaffinity(0))
         with jail_starts():
             for _ in range(lanes):
-                self.jails.put(jail := Oracle(isolation=settings.isolation))
-        self.beside = Beside(max(PROGRAMS, PROGRAMS_A_LANE * lanes), isolation=settings.isolation)
+                self.jails.put(jail := Oracle(isolation=settings.isolation, packages=settings.packages))
+        self.beside = Beside(
+            max(PROGRAMS, PROGRAMS_A_LANE * lanes), isolation=settings.isolation, packages=settings.packages
+        )
         self.layers = dict(jail.executor.layers)
         for layer, missing in self.layers.items():
             metrics["rs_isolation_layer"].labels(settings.name, layer).set(not missing)
@@ -143,7 +145,7 @@ class Worker:
     def _another(self, jail: Oracle) -> Oracle:
         """A new jail in place of one that failed; the failed one once more where none can be made (it restarts itself)."""
         try:
-            new = Oracle(isolation=self.settings.isolation)
+            new = Oracle(isolation=self.settings.isolation, packages=self.settings.packages)
         except (SandboxError, OSError) as error:
             log.error("no new jail: %s", error)
             return jail

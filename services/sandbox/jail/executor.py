@@ -35,12 +35,14 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from common.errors import ConfigError
 from services.sandbox.jail import isolation, scratch
+from services.sandbox.jail import packages as third_party
 from services.sandbox.jail.owntime import OwnTime
 from services.sandbox.jail.watch import Limits, Outcome, Pipes, Watch, split_frames
 
@@ -78,6 +80,7 @@ class Executor:
 
     isolation: 'required' raises IsolationError when Landlock or seccomp is absent; 'best_effort' goes without.
     outer: try the outer wall (namespaces, bounded tmpfs as scratch); reported in `layers`, never required.
+    packages: third-party packages that programs may import besides the standard library (packages.py). Raises ConfigError.
     layers: layer -> '' when present, else why it is absent.
     """
 
@@ -88,9 +91,14 @@ class Executor:
         hash_seed: int | None = None,
         outer: bool = True,
         switch_off: tuple[str, ...] = (),
+        packages: Sequence[str] = (),
     ) -> None:
         self._isolation, self._hash_seed, self._outer, self._switch_off = isolation, hash_seed, outer, switch_off
         self._scratch_dir = scratch_dir
+        try:
+            self._packages = third_party.find(packages)
+        except ValueError as error:
+            raise ConfigError(f"sandbox.packages: {error}") from None
         self._scratch = self._new_scratch()
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
@@ -163,6 +171,7 @@ class Executor:
             "landlock": "landlock" not in off,
             "seccomp": "seccomp" not in off,
             "limits": "limits" not in off,
+            "packages": self._packages,
         }
 
     def _require(self) -> None:

@@ -33,7 +33,7 @@ import traceback
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-from services.sandbox.jail import channel, isolation, runners, syscalls
+from services.sandbox.jail import channel, isolation, packages, runners, syscalls
 from services.sandbox.jail.runners import FRAME, PROGRAM_FD, RESULT_FD, RULESET_FD
 
 del sys.path[0]
@@ -141,15 +141,17 @@ def _seccomp(options: dict) -> str:
     return ""
 
 
-def prepare_python() -> None:
+def prepare_python(folders: dict[str, list[str]]) -> list[str]:
     """Imports, and a stdout that cannot raise on a lone surrogate (the published harness has a StringIO there)."""
     for name in PREIMPORT.split():
         __import__(name)
+    readable = packages.load(folders)
     os.environ.clear()
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=False)
     isolation.LIBC.mallopt(-8, 2)  # M_ARENA_MAX: arenas reserve 64 MiB of address space per thread otherwise
     for name in [name for name in sys.modules if name.split(".")[0] == "services"]:
         del sys.modules[name]
+    return readable
 
 
 def warm_up() -> None:
@@ -292,9 +294,11 @@ def main() -> None:
     control = _high_descriptors(int(sys.argv[1]))
     options = marshal.loads(control.recv(_CONTROL_BYTES))
     _oom_first()
-    prepare_python()
+    readable = prepare_python(options["packages"])
     space = isolation.address_space()
-    options["readable"] = isolation.interpreter_files()  # while there is a /proc to see which libraries are mapped
+    options["readable"] = (
+        readable + isolation.interpreter_files()
+    )  # while there is a /proc to see which libraries are mapped
     outer = _outer_wall(options)
     os.chdir(options["scratch"])
     scratch_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
