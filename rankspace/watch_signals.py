@@ -61,14 +61,20 @@ WEIGHTS = ("update_ref_cos_mean", "displacement_ref")
 BEHAVIOUR = ("hack_loose", "hack_strict", "forged_rate", "kl_all", "entropy", "length_mean", "reward_slope")
 
 OTHER_KEYS = frozenset((
-    "policy_version", "optimised", "updates", "pass_oracle", "pass_published", "reward_std", "truncated_rate",
-    "groups", "trained_groups", "zero_variance_groups", "infra_errors", "staleness_mean", "staleness_max", "tokens",
-    "label_counts", "loss", "ratio_mean", "ratio_max", "clip_frac", "weight_capped", "lr", "cos_mean", "cos_std",
-    "frac_fired", "grad_norm_mean", "drift_cos_mean", "null_band", "drift_ref_cos_mean", "delta_norm", "intervened",
-    "dropped_groups", "duplicate_groups", "probe_gap", "push_bytes", "push_s", "seconds", "alarm_ratio",
+    "policy_version", "optimised", "updates", "pass_oracle", "pass_published", "oracle_weak", "reward_std",
+    "truncated_rate", "groups", "trained_groups", "zero_variance_groups", "refill_sampled", "refill_kept",
+    "infra_errors", "staleness_mean", "staleness_max", "tokens", "label_counts", "loss", "ratio_mean", "ratio_max",
+    "clip_frac", "weight_capped", "lr", "cos_mean", "cos_std", "frac_fired", "grad_norm_mean", "drift_cos_mean",
+    "null_band", "drift_ref_cos_mean", "delta_norm", "intervened", "alarm_ratio", "dropped_groups",
+    "duplicate_groups", "probe_gap", "push_bytes", "push_s", "seconds",
 ))  # fmt: skip
 """Keys of metrics.jsonl that no signal reads. Any other key is taken for a misspelling."""
 _KNOWN = OTHER_KEYS | {"step"} | {s.key for s in SIGNALS.values()}
+
+
+def readable(row: Row) -> dict[str, Any]:
+    """What a signal may be read from: a row that a trainer wrote, which may be a newer one that says more."""
+    return {key: x for key, x in row.items() if key in _KNOWN}
 
 
 class Reader:
@@ -115,7 +121,7 @@ def read_rows(run_dir: Path | str) -> list[dict[str, Any]]:
 
     A step that was written again after a resume counts once, as written last; a half-written last line is left out.
     """
-    rows = {row["step"]: row for row in _lines(Path(run_dir) / "metrics.jsonl")}
+    rows = {row["step"]: readable(row) for row in _lines(Path(run_dir) / "metrics.jsonl")}
     for row in _lines(Path(run_dir) / "eval.jsonl", optional=True):
         if row.get("nll_margin") is not None and row["step"] in rows:
             rows[row["step"]]["nll_margin"] = row["nll_margin"]

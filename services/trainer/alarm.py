@@ -17,6 +17,7 @@ from common.errors import ConfigError
 from common.settings import TrainerSettings
 from rankspace import RankspaceError
 from rankspace.hack_watch import HackWatch
+from rankspace.watch_signals import readable
 
 
 def check(s: TrainerSettings) -> None:
@@ -65,7 +66,7 @@ class RunAlarm:
         if self.watch is None:
             return False
         margin, self._margin = self._margin, None
-        rings = self.watch.step(row | {"nll_margin": margin}) is not None
+        rings = self.watch.step(readable(row) | {"nll_margin": margin}) is not None
         row["alarm_ratio"] = self.watch.ratio
         return rings
 

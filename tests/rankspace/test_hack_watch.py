@@ -228,7 +228,7 @@ def test_the_file_of_clean_runs_comes_back_exactly_and_a_bad_one_is_one_line(tmp
 
 
 def test_a_run_is_replayed_from_its_files_without_torch(tmp_path):
-    lines = [json.dumps({"step": t, COSINE: 0.01 * t, "seconds": {"total": 1}}) for t in (0, 1, 1, 2)]
+    lines = [json.dumps({"step": t, COSINE: 0.01 * t, "of_a_newer_trainer": 1}) for t in (0, 1, 1, 2)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 3, "upd')
     (tmp_path / "eval.jsonl").write_text(
         '{"step": 2, "mode": "hint", "nll_margin": 0.5}\n{"step": 9, "nll_margin": 1}\n'
