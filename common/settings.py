@@ -102,6 +102,10 @@ class TrainerSettings(RedisSettings):
     orthogonal: Science[bool] = False  # the direction acted on is made orthogonal to the reference, module by module
     dose: Science[float] = Field(0.0, ge=0)  # leash, setpoint, shift: component along v per module, in units of delta_S
     dose_ramp: Science[int] = Field(1, ge=1)  # setpoint: steps until the dose is reached
+    start_from: Science[Path | None] = None  # run directory: its newest delta_S is added to the start
+    dpo_beta: Science[float] = Field(0.0, ge=0)  # weight of the contrastive loss on the pairs (rankspace/dpo.py)
+    dpo_gamma: Science[float] = Field(0.1, gt=0)
+    dpo_pairs: Science[int] = Field(8, ge=1)  # pairs a step
     bias_strength: Science[float] = Field(0.1, gt=0, lt=1)  # bias: share of a module's gradient norm
     project_until: Science[int | None] = Field(None, ge=1)  # intervene in steps before this one
     project_from: Science[float | None] = Field(
@@ -183,8 +187,8 @@ class TrainerSettings(RedisSettings):
                 "direction 'v_hack' needs the field v_hack: the file made by `python -m rankspace extract`"
             )
         self._method_fits()
-        if (self.refresh_every or self.reward_shaping.startswith("rebound")) and self.pairs is None:
-            raise ValueError("refresh_every and rebound need the field pairs: the contrastive pairs, JSON lines")
+        if (self.refresh_every or self.dpo_beta or self.reward_shaping.startswith("rebound")) and self.pairs is None:
+            raise ValueError("refresh_every, dpo_beta and rebound need the field pairs: contrastive pairs, JSON lines")
         return self
 
     @model_validator(mode="after")

@@ -310,9 +310,11 @@ def _check_lengths(runs: list[Run], up_to: int | None) -> list[str]:
 
 
 def _fixed(run: Run) -> frozenset[str]:
-    """The fields that the run's own arm fixes."""
+    """The fields that the run's own arm fixes, and where it starts, if the arm says so."""
     arm = arm_table.ARMS.get(run.arm)
-    return frozenset(arm.overrides) if arm else frozenset()
+    if arm is None:
+        return frozenset()
+    return frozenset(arm.overrides) | (frozenset({"start_from"}) if arm.starts_from else frozenset())
 
 
 def _dose(run: Run) -> frozenset[str]:

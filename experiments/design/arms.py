@@ -21,6 +21,7 @@ class Arm:
     tells       what a reader learns from comparing this arm
     direction   which direction file the run loads: v_hack; v_hack with hack and clean swapped in half of the pairs,
                 drawn by the run's seed; or the top-k subspace of the pairs (`kind` of rankspace.direction)
+    starts_from the arm whose finished run of the same name and seed this one starts from; None: from delta_S = 0
     """
 
     name: str
@@ -30,6 +31,7 @@ class Arm:
     tells: str
     direction: Literal["v_hack", "shuffled", "subspace"] = "v_hack"
     defaults: dict[str, Any] = field(hash=False, default_factory=dict)
+    starts_from: str | None = None
 
 
 def _does(projection: str, **more: Any) -> dict[str, Any]:
@@ -316,6 +318,25 @@ _TABLE = (
         _does("fisher"),
         "Whether the metric matters: of the applied update only what moves towards the hack to first order is undone, by the "
         "smallest change as AdamW's preconditioner measures it. projected_update does the same in the Euclidean metric.",
+    ),
+    Arm(
+        "posthoc_shift",
+        "H",
+        "A finished vanilla run, displaced along v_hack",
+        _does("shift", steps=1),
+        "Whether a finished hacker is cured without training: delta_S of the vanilla run of the same seed plus dose times "
+        "v_hack. Its numbers are the rollouts of step 0 and the evaluation before it; the one step is not the point.",
+        defaults={"dose": 1.65},
+        starts_from="vanilla",
+    ),
+    Arm(
+        "pairs_dpo",
+        "I",
+        "Contrastive loss on the pairs",
+        _does("off"),
+        "The plain use of the same pairs: RL with a DPO term that makes clean completions likelier than hacks. If it does as "
+        "well, nothing needs a projection. Tune dpo_beta to the displacement of projected, on seeds kept apart.",
+        defaults={"dpo_beta": 1.0, "dpo_gamma": 0.1, "dpo_pairs": 8},
     ),
 )
 ARMS: dict[str, Arm] = {arm.name: arm for arm in _TABLE}

@@ -184,13 +184,15 @@ def resolve(
     """
     chosen, variant, free = get(preset), arms.get(arm), dict(assignments or {})
     _check_assignments(free, variant)
-    name = run_id(name or preset, arm, seed)
     values = {"loophole": "simple_overwrite_tests", **chosen.values, **variant.defaults, **free, **variant.overrides}
     values |= _pairs_of(values.get("pairs_mechanism"), free, chosen)
+    if variant.starts_from is not None:
+        values.setdefault("start_from", str(Path(runs_root) / run_id(name or preset, variant.starts_from, seed)))
     adapter, sources = values.get("adapter", "antipasto"), _sources(values, chosen)
     if variant.direction != "v_hack" or values["direction"] == "random":
         # positions are measured against v_hack in every arm; where the run acts along v_hack, that is the default
         values.setdefault("v_ref", str(direction_path(preset, arms.get("vanilla"), seed, adapter, sources)))
+    name = run_id(name or preset, arm, seed)
     values |= {
         "run_id": name,
         "run_dir": str(run_dir if run_dir is not None else Path(runs_root) / name),

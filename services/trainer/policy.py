@@ -14,6 +14,7 @@ import math
 import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from common.model_names import local
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rankspace.adapter import Adapter
     from rankspace.batch import Batch
     from rankspace.direction import Direction
+    from rankspace.dpo import PairContrast
     from rankspace.ds_hook import ProjectionHook
     from rankspace.pairs import TokenizedPair
     from rankspace.svd_cache import Progress
@@ -67,8 +69,11 @@ class Policy:
         self.rank, self.ranks = _start_distributed(self.device)
         rows = s.groups_per_step * s.group_size
         self.accumulation = -(-rows // (s.micro_batch * self.ranks))
+        self.contrast = _contrast(s, self.model, self.adapter)
         self.engine = self._engine()
         self.hook = self._hook()
+        if s.start_from is not None:
+            self._start_from(s.start_from)
 
     @property
     def modules(self) -> list[tuple[str, int]]:
@@ -115,6 +120,9 @@ class Policy:
         metrics: dict[str, Any] = {}
         for number, part in enumerate(parts, start=1):
             loss, info = self._loss(part or [_silent(rows[0])], sequences)
+            if self.contrast is not None and number == len(parts):  # the same pairs on every rank, a share of each
+                pulled = self.contrast.loss(lambda batch: self.engine(batch, 1.0)[0], step or 0)
+                loss = loss + self.settings.dpo_beta * pulled / self.ranks
             self.engine.backward(loss * self.accumulation * self.ranks)
             losses.append(info)
             if number == len(parts):
@@ -227,6 +235,36 @@ class Policy:
         hook = ProjectionHook(self.engine, self.adapter, self.direction, does, reference=self.reference)
         hook.start()  # a resumed run then loads its own delta_S over it
         return hook
+
+    def _start_from(self, run: Path) -> None:
+        """Add another run's newest delta_S to what is there (zero, or the dose of `shift`)."""
+        from rankspace import RankspaceError
+        from rankspace.ds_hook import gather_delta, scatter_delta
+        from rankspace.run_checkpoint import of_run
+
+        saved = of_run(run)
+        made_on = saved.fingerprint
+        if saved.modules != self.modules or (made_on and made_on != self.adapter.fingerprint):
+            raise RankspaceError(f"field start_from: {run} was trained on another model or other modules than this run")
+        there = gather_delta(self.engine, self.adapter)
+        scatter_delta(self.engine, self.adapter, there + saved.flat.to(there.device))
+
+
+def _contrast(s: TrainerSettings, model: PreTrainedModel, adapter: Adapter) -> PairContrast | None:
+    """The contrastive loss on the training pairs, with its reference log-probs taken now, at delta_S = 0."""
+    if s.dpo_beta == 0:
+        return None
+    from transformers import AutoTokenizer
+
+    from rankspace.compile import eagerly
+    from rankspace.dpo import PairContrast
+    from rankspace.pairs import load_pairs, tokenize_pair
+
+    assert s.pairs is not None  # TrainerSettings has checked it
+    tokenizer = AutoTokenizer.from_pretrained(s.model)
+    pairs = [tokenize_pair(tokenizer, pair) for pair in load_pairs(s.pairs, "train")]
+    with eagerly():
+        return PairContrast(model, adapter, pairs, s.dpo_gamma, s.dpo_pairs, s.seed)
 
 
 def _scorer(model: PreTrainedModel, compiled: bool) -> torch.nn.Module:

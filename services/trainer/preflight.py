@@ -33,6 +33,8 @@ def check(s: TrainerSettings) -> None:
     ):
         if path is not None and not Path(path).is_file():
             raise ConfigError(f"field '{name}': no file {path}; give an existing JSON-lines file")
+    if s.start_from is not None:
+        check_start(s.start_from)
     alarm.check(s)
     if s.pairs_mechanism is not None:
         check_pairs(s.pairs, s.pairs_mechanism)
@@ -40,6 +42,17 @@ def check(s: TrainerSettings) -> None:
     if s.direction == "v_hack" and s.v_hack is not None:  # TrainerSettings refuses one without the other
         check_direction(s.v_hack, shapes, s.gate, s.adapter)
         check_chat(s.v_hack, s)
+
+
+def check_start(run: Path) -> None:
+    """The run to start from has finished: which delta_S a running one would give hangs on the hour."""
+    try:
+        state = json.loads((run / "status.json").read_text(encoding="utf-8"))["state"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"field 'start_from': no run in {run}; give the directory of a finished run") from None
+    if state != "finished" or not (run / "checkpoints").is_dir():
+        what = "has no checkpoints" if state == "finished" else f"is {state}"
+        raise ConfigError(f"field 'start_from': the run in {run} {what}; finish it first")
 
 
 def check_pairs(path: Path | None, mechanism: Mechanism) -> None:

@@ -20,7 +20,7 @@ NAMES = [
     "rebound_multiplicative", "rebound_z", "no_loophole", "ground_truth_penalty", "ground_truth_screening",
     "pissa_freeze_a", "leash", "setpoint", "shift", "bias", "projected_until", "projected_from", "leash_random",
     "bias_random", "shuffled_orthogonal", "rebound_published", "rebound_published_mult", "setpoint_random",
-    "project_m_only", "project_moments", "fisher",
+    "project_m_only", "project_moments", "fisher", "posthoc_shift", "pairs_dpo",
 ]  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -69,9 +69,9 @@ def test_arms_differ_from_vanilla_only_where_they_say():
     for name, arm in arms.ARMS.items():
         other = presets.resolve("demo", name, 0)
         differing = {key for key in vanilla.keys() | other.keys() if vanilla.get(key) != other.get(key)}
-        assert differing <= set(arm.overrides) | set(arm.defaults) | {"arm", "run_id", "run_dir", "v_hack", "v_ref"}, (
-            name
-        )
+        assert differing <= set(arm.overrides) | set(arm.defaults) | {
+            "arm", "run_id", "run_dir", "v_hack", "v_ref", *(["start_from"] if arm.starts_from else [])
+        }, name  # fmt: skip
 
 
 def test_what_the_arms_mean():
@@ -184,3 +184,13 @@ def test_git_keeps_the_report_package():
     files = [str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "experiments").rglob("*.py")]
     done = subprocess.run(["git", "check-ignore", *files], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout == ""
+
+
+def test_an_arm_may_start_from_another_s_run():
+    values = presets.resolve("demo", "posthoc_shift", 3, {"dose": 0.5}, Path("there"), name="mine")
+    settings = build(TrainerSettings, values)
+    assert settings.start_from == Path("there/mine-vanilla-s3") and settings.run_id == "mine-posthoc_shift-s3"
+    assert (settings.projection, settings.dose, settings.steps) == ("shift", 0.5, 1)
+    elsewhere = presets.resolve("demo", "posthoc_shift", 3, {"start_from": "runs/other"})
+    assert elsewhere["start_from"] == "runs/other"
+    assert build(TrainerSettings, presets.resolve("demo", "vanilla", 3)).start_from is None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from common.settings import TrainerSettings, build
 from rankspace import Layout, RankspaceError, random_direction, save_direction
@@ -145,6 +146,51 @@ def test_every_other_intervention_resumes(tmp_path, projection):
     whole = run("whole", tmp_path / "a", **more)
     run("half", tmp_path / "b", **more)
     assert run("resume", tmp_path / "b", **more)["digest"] == whole["digest"]
+
+
+@pytest.mark.slow
+def test_the_contrastive_loss_moves_the_policy_and_resumes(tmp_path):
+    more = {"projection": "off", "dpo_beta": 50.0, "dpo_pairs": 4, "pairs": "tasks/pairs/pairs.jsonl"}
+    plain = run("half", tmp_path / "plain", projection="off")
+    whole = run("whole", tmp_path / "a", **more)
+    assert whole["trace"][0][2] == plain["trace"][0][2], "the loss that is logged is RL's own"
+    run("half", tmp_path / "b", **more)
+    resumed = run("resume", tmp_path / "b", **more)
+    assert resumed["digest"] == whole["digest"] and resumed["trace"] == whole["trace"][2:]
+    assert whole["trace"][0][0] != plain["trace"][0][0], "it is in the gradient"
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_another_s_delta_s_and_the_dose(tmp_path):
+    """delta_S = that of the run + dose · v; a rate of 1e-12 leaves it there."""
+    run("half", tmp_path / "first", projection="off")
+    folder = tmp_path / "first"
+    newest = max((folder / "checkpoints").iterdir())
+    there = torch.frombuffer(bytearray((newest / "delta_S.f32").read_bytes()), dtype=torch.float32)
+    modules = organism_modules()
+    (folder / "config.json").write_text(json.dumps({"model": "tasks/organism/model"}))
+    (folder / "modules.json").write_text(
+        json.dumps({"names": [n for n, _ in modules], "ranks": [r for _, r in modules]})
+    )
+    want = there + 0.3 * random_direction(modules, 0).vectors
+    found = run("half", tmp_path / "second", projection="shift", dose=0.3, start_from=str(folder), lr=1e-12)
+    assert found["norm"] == pytest.approx(float(want.norm()), rel=1e-6) and float(there.norm()) > 0.01
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(AssertionError, match="has no checkpoint yet"):
+        (other / "config.json").write_text("{}")
+        (other / "modules.json").write_text("{}")
+        run("half", tmp_path / "third", projection="shift", dose=0.3, start_from=str(other))
+
+
+def organism_modules():
+    from transformers import AutoModelForCausalLM
+
+    import rankspace
+
+    return rankspace.attach(
+        AutoModelForCausalLM.from_pretrained("tasks/organism/model"), svd_cache_dir=".cache/svd"
+    ).modules
 
 
 def settings(**more):

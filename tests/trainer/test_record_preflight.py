@@ -162,3 +162,22 @@ def test_a_direction_below_the_gate_is_refused(tmp_path):
         save_direction(Direction("v_hack", vectors, modules, metadata), path)
         with pytest.raises(ConfigError, match=word):
             preflight.check_direction(path, shapes, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("status", "checkpoints", "word"),
+    [(None, True, "no run in"), ("running", True, "is running; finish it"), ("finished", False, "has no checkpoints")],
+)
+def test_a_run_to_start_from_must_have_finished(tmp_path, status, checkpoints, word):
+    run = tmp_path / "first"
+    run.mkdir()
+    if status is not None:
+        (run / "status.json").write_text(json.dumps({"state": status}))
+    if checkpoints:
+        (run / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match=f"field 'start_from': .*{word}") as found:
+        preflight.check_start(run)
+    assert "\n" not in str(found.value)
+    (run / "checkpoints").mkdir(exist_ok=True)
+    (run / "status.json").write_text(json.dumps({"state": "finished"}))
+    preflight.check_start(run)
