@@ -5,10 +5,10 @@
                                  └── when its last sibling is done ── publish ──> graded:{run}
 
 Lanes are shared by all groups in flight, so a lane is idle only when no completion waits, and a group whose sibling loops
-for ever holds up nobody else. Any number of workers share the stream. Grading is idempotent by group id: a group graded
-twice (its worker was taken for dead) gives the same verdicts, and the trainer drops the second. Told to stop (SIGTERM), a
-worker finishes the groups in hand. What *we* fail to grade has status infra_error and no reward; it is never a wrong
-answer.
+for ever holds up nobody else. Any number of workers share the stream, and one with enough in hand takes no more. Grading
+is idempotent by group id: a group graded twice (its worker was taken for dead) gives the same verdicts, and the trainer
+drops the second. Told to stop (SIGTERM), a worker finishes the groups in hand. What *we* fail to grade has status
+infra_error and no reward; it is never a wrong answer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Worker:
     def __init__(self, settings: SandboxSettings, queue: Queue, metrics: Metrics):
         self.settings, self.queue, self.metrics = settings, queue, metrics
         self.jails: SimpleQueue[Oracle] = SimpleQueue()
-        lanes = settings.parallel or len(os.sched_getaffinity(0))
+        self.lanes = lanes = settings.parallel or len(os.sched_getaffinity(0))
+        self.waiting, self._lock = 0, threading.Lock()  # completions in hand that no lane has begun
         with jail_starts():
             for _ in range(lanes):
                 self.jails.put(jail := Oracle(isolation=settings.isolation, packages=settings.packages))
@@ -82,24 +83,27 @@ class Worker:
         return {"ok": quiet_s <= STUCK_S, "worker": self.settings.name, "quiet_s": quiet_s}
 
     def turn(self, wait_s: float = 0.5) -> int:
-        """Take groups while there is room for them; returns how many were taken. Raises what a group in flight raised."""
+        """Take a group if there is room for it; returns how many were taken. Raises what a group in flight raised.
+
+        There is none while more completions wait than there are lanes: another worker may be idle.
+        """
         self._settle(wait_for=None)
         self.beside.executors.reap()
-        room = self.settings.groups_in_flight - len(self.in_flight)
-        if not room:
-            self._settle(wait_for=FIRST_COMPLETED, timeout_s=wait_s)
-            return 0
         patience_s = min(wait_s, 0.05) if self.in_flight else wait_s
-        taken = self.queue.consume(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), room, patience_s, self._drop)
+        if len(self.in_flight) >= self.settings.groups_in_flight or self.waiting >= self.lanes:
+            self._settle(wait_for=FIRST_COMPLETED, timeout_s=patience_s)
+            return 0
+        taken = self.queue.consume(keys.ROLLOUTS, keys.GRADERS, (RolloutGroup,), 1, patience_s, self._drop)
         # After an outage of Redis the queue hands a consumer its own unfinished work once more: it is in hand already.
         new = [delivery for delivery in taken if delivery.entry_id not in self.in_flight]
         for delivery in new:
+            self._wait(len(_texts(delivery.message)))
             self.in_flight[delivery.entry_id] = self.groups.submit(self._group, delivery)
         return len(new)
 
     def _group(self, delivery: Delivery) -> None:
         with self.queue.renew_lease(keys.GRADERS, [delivery]):
-            graded = self.grade(delivery.message)
+            graded = self._grade(delivery.message)
             failpoints.reached("graded")
             self.queue.publish(keys.graded(graded.group.run_id), graded)
             failpoints.reached("grades_put")
@@ -120,14 +124,22 @@ class Worker:
 
     def grade(self, group: RolloutGroup) -> GradedGroup:
         """Both verdicts on every completion; siblings with the same text are graded once."""
-        started = time.perf_counter()
-        texts = list(dict.fromkeys(c.text for c in group.completions))
+        self._wait(len(_texts(group)))
+        return self._grade(group)
+
+    def _grade(self, group: RolloutGroup) -> GradedGroup:
+        started, texts = time.perf_counter(), _texts(group)
         verdicts = dict(zip(texts, self.threads.map(lambda text: self._one(group, text), texts), strict=True))
         grades = [verdicts[c.text] for c in group.completions]
         self._count(grades)
         return GradedGroup(group=group, grades=grades, worker=self.settings.name, grade_s=time.perf_counter() - started)
 
+    def _wait(self, more: int) -> None:
+        with self._lock:
+            self.waiting += more
+
     def _one(self, group: RolloutGroup, text: str) -> Grade:
+        self._wait(-1)
         jail = self.jails.get()
         try:
             with self.beside.place():
@@ -189,6 +201,10 @@ class Worker:
         self.beside.close()
         while not self.jails.empty():
             self.jails.get().close()
+
+
+def _texts(group: RolloutGroup) -> list[str]:
+    return list(dict.fromkeys(c.text for c in group.completions))
 
 
 def settings_from(argv: Sequence[str]) -> SandboxSettings:

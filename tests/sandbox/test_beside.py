@@ -104,6 +104,16 @@ def test_a_program_that_may_be_spared_starts_early_on_a_free_core_only(beside, o
     assert bool(ran) is (others == 0)
 
 
+def test_one_helper_waits_for_a_completion_and_not_all_of_them(beside):
+    """A program that may not start early must not keep the helpers of other completions."""
+    slow = Task("a", lambda jail: jail.sleep(1.5, clock=Clock(own=0.3, waited=0.5)))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(beside.run_all, [slow, task("b", 0.0, **spared_by("a", "spared"))], Jail())
+        time.sleep(1.2)
+        assert len([t for t in threading.enumerate() if t.name.startswith("program")]) <= 2
+        assert first.result() == {"a": "done", "b": "spared"}
+
+
 def test_a_program_that_waits_for_a_core_lets_nothing_start_early(beside):
     ran: dict[str, str] = {}
     slow = Task("a", lambda jail: jail.sleep(0.8, clock=Clock(own=0.3, waited=0.5)))

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -102,6 +103,26 @@ def test_an_endless_sibling_holds_up_no_other_group(worker, queue):
     assert (looped.reward, looped.label, looped.oracle_correct) == (0.5, "Incorrect", False)
     assert "ran out of time" in looped.evidence["oracle_reason"]
     assert right.oracle_correct is True
+
+
+def test_a_worker_with_enough_in_hand_leaves_groups_to_idle_ones(worker, queue, monkeypatch):
+    """Completions that wait in one worker could be graded in another: it takes one group, and no more while they wait."""
+    go_on, real = threading.Event(), worker_module.grade_completion
+
+    def held(*arguments):
+        assert go_on.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(worker_module, "grade_completion", held)
+    queue.publish_many(keys.ROLLOUTS, [rollouts([RIGHT, WRONG, HACK, FORGED], f"r/train/0/{i}") for i in range(2)])
+    assert worker.turn() == 1
+    for _ in range(3):  # two lanes, two completions wait
+        assert worker.turn(wait_s=0.05) == 0
+    other = Queue(queue.client, "other")
+    assert len(other.consume(keys.ROLLOUTS, keys.GRADERS, (type(rollouts([RIGHT])),), 4, wait_s=0.5)) == 1
+    go_on.set()
+    worker.drain()
+    assert worker.waiting == 0
 
 
 def test_the_oracle_says_the_same_alone_and_beside(worker):

@@ -65,6 +65,7 @@ class Line:
         self._error: BaseException | None = None
         self._running: set[str] = set()
         self._asleep: set[str] = set()
+        self.attended = False  # whether a helper waits for something to do
         self._waits = False  # whether the program that was looked at last waits for a core
         self.results: dict[str, Any] = {}
         self.steps: dict[str, int] = {}
@@ -86,11 +87,12 @@ class Line:
                 self.results[task.name] = decided
         return self.results
 
-    def help(self, executors: Executors) -> None:
-        """A helper's part: take tasks until none waits."""
+    def help(self, executors: Executors, on_take: Callable[[], None]) -> None:
+        """A helper's part: take tasks until none waits; `on_take()` before each of them runs."""
         executor = None
         try:
             while (task := self._take(stay=False)) is not None:
+                on_take()
                 try:
                     executor = executor or executors.get()
                 except (SandboxError, OSError) as error:
@@ -234,7 +236,7 @@ class Beside:
         line = Line(tasks, self._core_is_free)
         with self._changed:
             self._lines.append(line)
-        self._threads.submit(self._help, line)
+        self._attend(line)
         try:
             return line.work(executor)
         finally:
@@ -255,8 +257,16 @@ class Beside:
         with self._changed:
             return self._work() < self._cores or max(self._places, len(self._lines)) <= 1
 
+    def _attend(self, line: Line) -> None:
+        """See to it that one helper, and no more than one, waits for what cannot wait for others."""
+        if not line.attended:
+            line.attended = True
+            self._threads.submit(self._help, line)
+
     def _help(self, line: Line) -> None:
-        if line.all_taken_within(PATIENCE_S):
-            return
-        self._threads.submit(self._help, line)
-        line.help(self.executors)
+        def on_take() -> None:
+            line.attended = False
+            self._attend(line)
+
+        if not line.all_taken_within(PATIENCE_S):
+            line.help(self.executors, on_take)
