@@ -235,7 +235,7 @@ def test_settings_of_the_command_line():
 
 
 def test_a_jail_that_does_not_come_up_is_one_line_naming_the_layer(monkeypatch):
-    def refuse(isolation):
+    def refuse(isolation, packages):
         raise IsolationError(f"{isolation}: landlock is absent")
 
     monkeypatch.setattr(worker_module, "Oracle", refuse)
