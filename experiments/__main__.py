@@ -43,7 +43,7 @@ COMMANDS = {
     "status": "experiments.status",
     "view": "experiments.viewer.serve",
     "measure-cos": "experiments.viewer.completion_cos",
-    "drift": "experiments.analysis.drift",
+    "drift": "experiments.report.drift_page",
     "watch": "experiments.analysis.watch",
     "alarm": "experiments.report.alarm_page",
     "report": "experiments.report.build",

@@ -170,7 +170,7 @@ def measure_cos() -> cli.Parser:
 
 
 def drift() -> cli.Parser:
-    p = cli.Parser(prog="python -m experiments drift", description=cli.docstring("experiments.analysis.drift"))
+    p = cli.Parser(prog="python -m experiments drift", description=cli.docstring("experiments.report.drift_page"))
     _selection(p)
     p.add_argument(
         "--v-hack", type=Path, metavar="FILE", help="the direction (default: the one that the runs' settings name)"

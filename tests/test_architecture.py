@@ -30,6 +30,57 @@ def imported(path):
             yield node.module
 
 
+def edges():
+    """{module: modules of ours that it imports}, anywhere in its text: at the top, in a function, for types."""
+    files = {}
+    for path in (p for room in (*ROOMS, "deploy") for p in sources(room)):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return {name: set(reached(ast.parse(path.read_text()), name, path, files)) for name, path in files.items()}
+
+
+def reached(tree, name, path, known):
+    """The modules among `known` that a module's text names in its imports; relative imports are resolved."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:  # a submodule, or a name in the module
+                yield from [m for m in (f"{base}.{alias.name}", base) if m in known][:1]
+
+
+def cycles(graph):
+    """Modules that reach themselves, with one way round each."""
+    for start in sorted(graph):
+        ways, seen = [[start]], set()
+        while ways:
+            way = ways.pop(0)
+            if start in graph[way[-1]]:
+                yield " -> ".join([*way, start])
+                break
+            new = graph[way[-1]] - seen
+            seen |= new
+            ways += [[*way, module] for module in sorted(new)]
+
+
+def test_no_module_imports_itself_by_any_way_round():
+    assert list(cycles(edges())) == []
+
+
+def test_the_search_for_cycles_finds_those_in_functions(tmp_path):
+    (tmp_path / "a.py").write_text("def f():\n    from p.b import x\n")
+    (tmp_path / "b.py").write_text("if TYPE_CHECKING:\n    from .c import y\n")
+    (tmp_path / "c.py").write_text("import p.a\nfrom p import d\n")
+    (tmp_path / "d.py").write_text("import p.c.nothing\n")
+    files = {f"p.{name}": tmp_path / f"{name}.py" for name in "abcd"}
+    graph = {name: set(reached(ast.parse(path.read_text()), name, path, files)) for name, path in files.items()}
+    assert graph == {"p.a": {"p.b"}, "p.b": {"p.c"}, "p.c": {"p.a", "p.d"}, "p.d": set()}
+    assert list(cycles(graph))[0] == "p.a -> p.b -> p.c -> p.a" and len(list(cycles(graph))) == 3
+
+
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_point_down_only(room):
     for path in sources(room):

@@ -1,10 +1,8 @@
-"""python -m experiments drift: where training has taken delta_S along v_hack, and whether it hacks there.
+"""Where training has taken delta_S along v_hack, at a run's newest checkpoint.
 
-    drift = mean over modules of  −delta_S[m]·v[m] / ‖delta_S[m]‖,   at the last checkpoint
+    drift = mean over modules of  −delta_S[m]·v[m] / ‖delta_S[m]‖
 
-The sign is that of a gradient: positive means that delta_S has moved to where hacks are likelier. One v_hack serves all runs,
-also those that were trained against another direction or none. Writes drift.csv and drift.png. Exploratory: no
-preregistered rule reads it, and in arms that project v_hack the drift is what they do, not what they show.
+The sign is that of a gradient: positive means that delta_S has moved to where hacks are likelier.
 """
 
 from __future__ import annotations
@@ -14,11 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
-from experiments.analysis import comparable
 from experiments.analysis.measures import Summary
 from experiments.analysis.run_files import Run
-from experiments.design import prereg
-from experiments.options import drift as parser
 
 if TYPE_CHECKING:
     from rankspace.direction import Direction
@@ -33,39 +28,6 @@ class Place:
     step: int
     drift: float
     norm: float
-
-
-def main(argv: list[str]) -> int:
-    options = parser().parse_args(argv)
-    from experiments.report import build, csv_export
-    from experiments.report.out import check_out
-
-    check_out(options.out)
-    chosen = comparable.choose(comparable.selection(options))
-    from experiments.report.figures.drift import scatter
-    from experiments.report.tables import views
-    from rankspace.run_checkpoint import checkpoints
-
-    arms = views(chosen, prereg.load().measures)
-    direction = load(options.v_hack or _own(chosen.runs))
-    places, missing = [], []
-    for run, summary in (pair for arm in arms for pair in zip(arm.runs, arm.summaries, strict=True)):
-        if checkpoints(run.path):
-            places.append(place(run, summary, direction))
-        else:
-            missing.append(run.run_id)
-    if not places:
-        raise ConfigError(
-            f"--runs {options.runs}: no run has a checkpoint; copy their checkpoints/ beside metrics.jsonl"
-        )
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "drift.csv").write_bytes(csv_export.as_csv(HEAD, [row(p) for p in places]))
-    (options.out / "drift.png").write_bytes(build.png(scatter(arms, places)))
-    print("\n".join(map(line, sorted(places, key=lambda p: p.drift))))
-    if missing:
-        print(f"no checkpoint kept: {', '.join(comparable.short_ids(missing))}")
-    print(f"drift: {options.out / 'drift.png'}, {options.out / 'drift.csv'}")
-    return 0
 
 
 def line(p: Place) -> str:
@@ -123,7 +85,7 @@ def row(p: Place) -> list[object]:
     return [p.run.arm, p.run.seed, int(p.run.finished), p.step, *(f"{x:.6g}" for x in numbers)]
 
 
-def _own(runs: list[Run]) -> Path:
+def own_direction(runs: list[Run]) -> Path:
     """The v_hack that these runs' settings name."""
     found = sorted({str(run.config["v_hack"]) for run in runs if (run.direction or {}).get("kind") == "v_hack"})
     if len(found) != 1:

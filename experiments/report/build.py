@@ -21,7 +21,7 @@ from experiments.analysis.verdict import Page
 from experiments.design.prereg import Measures
 from experiments.options import report as parser
 from experiments.report import captions, csv_export
-from experiments.report.out import check_out
+from experiments.report.out import DPI, check_out
 from experiments.report.tables import (
     ArmView,
     comparisons,
@@ -37,7 +37,6 @@ from experiments.report.tables import (
 from experiments.viewer import export
 
 RUN_COLUMNS = ("onset", "outcome", "safe_low", "safe_high", "commit", "prereg")  # of runs.csv, after the numbers
-DPI = 200  # of every figure; style.py sets it
 FIGURES = ("headline", "trajectories", "cosines", "drift", "firing", "histogram", "heat_map", "onset", "phases")
 
 

@@ -1,4 +1,4 @@
-"""Whether a command's --out can take its files, tried before the work that makes them."""
+"""What a command writes into: the resolution of its figures, and whether --out can take its files, tried before the work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 
 from common.errors import ConfigError
+
+DPI = 200  # of every figure; figures/style.py sets it
 
 
 def check_out(out: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
-from experiments.analysis import drift
+from experiments.report import drift_page
 from rankspace.direction import Direction, save_direction
 
 NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj"]
@@ -37,7 +37,7 @@ def run(root, delta, step=150, fingerprint="w0", names=NAMES, **plan):
 
 def measured(tmp_path, *more):
     argv = ["--runs", str(tmp_path / "runs"), "--v-hack", str(tmp_path / "v"), "--out", str(tmp_path / "out"), *more]
-    assert drift.main(argv) == 0
+    assert drift_page.main(argv) == 0
     return list(csv.DictReader((tmp_path / "out/drift.csv").read_text().splitlines()))
 
 
@@ -99,10 +99,10 @@ def named(path, file):
 def test_without_a_flag_the_direction_is_the_one_in_the_settings(tmp_path):
     argv = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     named(run(tmp_path / "runs", [1, 2, 3, 4, 5]), direction(tmp_path / "own"))
-    assert drift.main(argv) == 0
+    assert drift_page.main(argv) == 0
     named(run(tmp_path / "runs", [1, 2, 3, 4, 5], seed=1), direction(tmp_path / "another"))
     with pytest.raises(ConfigError, match=r"name several .*another.*own.*; give --v-hack FILE"):
-        drift.main(argv)
+        drift_page.main(argv)
 
 
 @pytest.mark.parametrize(

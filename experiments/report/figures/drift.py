@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from experiments.analysis.drift import Place
 from experiments.report.figures import style
 from experiments.report.figures.outcomes import key
 from experiments.report.figures.style import look
 from experiments.report.tables import ArmView
-
-if TYPE_CHECKING:
-    from experiments.analysis.drift import Place
 
 
 def scatter(arms: Sequence[ArmView], places: Sequence[Place]) -> Figure:
