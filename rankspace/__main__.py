@@ -17,7 +17,7 @@ from .console import Parser, run
 from .errors import RankspaceError
 from .export_cli import add_export, export
 from .models import load_model, load_tokenizer, need, require_model
-from .progress import bar
+from .progress import bar, stage
 from .targets import Kind
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--chat-date", default=DATE, metavar="DAY", help=f"the date a template is told (default {DATE})"
     )
+    command.add_argument("--progress", type=Path, metavar="FILE", help="also add how far the work is to this file")
     command.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the GPU when there is one)")
     command.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the weights")
 
@@ -93,7 +94,7 @@ def extract(args: argparse.Namespace) -> None:
         facts |= {"pairs_hash": pairs_hash(train), "n_pairs": len(train), "pair_ids": [p.id for p in train]}
         facts["problem_ids"] = sorted({str(p.problem_id) for p in train})
         facts |= {"chat_template_kwargs": dict(chat.kwargs), "chat_date": chat.date}
-        gradients = _gradients(model, tokenizer, adapter, train, "gradients", chat)
+        gradients = _gradients(model, tokenizer, adapter, train, "gradients", chat, args.progress)
         if args.control == "shuffled":
             made = d.shuffled_direction(gradients, args.seed, facts)
         elif args.control == "subspace":
@@ -101,7 +102,7 @@ def extract(args: argparse.Namespace) -> None:
         else:
             made = d.hack_direction(gradients, facts)
     if heldout:
-        numbers = d.validate(made, _gradients(model, tokenizer, adapter, heldout, "held-out", chat))
+        numbers = d.validate(made, _gradients(model, tokenizer, adapter, heldout, "held-out", chat, args.progress))
         made = d.with_metadata(made, validation=numbers)
     d.save_direction(made, args.out)
     print(f"{made.kind}: {len(made.modules)} modules, {len(train)} pairs -> {args.out}")
@@ -132,7 +133,7 @@ def validate(args: argparse.Namespace) -> None:
     seen = set(direction.metadata.get("pair_ids", ()))
     if both := [p.id for p in heldout if p.id in seen]:
         raise RankspaceError(f"pair {both[0]} was used to extract {args.v}: validate on other pairs")
-    numbers = d.validate(direction, _gradients(model, tokenizer, adapter, heldout, "held-out", chat))
+    numbers = d.validate(direction, _gradients(model, tokenizer, adapter, heldout, "held-out", chat, args.progress))
     shared = sorted({str(p.problem_id) for p in heldout} & set(direction.metadata.get("problem_ids", ())))
     numbers |= {"kind": direction.kind, "pairs_hash": pairs_hash(heldout), "shared_problem_ids": shared}
     data, picture = write_validation(numbers, args.out, f"{direction.kind} of {Path(args.model).name}")
@@ -174,19 +175,22 @@ def _load(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     """(model in eval mode on the device, tokenizer, adapter)."""
     require_model(args.model)
     tokenizer = load_tokenizer(args.model)
-    model = load_model(args.model, args.device, args.dtype)
+    with stage(f"loading {args.model}", args.progress):
+        model = load_model(args.model, args.device, args.dtype)
     from .adapter import attach
 
-    with bar("SVD") as advance:
+    with bar("SVD", args.progress) as advance:
         adapter = attach(model, args.targets, args.svd_cache, advance, kind=args.adapter)
     return model, tokenizer, adapter
 
 
-def _gradients(model: Any, tokenizer: Any, adapter: Any, pairs: list[Pair], label: str, chat: Chat) -> Any:
+def _gradients(
+    model: Any, tokenizer: Any, adapter: Any, pairs: list[Pair], label: str, chat: Chat, file: Path | None
+) -> Any:
     from .direction import extract_gradients
     from .pairs import tokenize_pair
 
-    with bar(label) as advance:
+    with bar(label, file) as advance:
         return extract_gradients(model, adapter, [tokenize_pair(tokenizer, p, chat) for p in pairs], advance)
 
 

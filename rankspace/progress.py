@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line says --help before torch is there
@@ -16,24 +18,62 @@ if TYPE_CHECKING:  # the command line says --help before torch is there
 EVERY_S = 15.0
 
 
-def lines(label: str, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """progress(done, total, name) that writes `label: done of total` to stderr, at most once in every_s seconds."""
-    said = clock()
+def lines(
+    label: str, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic, file: Path | None = None
+) -> Progress:
+    """progress(done, total, name) that writes `label: done of total name, about T left` to stderr, at most once in every_s
+    seconds, and adds it to `file`."""
+    began = said = clock()
 
     def show(done: int, total: int, name: str) -> None:
         nonlocal said
-        if clock() - said >= every_s:
-            said = clock()
-            print(f"{label}: {done} of {total} {name}".rstrip(), file=sys.stderr, flush=True)
+        now = clock()
+        if now - said >= every_s:
+            said = now
+            left = (now - began) / max(done, 1) * (total - done)
+            tell(f"{label}: {done} of {total} {name}".rstrip() + f", about {span(left)} left", file)
 
     return show
 
 
 @contextmanager
-def bar(label: str) -> Iterator[Progress]:
-    """Yields progress(done, total, name)."""
+def stage(label: str, file: Path | None = None, every_s: float = EVERY_S) -> Iterator[None]:
+    """Work whose share done is not known (loading a model): every every_s seconds, a line with how long it has taken."""
+    began, stop = time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(every_s):
+            tell(f"{label}: {span(time.monotonic() - began)} so far", file)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def tell(line: str, file: Path | None) -> None:
+    """To stderr, and with the time of day at the end of `file`, where its folder is there."""
+    print(line, file=sys.stderr, flush=True)
+    if file is not None and file.parent.is_dir():
+        with open(file, "a", encoding="utf-8") as out:
+            out.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+
+def span(seconds: float) -> str:
+    """'40 s', '12 min', '3.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def bar(label: str, file: Path | None = None) -> Iterator[Progress]:
+    """Yields progress(done, total, name). file: gets the lines that a log gets; a terminal's bar leaves none."""
     if find_spec("rich") is None:
-        yield lines(label)
+        yield lines(label, file=file)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -48,7 +88,7 @@ def bar(label: str) -> Iterator[Progress]:
     )
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lines(label)
+        yield lines(label, file=file)
         return
     with Live(*columns, console=console) as live:
         task = live.add_task("", total=None)

@@ -20,7 +20,7 @@ PACKAGES = ("gguf", "accelerate")
 
 @dataclass(frozen=True)
 class GgufFacts:
-    """From the header. parameters: numbers in all tensors. quantised: the type that most of them have, like Q4_K."""
+    """From the header. parameters: numbers in all tensors. quantised: the type of most of those in blocks, like Q4_K."""
 
     name: str
     architecture: str
@@ -51,14 +51,14 @@ def read_facts(path: Path) -> GgufFacts:
     if end == 0 or end > path.stat().st_size:
         raise ConfigError(f"{path} holds no weights, or is cut off; fetch it again")
     kinds: dict[str, int] = {}
-    for tensor in reader.tensors:
+    for tensor in (t for t in reader.tensors if t.name.startswith("blk.")):
         kinds[tensor.tensor_type.name] = kinds.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
     facts = GgufFacts(
         name=_field(reader, "general.name") or path.stem,
         architecture=_field(reader, "general.architecture"),
         licence=_field(reader, "general.license") or "not stated in the file",
-        parameters=sum(kinds.values()),
-        quantised=max(kinds, key=kinds.__getitem__),
+        parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
+        quantised=max(kinds, key=kinds.__getitem__, default="no known type"),
         chat_template=bool(_field(reader, "tokenizer.chat_template")),
     )
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES

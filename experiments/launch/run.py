@@ -187,7 +187,8 @@ def _inputs_digest(settings: TrainerSettings, pairs: Path, control: list[str]) -
 
 def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
     """`python -m rankspace extract` for this model and these pairs. ConfigError with its last line when it fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (out.parent, settings.run_dir):
+        folder.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
         "-m",
@@ -204,6 +205,8 @@ def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
         "--adapter",
         settings.adapter,
         *rendering(settings),
+        "--progress",
+        str(settings.run_dir / "progress.log"),
         *extra,
     ]
     last = "no message"

@@ -22,12 +22,14 @@ class Reference:
         from transformers import AutoModelForCausalLM
 
         from rankspace.batch import require_own_logits
+        from rankspace.progress import stage
 
         self.device = _device(settings.device)
-        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-            local(settings.model), dtype=getattr(torch, settings.dtype)
-        )
-        self.model = cast("PreTrainedModel", model.to(self.device))
+        with stage(f"loading the reference {settings.model}"):
+            model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+                local(settings.model), dtype=getattr(torch, settings.dtype)
+            )
+            self.model = cast("PreTrainedModel", model.to(self.device))
         self.model.requires_grad_(False).eval()
         require_own_logits(self.model)
 

@@ -71,8 +71,9 @@ class DeltaWorker:
 
     def _delta_bases(self, modules: list[tuple[str, int]], kind: Kind) -> MergeSource:
         from rankspace.merge import MergeSource
+        from rankspace.progress import lines
 
-        source = MergeSource.load(self._delta_checkpoint(), modules, self.delta_cache, kind=kind)
+        source = MergeSource.load(self._delta_checkpoint(), modules, self.delta_cache, lines("SVD"), kind)
         if self.device.type != "cuda":
             return source
         dtype = self.model_runner.model_config.dtype

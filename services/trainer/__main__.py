@@ -75,6 +75,7 @@ def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) ->
     from common.metrics import Metrics, serve
     from common.queue import Queue
     from rankspace import RankspaceError, gpu
+    from rankspace.progress import lines
     from services.trainer.policy import Policy
     from services.trainer.progress import Progress
     from services.trainer.publish import Publisher
@@ -90,7 +91,7 @@ def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) ->
     )
     metrics = Metrics("trainer")
     try:
-        policy = Policy(s)
+        policy = Policy(s, lines("SVD", file=s.run_dir / "progress.log"))
     except RankspaceError as error:
         raise ConfigError(str(error)) from None
     open_run(s)

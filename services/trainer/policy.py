@@ -47,13 +47,15 @@ class Policy:
 
         import rankspace
         from rankspace.batch import require_own_logits
+        from rankspace.progress import stage
 
         disable_progress_bar()
         self.settings = s
         torch.manual_seed(s.seed)
         self.device = _device(s.device, s.gpu_memory_fraction)
-        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(local(s.model), dtype=getattr(torch, s.dtype))
-        self.model = cast("PreTrainedModel", model.to(self.device))
+        with stage(f"loading {s.model}", s.run_dir / "progress.log"):
+            model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(local(s.model), dtype=getattr(torch, s.dtype))
+            self.model = cast("PreTrainedModel", model.to(self.device))
         if s.activation_checkpointing:  # Hugging Face checkpoints only in training mode
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.train()
