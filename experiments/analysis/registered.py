@@ -6,7 +6,7 @@ is hacking, collapsed or safe is so by run_outcomes.py; a failed run counts as c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from math import isnan
 from typing import Any
@@ -16,7 +16,9 @@ from scipy import stats
 
 from experiments.analysis import exact
 from experiments.analysis.answers import State, Verdict, exceeds
+from experiments.analysis.comparable import Chosen
 from experiments.analysis.measures import Summary
+from experiments.analysis.run_files import Run
 from experiments.analysis.run_outcomes import Outcome, classify, contrast
 from experiments.design.registration import (
     Capability,
@@ -57,6 +59,26 @@ def evaluate(registration: Registration, arms: Arms) -> list[Verdict]:
         else:
             found.append(judges[type(claim)](name, claim, registration, arms, classes))
     return _corrected(registration, found)
+
+
+def unfinished(names: Iterable[str], by_name: Mapping[str, Sequence[Run]], design: Design) -> list[str]:
+    """A line for each of `names` whose registered runs have not all ended: nothing of it is shown before."""
+    lines = []
+    for name in names:
+        ended = {run.seed for run in by_name.get(name, ()) if run.finished or run.status.state == "failed"}
+        missing = [seed for seed in design.arms[name] if seed not in ended]
+        if missing:
+            told = f"{len(design.arms[name]) - len(missing)} of {len(design.arms[name])} registered runs ended"
+            lines.append(f"{name}: {told}, missing seeds {', '.join(map(str, missing))}")
+    return lines
+
+
+def ended(chosen: Chosen, design: Design | None) -> Chosen:
+    """The arms and cells whose registered runs have all ended; without a design all of them."""
+    if design is None:
+        return chosen
+    kept = {name: own for name, own in chosen.by_arm.items() if not unfinished([name], chosen.by_arm, design)}
+    return replace(chosen, by_arm=kept)
 
 
 def classes_of(registration: Registration, arms: Arms) -> Classes:

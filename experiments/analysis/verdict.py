@@ -78,7 +78,8 @@ def judged(chosen: Chosen, found: Preregistration | Registration, path: Path = p
         verdicts, rules = registered.evaluate(found, arms), found
     now, name = prereg.digest(path), Path(path).name
     notes = registration_notes(chosen, now, name)
-    return Page(chosen, name, now, verdicts, notes, beside(chosen, rules), rules, found.measures)
+    shown = beside(registered.ended(chosen, rules.design), rules)
+    return Page(chosen, name, now, verdicts, notes, shown, rules, found.measures)
 
 
 def main(argv: list[str]) -> int:

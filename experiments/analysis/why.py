@@ -10,7 +10,7 @@ cosines     of two directions: mean over modules of v[m]·w[m], and Σ_m v[m]·w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from experiments.analysis.measures import Summary, summarise
 from experiments.analysis.run_files import Run
 from experiments.analysis.run_outcomes import Outcome, classify
 from experiments.design.prereg import Measures
-from experiments.design.registration import Design, DoseTrend, OutcomeRules, Registration
+from experiments.design.registration import DoseTrend, OutcomeRules, Registration
 from tasks.loopholes import LOOPHOLES
 
 if TYPE_CHECKING:
@@ -93,18 +93,6 @@ def rows(by_name: Mapping[str, Sequence[Run]], registration: Registration) -> li
         for run in runs
         if run.finished
     ]
-
-
-def unfinished(names: Iterable[str], by_name: Mapping[str, Sequence[Run]], design: Design) -> list[str]:
-    """A line for each of `names` whose registered runs have not all ended: nothing is compared before."""
-    lines = []
-    for name in names:
-        ended = {run.seed for run in by_name.get(name, ()) if run.finished or run.status.state == "failed"}
-        missing = [seed for seed in design.arms[name] if seed not in ended]
-        if missing:
-            told = f"{len(design.arms[name]) - len(missing)} of {len(design.arms[name])} registered runs ended"
-            lines.append(f"{name}: {told}, missing seeds {', '.join(map(str, missing))}")
-    return lines
 
 
 def ladder(registration: Registration) -> tuple[str, ...]:

@@ -14,17 +14,19 @@ part that must wait is named and not written.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
 from experiments.analysis import comparable, exact, why
-from experiments.analysis.run_files import Run, read_runs
+from experiments.analysis.registered import unfinished
+from experiments.analysis.run_files import read_runs
 from experiments.analysis.run_outcomes import CLASSES
 from experiments.analysis.why import Row
+from experiments.design import arms as arm_table
 from experiments.design import registration
-from experiments.design.registration import Design, Registration
+from experiments.design.registration import Registration
 from experiments.options import why as parser
 from experiments.report import csv_export
 from experiments.report.build import png
@@ -85,16 +87,12 @@ def registered(options: argparse.Namespace, found: Registration) -> tuple[Files,
     files: Files = {}
     waiting = []
     for what, names, make in parts:
-        pending = _pending(names, chosen.by_arm, design)
+        pending = unfinished(names, chosen.by_arm, design)
         if names and not pending:
             files |= make()
         elif names:
             waiting.append(f"{what}: {'; '.join(pending)}")
     return files, waiting
-
-
-def _pending(names: Sequence[str], by_name: Mapping[str, Sequence[Run]], design: Design) -> list[str]:
-    return why.unfinished(names, by_name, design)
 
 
 def outcome_files(rows: Sequence[Row], names: Sequence[str]) -> Files:
@@ -147,7 +145,7 @@ def matrix_files(folder: Path, rules: Registration) -> Files:
     from experiments.report.figures.why import matrix
 
     rows = [why.row(run.arm, run, rules.measures, rules.outcomes) for run in read_runs(folder) if run.finished]
-    arms = list(dict.fromkeys(row.run.arm for row in rows if why.mechanisms(row.run) is not None))
+    arms = arm_table.order([row.run.arm for row in rows if why.mechanisms(row.run) is not None])
     if not arms:
         raise ConfigError(f"--matrix {folder}: no finished run with a loophole")
     cells = {arm: why.matrix(rows, arm) for arm in arms}

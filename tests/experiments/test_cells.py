@@ -95,6 +95,17 @@ def test_an_unfinished_ladder_is_not_judged(tmp_path, capsys):
     assert answers["trend"]["state"] == "not evaluable" and "near: 0 of 3" in answers["trend"]["because"]
 
 
+def test_nothing_of_an_arm_is_counted_before_its_registered_runs_have_ended(tmp_path, capsys):
+    root, file = tmp_path / "runs", filed(tmp_path)
+    runs(root, "leash", [0.6, 0.5, 0.0])
+    for seed in SEEDS[:2]:
+        path = write(root, Plan(arm="setpoint", seed=seed, hack=[0.0] * 4, settings={"dose": 0.5}))
+        path.rename(path.with_name(f"far{seed}"))
+    assert main(["--runs", str(root), "--registration", str(file), "--json", "--allow-unequal-seeds"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["arm"] for one in found["outcomes"]["counts"]] == ["leash"]
+
+
 def test_a_reversed_ladder_falsifies(tmp_path, capsys):
     root, file = tmp_path / "runs", filed(tmp_path)
     runs(root, "leash", [0.0, 0.0, 0.0])

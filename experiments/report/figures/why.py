@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from experiments.analysis.why import Cosine, Row, isotonic
-from experiments.design import arms as arm_table
 from experiments.report.figures import style
-from experiments.report.figures.style import HACK, INK, PASS, look
+from experiments.report.figures.style import HACK, INK, PASS
 
 MARKS = "osD^vP*X<>ph"  # a marker a name, since cells of one arm share its look
 COLOURS = (style.BLACK, style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.SKY, style.VERMILION, style.GREY)
@@ -28,7 +27,7 @@ def dose_response(rows: Sequence[Row], names: Sequence[str]) -> Figure:
         axes, ("Strict hack rate, end (%)", "Bare held-out pass, end (%)"), (HACK, PASS), strict=True
     ):
         axis.axvline(0, color="#777777", lw=0.8, zorder=1)
-        axis.set(ylabel=title, ylim=(0, 100), xlabel="towards the hack ←  displacement along v_hack  → away")
+        axis.set(ylabel=title, ylim=(0, 100), xlabel="Displacement along v_hack (> 0: away)")
         axis.yaxis.label.set_color(colour)
     for place, name in enumerate(names):
         own = [row for row in shown if row.name == name]
@@ -102,7 +101,7 @@ def matrix(cells: Mapping[str, Mapping[tuple[str, str], Sequence[Row]]]) -> Figu
 def _numbers(axis: Axes, values: np.ndarray, runs: list[list[int]]) -> None:
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
-            colour = "white" if value > 60 else INK
+            colour = "white" if value > 70 else INK
             axis.text(j, i, f"{value:.0f}\nn={runs[i][j]}", ha="center", va="center", fontsize=6.5, color=colour)
 
 
@@ -129,7 +128,7 @@ def cosine_table(found: Sequence[Cosine]) -> Figure:
 
 
 def timing(rows: Sequence[Row], window: int) -> Figure:
-    """Hack rate over steps, trailing mean, a line a run; thick where the arm acted."""
+    """Hack rate over steps, trailing mean, a line a run; thick and blue where the arm acted."""
     style.apply()
     names = list(dict.fromkeys(row.name for row in rows))
     figure, axes = plt.subplots(1, len(names), figsize=(1.0 + 2.1 * len(names), 2.4), squeeze=False, sharey=True)
@@ -137,11 +136,10 @@ def timing(rows: Sequence[Row], window: int) -> Figure:
         for row in [one for one in rows if one.name == name]:
             hack = row.run.series["hack_strict"]
             smooth = np.array([np.nanmean(hack[max(0, t + 1 - window) : t + 1]) for t in range(len(hack))])
-            colour = look(row.run.arm if row.run.arm in arm_table.ARMS else name).colour
-            axis.plot(100 * smooth, color=colour, lw=0.8, alpha=0.8)
+            axis.plot(100 * smooth, color=INK, lw=0.8, alpha=0.7)
             if row.acted_from is not None and row.acted_to is not None:
                 acted = np.arange(row.acted_from, row.acted_to + 1)
-                axis.plot(acted, 100 * smooth[acted], color=colour, lw=2.2, alpha=0.6)
+                axis.plot(acted, 100 * smooth[acted], color=style.BLUE, lw=2.2, alpha=0.6)
         axis.set(title=name, xlabel="Optimizer step", ylim=(0, 100))
     axes[0, 0].set_ylabel(f"Strict hacks (%), {window}-step mean")
     figure.tight_layout()
