@@ -28,36 +28,53 @@ from experiments.report.figures.style import (
     PASS,
     PURPLE,
     SKY,
+    apart,
     end_labels,
     label_room,
     look,
 )
 from experiments.report.tables import ArmView, phase_medians
 
+MARKER_GAP = 11.0  # points between the centres of lettered markers
 OVERLAY_UP_TO = 6  # arms in one panel; more are drawn as one small panel an arm
 NAMED_IN_PLOT = {"vanilla": "vanilla", "projected": "projected", "rebound": "Rebound"}
 
 
 def headline(arms: list[ArmView]) -> Figure:
-    """Final hack rate against final pass rate: a point a run, a lettered mean an arm (± SEM), their Pareto front."""
+    """Final hack rate against final pass rate: a point a run, a lettered mean an arm (± SEM), their Pareto front.
+
+    Lettered markers that would hide each other stand beside their means, each tied to its own by a line.
+    """
     figure, axis = plt.subplots(figsize=(6.6, 4.3))
     means = [(100 * arm.mean(lambda s: s.passed).mean, 100 * arm.mean(lambda s: s.hack).mean) for arm in arms]
     _draw_front(axis, means)
     _draw_start(axis, arms)
-    for rank, (arm, (x, y)) in enumerate(zip(arms, means, strict=True)):
-        _draw_arm(axis, arm, x, y, order=100 - rank)
-    _headline_frame(axis, arms, means)
+    _headline_limits(axis, arms)
+    shown = _markers(axis, means)
+    for rank, (arm, mean, place) in enumerate(zip(arms, means, shown, strict=True)):
+        _draw_arm(axis, arm, mean, place, order=100 - rank)
+    _headline_frame(axis, arms, shown)
     return figure
 
 
-def _draw_arm(axis: Axes, arm: ArmView, x: float, y: float, order: int) -> None:
-    """Single runs small and pale, the mean large with its letter. Arms early in the table lie on top of later ones."""
+def _markers(axis: Axes, means: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where the lettered markers stand, in data units: at the means, moved where one would hide another."""
+    to_points = 72.0 / axis.figure.dpi
+    places = apart(axis.transData.transform(np.array(means)) * to_points, MARKER_GAP)
+    return [(float(x), float(y)) for x, y in axis.transData.inverted().transform(places / to_points)]
+
+
+def _draw_arm(axis: Axes, arm: ArmView, mean: tuple[float, float], place: tuple[float, float], order: int) -> None:
+    """Single runs small and pale, the mean large with its letter, at `place`. Early arms lie on top of later ones."""
     style, hollow = look(arm.name), look(arm.name).hollow
     for s in arm.counted if len(arm.counted) > 1 else ():
         axis.plot(100 * s.passed, 100 * s.hack, style.marker, color=style.colour, ms=3.6, alpha=0.45, mew=0, zorder=3)
     spread_x, spread_y = arm.mean(lambda s: s.passed).sem, arm.mean(lambda s: s.hack).sem
     if np.isfinite(spread_x):
-        axis.errorbar(x, y, 100 * spread_y, 100 * spread_x, color=style.colour, lw=1, zorder=order)
+        axis.errorbar(*mean, 100 * spread_y, 100 * spread_x, color=style.colour, lw=1, zorder=order)
+    if not np.allclose(mean, place, equal_nan=True):
+        axis.plot(*zip(mean, place, strict=True), ".-", color=style.colour, lw=0.8, ms=3, zorder=90, clip_on=False)
+    x, y = place
     size = {"^": 12.0, "D": 9.0}.get(style.marker, 10.0)
     whole: dict[str, Any] = {"zorder": order, "clip_on": False}  # an arm may end at 0% or 100%, on the frame
     axis.plot(x, y, style.marker, ms=size + 1.6, color="white", mew=0, **whole)
@@ -87,11 +104,14 @@ def _draw_start(axis: Axes, arms: list[ArmView]) -> None:
     text.set_path_effects([Stroke(linewidth=2.5, foreground="white"), Normal()])
 
 
-def _headline_frame(axis: Axes, arms: list[ArmView], means: list[tuple[float, float]]) -> None:
+def _headline_limits(axis: Axes, arms: list[ArmView]) -> None:
     runs = [s for arm in arms for s in arm.counted]
     top = max(5.0, 100 * np.nanmax([s.hack for s in runs])) * 1.18
     right = max(5.0, 100 * np.nanmax([s.passed for s in runs])) * 1.2
     axis.set(xlim=(0, right), ylim=(-0.03 * top, top))
+
+
+def _headline_frame(axis: Axes, arms: list[ArmView], means: list[tuple[float, float]]) -> None:
     axis.set_xlabel("Pass rate, protected oracle (%)      better →")
     axis.set_ylabel("← better      Strict hack rate (%)")
     for arm, (x, y) in zip(arms, means, strict=True):

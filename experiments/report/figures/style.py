@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from math import isfinite
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
@@ -118,3 +120,28 @@ def spread(values: list[float], gap: float) -> list[float]:
     for rank, i in enumerate(order):
         placed[i] = flat[rank] + rank * gap
     return placed
+
+
+def apart(points: np.ndarray, gap: float, rounds: int = 200) -> np.ndarray:
+    """The points [n, 2], moved as little as need be for any two to be at least about `gap` apart; NaN rows stay.
+
+    Pairs that are too close are pushed away from each other by half of what is missing, until none is left. Points in the
+    same place part in a direction that depends on their number alone.
+    """
+    moved = np.array(points, dtype=float)
+    known = [i for i in range(len(moved)) if np.isfinite(moved[i]).all()]
+    for _ in range(rounds):
+        close = False
+        for a, b in combinations(known, 2):
+            way = moved[b] - moved[a]
+            distance = float(np.hypot(*way))
+            if distance >= gap - 0.01:
+                continue
+            close = True
+            turn = 2.4 * b  # the golden angle: no two numbers share a direction
+            unit = way / distance if distance > 1e-6 else np.array([np.cos(turn), np.sin(turn)])
+            moved[a] -= unit * (gap - distance) / 2
+            moved[b] += unit * (gap - distance) / 2
+        if not close:
+            break
+    return moved
