@@ -6,21 +6,16 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import ConfigError, UserError
-from common.model_names import local
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import redis
 
     from common.lock import TrainerLock
     from common.settings import TrainerSettings
-    from common.types import Problem
-    from rankspace.pairs import TokenizedPair
     from services.trainer.train import Trainer
 
 
@@ -73,19 +68,13 @@ def train(s: TrainerSettings) -> int:
 
 def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) -> int:
     from common.metrics import Metrics, serve
-    from common.queue import Queue
-    from rankspace import RankspaceError, gpu
+    from rankspace import RankspaceError
     from rankspace.progress import lines
+    from services.trainer import wiring
     from services.trainer.policy import Policy
     from services.trainer.progress import Progress
-    from services.trainer.publish import Publisher
-    from services.trainer.rank_group import RankGroup
-    from services.trainer.record import Record, open_run
-    from services.trainer.rollouts import Rollouts
-    from services.trainer.shaping import Shaper
-    from services.trainer.train import Trainer
 
-    train, heldout = _problems(s)
+    problems = wiring.read_problems(s)  # what cannot be posed is refused before torch is loaded
     stop = cli.Stop.on_signals(
         "stopping when this step is done; Ctrl-C again stops at once, back at the last checkpoint"
     )
@@ -94,46 +83,22 @@ def _train_locked(s: TrainerSettings, client: redis.Redis, lock: TrainerLock) ->
         policy = Policy(s, lines("SVD", file=s.run_dir / "progress.log"))
     except RankspaceError as error:
         raise ConfigError(str(error)) from None
-    open_run(s)
-    ranks, text = RankGroup(policy), Text(s)
-    # However often a trainer is restarted, its groups are no poison.
-    queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600, max_deliveries=2**31)
-    publisher = Publisher(queue, s.run_id, policy.modules, text.probe(heldout), s.probe_bound, s.adapter)
-    rollouts = Rollouts(queue, s.run_id, s.group_timeout_s, lambda: _check(stop, lock), publisher.push_again)
-    direction = None if policy.direction is None else {"kind": policy.direction.kind, **policy.direction.metadata}
-    record = Record(s, metrics, policy.modules, direction)
-    record.gauges.watch_gpu(gpu.memory(policy.device))
+    progress = Progress(s)
+    around = wiring.Around(stop, lambda: _check(stop, lock), lock.require, progress.show)
+    trainer = wiring.build(s, client, policy, problems, metrics, around)
     server = serve(metrics, lambda: {"ok": not lock.lost.is_set(), "run": s.run_id}, s.metrics_host, s.metrics_port)
     print(f"trainer {s.run_id}: metrics on http://{s.metrics_host}:{server.server_port}/metrics", flush=True)
-    with Progress(s) as progress:
-        pairs = text.pairs(s.pairs) if s.refresh_every else []
-        heldout_pairs = text.pairs(s.pairs, "heldout") if s.pairs else []
-        shaper = Shaper(s, policy, text.pairs)
-        trainer = Trainer(
-            s, ranks, rollouts, publisher, record, shaper, (train, heldout), pairs, stop, progress.show, lock.require,
-            heldout_pairs,
-        )  # fmt: skip
+    with progress:
         try:
             finished = trainer.run()
         except (UserError, RankspaceError) as error:
             with suppress(OSError):  # the disk may be what failed
-                record.status("failed", trainer.state.next_step, str(error))
+                trainer.record.status("failed", trainer.state.next_step, str(error))
             raise error if isinstance(error, UserError) else ConfigError(str(error)) from None
         finally:
-            ranks.shutdown()
-            record.close()
+            trainer.ranks.shutdown()
+            trainer.record.close()
     return 0 if finished else _unfinished(trainer, stop)
-
-
-def _problems(s: TrainerSettings) -> tuple[list[Problem], list[Problem]]:
-    """Problems to train on and held-out ones. What cannot be posed in an evaluation mode is refused before torch is loaded."""
-    from services.trainer import evaluate
-    from tasks.dataset import load_problems
-    from tasks.loopholes import posed, used_test_names
-
-    train, heldout = ([posed(p, s.loophole) for p in load_problems(f)] for f in (s.train_problems, s.heldout_problems))
-    evaluate.posed(s, heldout, used_test_names(train))
-    return train, heldout
 
 
 def _unfinished(trainer: Trainer, stop: cli.Stop) -> int:
@@ -165,39 +130,6 @@ def _check(stop: cli.Stop, lock: TrainerLock) -> None:
 
         raise Stopped
     lock.require()
-
-
-class Text:
-    """The model's tokenizer, for the probe sequence and for pairs."""
-
-    def __init__(self, s: TrainerSettings):
-        self.settings = s
-
-    def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(local(self.settings.model))
-
-    def probe(self, problems: list[Problem], tokens: int = 64) -> list[int]:
-        """The beginning of the first held-out problem with its canonical solution: text the policy is at home in."""
-        problem = problems[0]
-        text = problem.prompt[-1]["content"] + "\n" + (problem.canonical_solution or "")
-        ids: list[int] = self._tokenizer()(text, add_special_tokens=False)["input_ids"][:tokens]
-        if len(ids) < 2:
-            raise ConfigError(
-                f"problem {problem.id}: its prompt has fewer than two tokens, so delivery cannot be proven with it"
-            )
-        return ids
-
-    def pairs(self, path: Path | None, split: str = "train") -> list[TokenizedPair]:
-        """One split of a pairs file, tokenised. Only the split `heldout` may be empty."""
-        from rankspace.chat import Chat
-        from rankspace.pairs import load_pairs, tokenize_pair
-
-        assert path is not None, "TrainerSettings asks for pairs where an arm needs them"
-        tokenizer, chat = self._tokenizer(), Chat(self.settings.chat_template_kwargs, self.settings.chat_date)
-        found = load_pairs(path, "train") if split == "train" else [p for p in load_pairs(path) if p.split == split]
-        return [tokenize_pair(tokenizer, pair, chat) for pair in found]
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Stopped(Exception):
 
 
 class Trainer:
-    """The parts of one run, wired up in __main__.py, and the loop over them.
+    """The parts of one run, wired up in wiring.py, and the loop over them.
 
     fence: raises when another trainer has taken over; asked before anything is pushed or saved.
     problems: (train, held-out). pairs: tokenised, for an arm that extracts its direction anew; else empty.

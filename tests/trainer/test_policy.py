@@ -19,7 +19,7 @@ import json, sys, torch
 from pathlib import Path
 from common.settings import TrainerSettings, build
 from services.trainer import checkpoint
-from services.trainer.__main__ import Text
+from services.trainer.text import Text
 from services.trainer.checkpoint import State
 from services.trainer.collate import TrainingSample
 from services.trainer.policy import Policy

@@ -6,8 +6,8 @@ import pytest
 
 from common.settings import TrainerSettings, build
 from rankspace.pairs import load_pairs
-from services.trainer.__main__ import Text
 from services.trainer.shaping import Shaper, published
+from services.trainer.text import Text
 from tests.samples import broken, completion, grade, graded
 
 MODEL, PAIRS = "tasks/organism/model", "tasks/pairs/pairs.jsonl"
