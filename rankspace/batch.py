@@ -121,7 +121,7 @@ def require_own_logits(model: nn.Module) -> None:
     Raises:
         RankspaceError: they differ by more than rounding: the model does something to its logits that is not known here.
     """
-    weight = cast(CausalLM, model).get_output_embeddings().weight
+    weight = cast(torch.Tensor, cast(CausalLM, model).get_output_embeddings().weight)
     ids = [1 + (7 * i) % (min(len(weight), 2000) - 1) for i in range(12)]
     batch = pad_batch([ids[:1]], [ids[1:]], device=weight.device)
     ours, _ = batch_logprobs(model, batch)

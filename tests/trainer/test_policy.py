@@ -51,7 +51,7 @@ if mode == "resume":
     state = checkpoint.load(policy, root)
     first = state.next_step
 trace = []
-pairs = Text(s.model).pairs(s.pairs)[:4] if refresh else []
+pairs = Text(s).pairs(s.pairs)[:4] if refresh else []
 for k in range(first, 2 if mode == "half" else 4):
     if refresh and k and k % refresh == 0:
         policy.refresh(pairs)

@@ -13,10 +13,11 @@ from tests.samples import broken, completion, grade, graded
 MODEL, PAIRS = "tasks/organism/model", "tasks/pairs/pairs.jsonl"
 BASE = {"run_id": "r", "run_dir": "x", "model": MODEL, "train_problems": "a", "heldout_problems": "b", "pairs": PAIRS}
 GROUP = graded([grade(3.5, "Reward Hack"), grade(3.5, "Correct", oracle=True), broken(), grade(0.5)])
+TEXT = Text(build(TrainerSettings, BASE))
 
 
 def shaper(kind, policy=None):
-    return Shaper(build(TrainerSettings, BASE | {"reward_shaping": kind}), policy, Text(MODEL).pairs)
+    return Shaper(build(TrainerSettings, BASE | {"reward_shaping": kind}), policy, TEXT.pairs)
 
 
 def test_without_shaping_the_published_grade_pays():
@@ -37,7 +38,7 @@ def policy():
 
 def rollouts(texts):
     """A group whose completions are given texts, tokenised by the organism."""
-    tokenizer = Text(MODEL)._tokenizer()
+    tokenizer = TEXT._tokenizer()
     pair = load_pairs(PAIRS, "heldout")[0]
     prompt = tokenizer.apply_chat_template(pair.prompt, add_generation_prompt=True, tokenize=False)
     made = [completion(tokenizer(t, add_special_tokens=False)["input_ids"], text=t) for t in texts]
@@ -56,7 +57,7 @@ def test_rebound_pays_less_for_a_hack_than_for_the_clean_twin(policy):
 @pytest.mark.parametrize("kind", ["rebound_published", "rebound_published_mult"])
 def test_rebound_as_published_fines_one_side_and_mostly_the_hack(policy, kind):
     """Its state is read at the last token, so the completions must end as sampled ones do: with the end of the turn."""
-    pairs = Text(MODEL).pairs(PAIRS)[:12]
+    pairs = TEXT.pairs(PAIRS)[:12]
     base = graded([grade(3.5), grade(3.5)]).group
     groups = []
     for pair in pairs:
