@@ -61,7 +61,7 @@ def _check_options(url: str) -> None:
 
 Projection = Literal[
     "off", "measure_only", "one_sided", "no_rescale", "two_sided", "drift_only", "subspace", "update", "bias", "leash",
-    "setpoint", "shift", "m_only", "moments", "fisher",
+    "setpoint", "shift", "span", "m_only", "moments", "fisher",
 ]  # fmt: skip
 Mechanism = Literal["own_tests", "sentinel", "stdout_marker", "result_file"]
 RewardShaping = Literal[

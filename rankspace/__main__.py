@@ -21,9 +21,10 @@ from .progress import bar, stage
 from .targets import Kind
 
 if TYPE_CHECKING:
+    from .direction import Direction
     from .pairs import Pair
 
-CONTROLS = ("random", "shuffled", "subspace")
+CONTROLS = ("random", "shuffled", "subspace", "warmup")
 
 
 def parser() -> Parser:
@@ -34,8 +35,8 @@ def parser() -> Parser:
     make.add_argument("--pairs", type=Path, help="JSON-lines file of pairs; --control random does not need it")
     make.add_argument("--out", type=Path, required=True, help="file to write, e.g. v_hack.safetensors")
     make.add_argument("--control", choices=CONTROLS, help="write this instead of v_hack")
-    make.add_argument("--seed", type=int, default=0, help="of --control random and shuffled (default 0)")
-    make.add_argument("--k", type=int, default=4, help="vectors of --control subspace (default 4)")
+    make.add_argument("--seed", type=int, default=0, help="of --control random, shuffled and warmup (default 0)")
+    make.add_argument("--k", type=int, default=4, help="vectors of --control subspace and warmup (default 4)")
     make.add_argument("--holdout", type=int, metavar="N", help="hold out N of the training pairs, by problem, and"
                       " validate on them (default: the pairs marked heldout)")  # fmt: skip
     judge = commands.add_parser("validate", help="cos_align of held-out pairs with a direction: histogram and JSON")
@@ -94,13 +95,7 @@ def extract(args: argparse.Namespace) -> None:
         facts |= {"pairs_hash": pairs_hash(train), "n_pairs": len(train), "pair_ids": [p.id for p in train]}
         facts["problem_ids"] = sorted({str(p.problem_id) for p in train})
         facts |= {"chat_template_kwargs": dict(chat.kwargs), "chat_date": chat.date}
-        gradients = _gradients(model, tokenizer, adapter, train, "gradients", chat, args.progress)
-        if args.control == "shuffled":
-            made = d.shuffled_direction(gradients, args.seed, facts)
-        elif args.control == "subspace":
-            made = d.subspace_direction(gradients, args.k, facts)
-        else:
-            made = d.hack_direction(gradients, facts)
+        made = _from_pairs(args, (model, tokenizer, adapter), train, chat, facts)
     if heldout:
         numbers = d.validate(made, _gradients(model, tokenizer, adapter, heldout, "held-out", chat, args.progress))
         made = d.with_metadata(made, validation=numbers)
@@ -112,6 +107,28 @@ def extract(args: argparse.Namespace) -> None:
             d.require_gate(made.metadata["validation"])  # the file stays, for a look at it; the exit code says no
     elif made.kind not in d.CONTROLS:
         print("no held-out pairs: training will refuse this direction until it is validated (--holdout N)")
+
+
+def _from_pairs(
+    args: argparse.Namespace, loaded: tuple[Any, Any, Any], train: list[Pair], chat: Chat, facts: dict[str, Any]
+) -> Direction:
+    """The direction that the training pairs give, of the kind asked for."""
+    from . import direction as d
+
+    model, tokenizer, adapter = loaded
+    if args.control == "warmup":
+        from .pairs import tokenize_pair
+        from .warmup import warmup_direction
+
+        tokenized = [tokenize_pair(tokenizer, pair, chat) for pair in train]
+        with bar("warm-up", args.progress) as advance:
+            return warmup_direction(model, adapter, tokenized, args.k, args.seed, facts, advance)
+    gradients = _gradients(model, tokenizer, adapter, train, "gradients", chat, args.progress)
+    if args.control == "shuffled":
+        return d.shuffled_direction(gradients, args.seed, facts)
+    if args.control == "subspace":
+        return d.subspace_direction(gradients, args.k, facts)
+    return d.hack_direction(gradients, facts)
 
 
 def validate(args: argparse.Namespace) -> None:

@@ -38,8 +38,8 @@ from .svd_cache import atomic_save
 
 FORMAT = 1
 GATE = 0.5
-Kind = Literal["v_hack", "random", "shuffled", "subspace"]
-CONTROLS = ("random", "shuffled")
+Kind = Literal["v_hack", "random", "shuffled", "subspace", "warmup"]
+CONTROLS = ("random", "shuffled", "warmup")  # no gate: they are not held to be the hack
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def require_gate(validation: dict[str, Any], gate: float = GATE) -> None:
 def require_validated(direction: Direction, gate: float = GATE) -> None:
     """What a trainer calls before it starts: a v_hack or subspace needs its validation numbers, and above the gate.
 
-    The controls random and shuffled pass: they are meant to fail.
+    The controls random and shuffled pass: they are meant to fail. So does a warm-up's subspace: it is not of the hack.
     """
     if direction.kind in CONTROLS:
         return

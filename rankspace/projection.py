@@ -7,6 +7,7 @@
     no_rescale    the same without the last line
     two_sided     g' = g − c ‖g‖ v, then rescale: also a pull *away* from the hack is removed
     subspace      g' = g − sum_i max(0, g·v_i) v_i over k orthonormal v_i, then rescale
+    span          g' = sum_i (g·v_i) v_i over k orthonormal v_i: nothing but the subspace is left, then rescale
     drift_only    g' = min(0, g·v) v: nothing but the part of the gradient that leads away from the hack; modules
                   with c >= 0 do not move. Not rescaled by default
     bias          g' = g − b ‖g‖ v, then rescale: a constant push away from the hack, whatever the sign of c
@@ -40,12 +41,12 @@ from torch import Tensor
 from .errors import RankspaceError
 
 Variant = Literal[
-    "one_sided", "no_rescale", "two_sided", "subspace", "drift_only", "bias", "measure_only", "off", "update"
+    "one_sided", "no_rescale", "two_sided", "subspace", "span", "drift_only", "bias", "measure_only", "off", "update"
 ]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 UNPROJECTED = ("measure_only", "off", "update")  # g' = g
 UNWRITTEN = ("off", "update")  # and hooks leave the gradient where it lies
-RESCALED = ("one_sided", "two_sided", "subspace", "bias")
+RESCALED = ("one_sided", "two_sided", "subspace", "span", "bias")
 STRENGTH = 0.1
 ANNIHILATED = 1e-6  # ‖g'‖/‖g‖ below this is the rounding error of fp32 inputs, not a direction
 
@@ -186,12 +187,14 @@ def _check_variant(v: Tensor, variant: str) -> None:
     if variant not in VARIANTS:
         raise RankspaceError(f"projection variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}")
     k = v.shape[0] if v.ndim == 2 else 1
-    if k > 1 and variant not in ("subspace", *UNPROJECTED):
+    if k > 1 and variant not in ("subspace", "span", *UNPROJECTED):
         raise RankspaceError(f"variant {variant!r} takes one vector per module, this direction has {k}: use 'subspace'")
     if variant == "subspace" and v.ndim == 1:
         raise RankspaceError(
             "variant 'subspace' needs a subspace direction [k, sum r]: extract with --control subspace"
         )
+    if variant == "span" and v.ndim == 1:
+        raise RankspaceError("variant 'span' needs a subspace to keep [k, sum r]: extract with --control warmup")
 
 
 def _require_orthonormal(v_rows: Tensor, layout: Layout) -> None:
@@ -224,6 +227,8 @@ def _removed(g: Tensor, along: Tensor, v_rows: Tensor, variant: str, strength: f
     if variant == "bias":
         push: Tensor = strength * g.norm(dim=-1, keepdim=True) * v_rows[0]
         return push
+    if variant == "span":
+        return g - (along[..., None] * v_rows).sum(dim=0)
     amount = along if variant == "two_sided" else along.clamp_min(0.0)
     return (amount[..., None] * v_rows).sum(dim=0)
 

@@ -20,7 +20,8 @@ class Arm:
     defaults    TrainerSettings fields that this arm starts from and --set may change: its dose
     tells       what a reader learns from comparing this arm
     direction   which direction file the run loads: v_hack; v_hack with hack and clean swapped in half of the pairs,
-                drawn by the run's seed; or the top-k subspace of the pairs (`kind` of rankspace.direction)
+                drawn by the run's seed; the top-k subspace of the pairs; or that of a clean warm-up, drawn by the seed
+                (`kind` of rankspace.direction)
     starts_from the arm whose finished run of the same name and seed this one starts from; None: from delta_S = 0
     """
 
@@ -29,7 +30,7 @@ class Arm:
     title: str
     overrides: dict[str, Any] = field(hash=False)
     tells: str
-    direction: Literal["v_hack", "shuffled", "subspace"] = "v_hack"
+    direction: Literal["v_hack", "shuffled", "subspace", "warmup"] = "v_hack"
     defaults: dict[str, Any] = field(hash=False, default_factory=dict)
     starts_from: str | None = None
 
@@ -337,6 +338,15 @@ _TABLE = (
         "The plain use of the same pairs: RL with a DPO term that makes clean completions likelier than hacks. If it does as "
         "well, nothing needs a projection. Tune dpo_beta to the displacement of projected, on seeds kept apart.",
         defaults={"dpo_beta": 1.0, "dpo_gamma": 0.1, "dpo_pairs": 8},
+    ),
+    Arm(
+        "tdga",
+        "J",
+        "Only the span of a clean warm-up's updates",
+        _does("span", gate=0.0),
+        "The other way round: no hack is named. Of each gradient only what 20 clean SFT steps moved is left, after Deng et al. "
+        "(2026), here in the space of delta_S, four directions a module, unweighted.",
+        direction="warmup",
     ),
 )
 ARMS: dict[str, Arm] = {arm.name: arm for arm in _TABLE}

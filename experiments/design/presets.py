@@ -160,7 +160,7 @@ def direction_path(preset: str, arm: Arm, seed: int, adapter: str = "antipasto",
 
     sources: a mark of model and pairs that are not the preset's, so that runs side by side do not overwrite each other's.
     """
-    drawn = f"_s{seed}" if arm.direction == "shuffled" else ""
+    drawn = f"_s{seed}" if arm.direction in ("shuffled", "warmup") else ""
     suffix = "" if adapter == "antipasto" else f"_{adapter}"
     return DIRECTIONS / preset / f"{arm.direction}{drawn}{suffix}{sources}.safetensors"
 

@@ -258,13 +258,15 @@ def _contrast(s: TrainerSettings, model: PreTrainedModel, adapter: Adapter) -> P
         return None
     from transformers import AutoTokenizer
 
+    from rankspace.chat import Chat
     from rankspace.compile import eagerly
     from rankspace.dpo import PairContrast
     from rankspace.pairs import load_pairs, tokenize_pair
 
     assert s.pairs is not None  # TrainerSettings has checked it
-    tokenizer = AutoTokenizer.from_pretrained(s.model)
-    pairs = [tokenize_pair(tokenizer, pair) for pair in load_pairs(s.pairs, "train")]
+    tokenizer = AutoTokenizer.from_pretrained(local(s.model))
+    chat = Chat(s.chat_template_kwargs, s.chat_date)
+    pairs = [tokenize_pair(tokenizer, pair, chat) for pair in load_pairs(s.pairs, "train")]
     with eagerly():
         return PairContrast(model, adapter, pairs, s.dpo_gamma, s.dpo_pairs, s.seed)
 

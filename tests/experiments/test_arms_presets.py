@@ -20,7 +20,7 @@ NAMES = [
     "rebound_multiplicative", "rebound_z", "no_loophole", "ground_truth_penalty", "ground_truth_screening",
     "pissa_freeze_a", "leash", "setpoint", "shift", "bias", "projected_until", "projected_from", "leash_random",
     "bias_random", "shuffled_orthogonal", "rebound_published", "rebound_published_mult", "setpoint_random",
-    "project_m_only", "project_moments", "fisher", "posthoc_shift", "pairs_dpo",
+    "project_m_only", "project_moments", "fisher", "posthoc_shift", "pairs_dpo", "tdga",
 ]  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -104,7 +104,7 @@ def test_every_arm_is_measured_against_v_hack():
         adapter = "_pissa_freeze_a" if name == "pissa_freeze_a" else ""
         assert Path(settings.v_ref or settings.v_hack).name == f"v_hack{adapter}.safetensors", name
         own = name in ("random_direction", "shuffled_pairs", "projected_subspace", "leash_random", "bias_random",
-                       "shuffled_orthogonal", "setpoint_random")  # fmt: skip
+                       "shuffled_orthogonal", "setpoint_random", "tdga")  # fmt: skip
         assert (settings.v_ref is not None) == own
 
 

@@ -181,7 +181,7 @@ def test_runs_are_reproducible_and_holdout_overrides_the_marks(model_dir, pairs_
     assert meta["n_pairs"] == 10 and meta["validation"]["n_pairs"] == 4 and meta["pair_ids"][-1] == "p9"
 
 
-@pytest.mark.parametrize(("control", "shape"), [("random", 1), ("shuffled", 1), ("subspace", 2)])
+@pytest.mark.parametrize(("control", "shape"), [("random", 1), ("shuffled", 1), ("subspace", 2), ("warmup", 2)])
 def test_controls(model_dir, pairs_file, tmp_path, control, shape):
     out = tmp_path / "v.safetensors"
     assert extract(model_dir, pairs_file, out, "--control", control, "--seed", 3, "--k", 2) == 0

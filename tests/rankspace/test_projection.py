@@ -156,7 +156,7 @@ def test_identities_of_one_sided(case):
         assert c > 0 or torch.equal(a, b)  # cos <= 0: bit for bit
 
 
-@given(cases(), st.sampled_from([v for v in VARIANTS if v != "subspace"]))
+@given(cases(), st.sampled_from([v for v in VARIANTS if v not in ("subspace", "span")]))
 @settings(max_examples=150, deadline=None)
 def test_equals_a_float64_reference(case, variant):
     layout, g, v = case
