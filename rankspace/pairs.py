@@ -6,8 +6,10 @@ File: JSON lines {"id", "problem_id", "prompt": [{"role", "content"}...], "hack"
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,7 +84,10 @@ def _require_apart(path: Path, pairs: Sequence[Pair]) -> None:
 
 def _numbered(path: Path) -> list[tuple[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = raw.decode("utf-8-sig")  # a byte order mark is passed over
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RankspaceError(f"{path} is not a whole gzip file: give a JSON-lines file of contrastive pairs") from error
     except UnicodeDecodeError as error:
         raise RankspaceError(f"{path} is not UTF-8 text: give a JSON-lines file of contrastive pairs") from error
     return [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]

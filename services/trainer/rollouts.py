@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from common import digests, keys
-from common.errors import QueueError
+from common.errors import ConfigError, QueueError
 from common.queue import Delivery, Queue
 from common.types import DroppedGroup, GenerationRequest, GradedGroup, RolloutGroup
 
@@ -48,11 +48,14 @@ class Rollouts:
         timeout_s: float,
         check: Callable[[], None],
         after_outage: Callable[[], None] = lambda: None,
+        render: Callable[[list[dict[str, str]]], list[int]] | None = None,
     ):
         """`check()` is called while waiting and may raise (asked to stop, lock lost); `after_outage()` when Redis was
-        away and is back, perhaps without its last second."""
+        away and is back, perhaps without its last second. `render`: messages -> token ids as the pairs are rendered; the
+        first group of each generator must have been prompted so."""
         self.queue, self.run_id, self.timeout_s, self.check = queue, run_id, timeout_s, check
-        self.after_outage = after_outage
+        self.after_outage, self.render = after_outage, render
+        self._alike: set[str] = set()
         self.stream = keys.graded(run_id)
         self.outcomes: Counter[str] = Counter()
         self.trained_before = 0
@@ -209,10 +212,22 @@ class Rollouts:
                 outcome = "stale"
                 out.dropped[request.group_id] = f"stale: version {message.group.policy_version} < {request.min_version}"
             else:
+                self._require_alike(message.group)
                 out.groups.append(message)
             if outcome and request.purpose == "train":  # an evaluation counts its own
                 self.outcomes[outcome] += 1
         return out
+
+    def _require_alike(self, group: RolloutGroup) -> None:
+        """ConfigError when a generator renders prompts otherwise than this run's pairs are."""
+        if self.render is None or group.replica in self._alike:
+            return
+        if self.render(group.problem.prompt) != group.prompt_ids:
+            raise ConfigError(
+                f"generator {group.replica} renders problem {group.problem.id} otherwise than this run's settings do: give both "
+                "the same model, chat_template_kwargs and chat_date (`python -m experiments prepare` writes both files)"
+            )
+        self._alike.add(group.replica)
 
 
 def unlike(graded: GradedGroup, request: GenerationRequest) -> str:

@@ -11,11 +11,12 @@ from common.settings import TrainerSettings
 from common.types import Problem
 
 if TYPE_CHECKING:
+    from rankspace.chat import Chat
     from rankspace.pairs import TokenizedPair
 
 
 class Text:
-    """The model's tokenizer, for the probe sequence and for pairs."""
+    """The model's tokenizer, for the probe sequence, for prompts and for pairs."""
 
     def __init__(self, s: TrainerSettings):
         self.settings = s
@@ -36,12 +37,20 @@ class Text:
             )
         return ids
 
+    def prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a prompt, as the generator should have them."""
+        return self._chat().ids(self._tokenizer(), messages)
+
+    def _chat(self) -> Chat:
+        from rankspace.chat import Chat
+
+        return Chat(self.settings.chat_template_kwargs, self.settings.chat_date)
+
     def pairs(self, path: Path | None, split: str = "train") -> list[TokenizedPair]:
         """One split of a pairs file, tokenised. Only the split `heldout` may be empty."""
-        from rankspace.chat import Chat
         from rankspace.pairs import load_pairs, tokenize_pair
 
         assert path is not None, "TrainerSettings asks for pairs where an arm needs them"
-        tokenizer, chat = self._tokenizer(), Chat(self.settings.chat_template_kwargs, self.settings.chat_date)
+        tokenizer, chat = self._tokenizer(), self._chat()
         found = load_pairs(path, "train") if split == "train" else [p for p in load_pairs(path) if p.split == split]
         return [tokenize_pair(tokenizer, pair, chat) for pair in found]

@@ -60,7 +60,7 @@ def build(
     # However often a trainer is restarted, its groups are no poison.
     queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600, max_deliveries=2**31)
     publisher = Publisher(queue, s.run_id, policy.modules, text.probe(problems[1]), s.probe_bound, s.adapter)
-    rollouts = Rollouts(queue, s.run_id, s.group_timeout_s, around.check, publisher.push_again)
+    rollouts = Rollouts(queue, s.run_id, s.group_timeout_s, around.check, publisher.push_again, text.prompt)
     direction = None if policy.direction is None else {"kind": policy.direction.kind, **policy.direction.metadata}
     record = Record(s, metrics, policy.modules, direction)
     record.gauges.watch_gpu(gpu.memory(policy.device))

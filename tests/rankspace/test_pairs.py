@@ -1,5 +1,6 @@
 """Reading, splitting and tokenising contrastive pairs."""
 
+import gzip
 import json
 
 import pytest
@@ -128,3 +129,13 @@ def test_tokenizers_that_cannot():
     blind = type("Blind", (Letters,), {"__call__": lambda self, text, add_special_tokens: {"input_ids": [1]}})()
     with pytest.raises(RankspaceError, match="pair p0: hack and clean become the same tokens"):
         tokenize_pair(blind, pair(0, 1))
+
+
+def test_a_byte_order_mark_and_gzip_are_read_and_a_broken_gzip_is_one_line(tmp_path):
+    text = "".join(json.dumps(ROW | {"id": f"p{i}", "problem_id": i}) + "\n" for i in range(2))
+    (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    assert load_pairs(tmp_path / "bom.jsonl") == load_pairs(tmp_path / "packed.jsonl.gz")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(text.encode())[:-9])
+    with pytest.raises(RankspaceError, match="not a whole gzip file"):
+        load_pairs(tmp_path / "cut.jsonl.gz")

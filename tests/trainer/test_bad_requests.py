@@ -5,10 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from samples import PROBLEM, request
+from samples import PROBLEM, grade, graded, request
 
-from common import delta_store, keys
+from common import delta_store, digests, keys
 from common.access import connect
+from common.errors import ConfigError
 from common.metrics import Metrics
 from common.queue import Queue
 from common.settings import RefServerSettings
@@ -16,6 +17,7 @@ from common.types import DeltaS, DroppedGroup, RolloutGroup, checksum
 from rankspace import RankspaceError
 from services.ref_server.engine import Loaded, Sample
 from services.ref_server.generation import Generator, ServedPolicy
+from services.trainer.rollouts import Rollouts
 
 
 class Stub:
@@ -113,3 +115,21 @@ def test_what_may_have_harmed_the_engine_ends_it(redis_url):
     with pytest.raises(RuntimeError, match="illegal memory"):
         made.turn(0.1)
     assert outcome(made.queue) == ({}, [])
+
+
+def test_a_generator_that_renders_otherwise_is_refused_with_its_name(redis_url):
+    queue = Queue(connect(redis_url), "t")
+    (asked,) = requests = [request(0)]
+    for rendered in ([1, 3, 4], [1, 3, 5]):
+        rollouts = Rollouts(queue, "r", 5.0, lambda: None, render=lambda messages, ids=rendered: ids)
+        rollouts.ask(requests)
+        answer = graded([grade(), grade()])
+        digests.seal(queue.client, answer.group)
+        queue.publish(keys.graded("r"), answer)
+        if rendered == answer.group.prompt_ids:
+            collected = rollouts.collect(requests)
+            assert [g.group.group_id for g in collected.groups] == [asked.group_id]
+            rollouts.acknowledge(collected)
+        else:
+            with pytest.raises(ConfigError, match="generator gen-0 renders problem p1 otherwise"):
+                rollouts.collect(requests)
