@@ -110,8 +110,8 @@ def run(redis_url: str, root: Path, recorded: Recorded) -> tuple[dict[str, Any],
     s = settings(root, root / "v_hack.safetensors")
     numbers: dict[str, Any] = {"v_hack": extract(s)}
     server = RefServerSettings(**presets.get("smoke").server, model=s.model, replica="gen", svd_cache=s.svd_cache)
-    render = Renderer(s.model)
-    engine = RecordedEngine(Engine(server, render.eos_ids(s.model)), recorded)
+    render = Renderer(server)
+    engine = RecordedEngine(Engine(server, render.eos_ids()), recorded)
     served = ServedPolicy(engine, Queue(connect(redis_url), "gen"), server, Metrics("ref_server"))
     generator = Generator(served, Reference(server), render, served.queue, server, served.metrics)
     grading = SandboxSettings(name="grader", isolation="best_effort", parallel=2)
