@@ -40,6 +40,7 @@ from .fingerprint import Fingerprint
 from .gradient import MergedLinear, from_outer
 from .merge import merge_into, split_flat
 from .pissa import factors
+from .sharded import fill, whole
 from .svd_cache import Progress, svds
 from .targets import DEFAULT_TARGETS, Kind, delta_size, hits
 
@@ -82,7 +83,7 @@ class Adapter:
         return dict(zip(self._linears, split_flat(self.get_flat(), self.modules), strict=True))
 
     def get_flat(self) -> Tensor:
-        """All delta_S in module order, fp32 [sum r], a copy on the CPU.
+        """All delta_S in module order, fp32 [sum r], a copy on the CPU. Under FSDP2 every rank must call it.
 
         Under ZeRO-3, or a DeepSpeed engine in bf16 mode, use `ds_hook.gather_delta`: the fp32 values live there.
 
@@ -90,7 +91,7 @@ class Adapter:
             RankspaceError: the parameters are partitioned by ZeRO-3.
         """
         self._require_whole()
-        return torch.cat([p.detach().float().cpu() for p in self.parameters()])
+        return torch.cat([whole(p.detach()).float().cpu() for p in self.parameters()])
 
     @torch.no_grad()
     def set_flat(self, flat: Tensor) -> None:
@@ -103,7 +104,7 @@ class Adapter:
         if not torch.isfinite(flat).all():
             raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, take an earlier checkpoint")
         for parameter, part in zip(self.parameters(), split_flat(flat, self.modules), strict=True):
-            parameter.copy_(part)
+            fill(parameter, part)
         self.refresh()
 
     def refresh(self) -> None:

@@ -1,8 +1,8 @@
-"""The projection around any torch optimizer: a plain loop, accelerate, DDP, the Hugging Face trainers (trl.py).
+"""The projection around any torch optimizer: a plain loop, accelerate, DDP, FSDP2, the Hugging Face trainers (trl.py).
 
 Order of one optimizer step; who holds what:
 
-    for micro-batch: loss.backward()           autograd accumulates in delta_S.grad (DDP reduces at the last one)
+    for micro-batch: loss.backward()           autograd accumulates in delta_S.grad (DDP, FSDP2 reduce at the last one)
     hook.before_step()                         read all delta_S.grad -> project -> write back       (this file)
     clip_grad_norm_(adapter.parameters(), 1)   clips the *projected* gradient
     optimizer.step()                           AdamW, next parameters
@@ -15,7 +15,7 @@ Clipping c(g) = g · min(1, M / ‖g‖) and the projection P of projection.py (
 
 Guard. Raises when: a delta_S has no gradient (frozen, never used in the forward, or zeroed too early); the optimizer
 does not hold every delta_S, or trains anything besides; an engine keeps the gradient elsewhere (DeepSpeed: use
-ds_hook.ProjectionHook; FSDP); the form is 'summed' (its gradient comes from `adapter.fold`); NaN or Inf. Does not
+ds_hook.ProjectionHook; FSDP1); the form is 'summed' (its gradient comes from `adapter.fold`); NaN or Inf. Does not
 cover: gradients changed by others between the calls, a second optimizer over the same delta_S, or fp16 loss scaling
 (direction and cosines do not mind a scale, `grad_norm` does).
 """
@@ -35,6 +35,7 @@ from .hook_base import Intervention, StepHook, whole_gradient
 from .merge import split_flat
 from .position import Placement
 from .projection import Variant
+from .sharded import fill, is_sharded, whole
 
 
 class GradientHook(StepHook):
@@ -73,29 +74,29 @@ class GradientHook(StepHook):
 
     @torch.no_grad()
     def _delta(self) -> Tensor:
-        return torch.cat([p.detach().float() for p in self.adapter.parameters()])
+        return torch.cat([whole(p.detach()).float() for p in self.adapter.parameters()])
 
     @torch.no_grad()
     def _set(self, flat: Tensor) -> None:
         for parameter, part in zip(self.adapter.parameters(), split_flat(flat, self.adapter.modules), strict=True):
-            parameter.copy_(part)
+            fill(parameter, part)
 
     def _moment(self) -> Tensor | None:
         kept = self._moments()
-        return torch.cat([m.float() for m in kept]) if kept else None
+        return torch.cat([whole(m).float() for m in kept]) if kept else None
 
     @torch.no_grad()
     def _set_moment(self, flat: Tensor) -> None:
         for moment, part in zip(self._moments(), split_flat(flat, self.adapter.modules), strict=True):
-            moment.copy_(part)
+            fill(moment, part)
 
     def _second(self) -> Tensor:
-        return torch.cat([state["exp_avg_sq"].float() for state in self._states()])
+        return torch.cat([whole(state["exp_avg_sq"]).float() for state in self._states()])
 
     @torch.no_grad()
     def _set_second(self, flat: Tensor) -> None:
         for state, part in zip(self._states(), split_flat(flat, self.adapter.modules), strict=True):
-            state["exp_avg_sq"].copy_(part)
+            fill(state["exp_avg_sq"], part)
 
     def _adam(self) -> Adam:
         return Adam.of(self.optimizer.param_groups, self._states())
@@ -116,7 +117,7 @@ def read_grad(adapter: Adapter) -> Tensor:
     Raises:
         RankspaceError: modules without a gradient; says how many and names the first.
     """
-    grads = [p.grad if p.requires_grad else None for p in adapter.parameters()]
+    grads = [whole(p.grad) if p.requires_grad and p.grad is not None else None for p in adapter.parameters()]
     return whole_gradient(
         adapter,
         grads,
@@ -129,7 +130,7 @@ def write_grad(adapter: Adapter, flat: Tensor) -> None:
     """Put a gradient [sum r] in the delta_S.grad, in place."""
     for parameter, part in zip(adapter.parameters(), split_flat(flat, adapter.modules), strict=True):
         assert parameter.grad is not None  # read_grad has been through all of them
-        parameter.grad.copy_(part.view_as(parameter.grad))
+        fill(parameter.grad, part)
 
 
 def require_only_delta(optimizer: Any, adapter: Adapter) -> None:
@@ -138,10 +139,14 @@ def require_only_delta(optimizer: Any, adapter: Adapter) -> None:
         raise RankspaceError("DeepSpeed keeps gradients elsewhere: use rankspace.ds_hook.ProjectionHook(engine, ...)")
     held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
     for (name, size), parameter in zip(adapter.modules, adapter.parameters(), strict=True):
-        if hasattr(parameter, "ds_id") or hasattr(parameter, "device_mesh") or parameter.numel() != size:
+        if hasattr(parameter, "ds_id") or parameter.numel() != size:
             raise RankspaceError(
-                f"{name}.delta_S is partitioned: under DeepSpeed use rankspace.ds_hook.ProjectionHook; FSDP is not"
-                " supported, delta_S is small enough for plain data parallelism"
+                f"{name}.delta_S is partitioned: under DeepSpeed use rankspace.ds_hook.ProjectionHook; of FSDP use"
+                " fully_shard (FSDP2), which keeps parameters apart"
+            )
+        if is_sharded(parameter) and adapter.form != "factored":
+            raise RankspaceError(
+                f"under FSDP the form {adapter.form!r} would merge weights that are in parts: attach with form='factored'"
             )
         if held.pop(id(parameter), None) is None:
             raise RankspaceError(

@@ -1,4 +1,5 @@
-"""One rank of test_hook_ddp.py: DDP over gloo, its own data, three steps of GradientHook; prints delta_S and the cosines."""
+"""One rank of test_hook_ddp.py: DDP or FSDP2 over gloo, its own data, three steps of GradientHook; prints delta_S and the
+cosines. Arguments: where the ranks meet, ddp or fsdp2, the variant."""
 
 import json
 import os
@@ -6,6 +7,7 @@ import sys
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import rankspace
@@ -17,7 +19,7 @@ rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE",
 class Two(nn.Module):
     def __init__(self):
         super().__init__()
-        self.up_proj, self.down_proj = nn.Linear(12, 20), nn.Linear(20, 6)
+        self.up_proj, self.down_proj = nn.Linear(12, 20), nn.Linear(20, 5)
 
     def forward(self, x):
         return self.down_proj(torch.tanh(self.up_proj(x)))
@@ -27,14 +29,19 @@ torch.manual_seed(0)
 model = Two()
 adapter = rankspace.attach(model)
 data = torch.randn(4, 12, generator=torch.Generator().manual_seed(3))
-wanted = torch.randn(4, 6, generator=torch.Generator().manual_seed(4))
+wanted = torch.randn(4, 5, generator=torch.Generator().manual_seed(4))
 if ranks > 1:
     torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=ranks)
-    model = DistributedDataParallel(model)
+    if sys.argv[2] == "ddp":
+        model = DistributedDataParallel(model)
+    else:
+        for part in (model.up_proj, model.down_proj, model):  # 12 and 5 numbers over two ranks: also an uneven cut
+            fully_shard(part)
     data, wanted = data.chunk(ranks)[rank], wanted.chunk(ranks)[rank]
 
 optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.05, weight_decay=0.0)
-hook = rankspace.GradientHook(optimizer, adapter, rankspace.random_direction(adapter.modules, 5))
+hook = rankspace.GradientHook(optimizer, adapter, rankspace.random_direction(adapter.modules, 5), sys.argv[3])
+hook.start()
 fired = []
 for _ in range(3):
     ((model(data) - wanted) ** 2).mean().backward()
