@@ -78,6 +78,11 @@ class Adapter:
         """delta_S of each module, in order: fp32 [r], unless an engine has cast or partitioned them since."""
         return [linear.get_parameter(PARAMETER) for linear in self._linears.values()]
 
+    def basis(self, module: str) -> tuple[Tensor | None, Tensor]:
+        """U [out, r] (None for pissa_freeze_a) and Vh [r, in] of an adapted module, as they lie on the model."""
+        linear = self._linears[module]
+        return linear._rankspace_U, linear._rankspace_Vh
+
     def named_delta(self) -> dict[str, Tensor]:
         """Module name -> fp32 [r] copy of its delta_S on the CPU."""
         return dict(zip(self._linears, split_flat(self.get_flat(), self.modules), strict=True))

@@ -10,10 +10,14 @@ from .errors import RankspaceError
 from .gpu import avoid_cudnn_attention
 
 
+# what an extra of pyproject.toml brings, by name: the line works from any directory and any index
+EXTRAS = {"hf": "transformers jinja2 rich", "plot": "matplotlib"}
+
+
 def need(package: str, extra: str) -> None:
-    """Raise RankspaceError, naming the extra that brings it, unless the package is installed."""
+    """Raise RankspaceError, naming the packages of the extra, unless the package is installed."""
     if find_spec(package) is None:
-        raise RankspaceError(f"{package} is not installed: pip install 'rankspace[{extra}]'")
+        raise RankspaceError(f"{package} is not installed: pip install {EXTRAS[extra]}")
 
 
 def require_model(name: str) -> None:

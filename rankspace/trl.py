@@ -18,8 +18,8 @@ Order of one optimizer step; who holds what:
 variant. `grad_norm` in the trainer's logs is that of the gradient before the projection.
 
 Guard. Refuses, in one line each: DeepSpeed under accelerate (its step happens inside backward, before any callback),
-FSDP, fp16 loss scaling, TRL's vLLM generation (it sends the model's own parameters, which do not hold delta_S: the
-policy would sample from the base model for ever), an optimizer that trains anything besides delta_S. Does not cover:
+FSDP1, fp16 loss scaling, TRL's vLLM generation without `send_merged` (trl_vllm.py: TRL sends the model's own parameters,
+so vLLM would sample from the base model for ever), an optimizer that trains anything besides delta_S. Does not cover:
 other callbacks that change gradients.
 """
 
@@ -40,11 +40,14 @@ from .hook import GradientHook
 from .hook_base import Intervention
 from .position import Placement
 from .projection import Variant
+from .trl_vllm import SENDING, send_merged
 
 try:
     from transformers import TrainerCallback
 except ImportError as error:
-    raise RankspaceError("rankspace.trl needs transformers: pip install 'rankspace[trl]'") from error
+    raise RankspaceError("rankspace.trl needs transformers: pip install 'trl>=1.0' 'transformers>=4.56'") from error
+
+__all__ = ["AlarmCallback", "ProjectionCallback", "log_rows", "send_merged"]
 
 PREFIX = "projection/"
 LOGGED = {
@@ -87,7 +90,7 @@ class ProjectionCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         optimizer, model = kwargs["optimizer"], kwargs["model"]
-        _refuse_unsupported(args, optimizer)
+        _refuse_unsupported(args, optimizer, self.adapter)
         _require_same_modules(model, self.adapter)
         self._hook = GradientHook(optimizer, self.adapter, self.direction, self.variant, self.rescale, self.reference)
         if state.global_step == 0:
@@ -180,7 +183,7 @@ def log_rows(history: Sequence[Mapping[str, Any]], keys: Mapping[str, str] | Non
     ]
 
 
-def _refuse_unsupported(args: Any, optimizer: Any) -> None:
+def _refuse_unsupported(args: Any, optimizer: Any, adapter: Adapter) -> None:
     layers = (optimizer, getattr(optimizer, "optimizer", None))
     if any("deepspeed" in type(layer).__module__ for layer in layers):
         raise RankspaceError(
@@ -189,10 +192,10 @@ def _refuse_unsupported(args: Any, optimizer: Any) -> None:
         )
     if getattr(args, "fp16", False):
         raise RankspaceError("fp16=True scales the loss and skips steps: use bf16=True, delta_S itself stays fp32")
-    if getattr(args, "use_vllm", False):
+    if getattr(args, "use_vllm", False) and adapter not in SENDING:
         raise RankspaceError(
-            "use_vllm=True sends vLLM the base weights without delta_S, so the policy would never change there: set"
-            " use_vllm=False"
+            "use_vllm=True sends vLLM the base weights without delta_S, so the policy would never change there: call"
+            " rankspace.trl.send_merged(trainer, adapter) before trainer.train(), or set use_vllm=False"
         )
 
 
