@@ -38,6 +38,8 @@ _HOME = {
     "CleanRuns": "hack_watch",
     "HackWatch": "hack_watch",
     "GradientHook": "hook",
+    "hook_into": "hook",
+    "push_to_hub": "hub",
     "completion_logprobs": "loss",
     "completion_mask": "loss",
     "policy_loss": "loss",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from .chat import DATE, Chat
 from .console import Parser, run
 from .errors import RankspaceError
-from .export_cli import add_export, export
+from .export_cli import add_export, add_push, export, push
 from .models import load_model, load_tokenizer, need, require_model
 from .progress import bar, stage
 from .targets import Kind
@@ -29,7 +29,7 @@ CONTROLS = ("random", "shuffled", "subspace", "warmup")
 
 def parser() -> Parser:
     top = Parser(prog="python -m rankspace", description=__doc__.splitlines()[0])
-    commands = top.add_subparsers(dest="command", required=True, metavar="extract|validate|export")
+    commands = top.add_subparsers(dest="command", required=True, metavar="extract|validate|export|push")
     make = commands.add_parser("extract", help="v_hack, or one of its controls, from contrastive pairs")
     _common(make)
     make.add_argument("--pairs", type=Path, help="JSON-lines file of pairs; --control random does not need it")
@@ -45,6 +45,7 @@ def parser() -> Parser:
     judge.add_argument("--v", type=Path, required=True, help="the direction to judge")
     judge.add_argument("--out", type=Path, required=True, help="directory for cos_align.png and cos_align.json")
     add_export(commands)
+    add_push(commands)
     return top
 
 
@@ -75,7 +76,7 @@ def _mapping(text: str) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    return run(lambda: {"extract": extract, "validate": validate, "export": export}[args.command](args))
+    return run(lambda: {"extract": extract, "validate": validate, "export": export, "push": push}[args.command](args))
 
 
 def extract(args: argparse.Namespace) -> None:

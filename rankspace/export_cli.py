@@ -1,4 +1,4 @@
-"""python -m rankspace export: its arguments, and what it says. Torch is loaded only once they are read."""
+"""python -m rankspace export and push: their arguments, and what they say. Torch is loaded only once they are read."""
 
 from __future__ import annotations
 
@@ -32,6 +32,23 @@ def add_export(commands: Any) -> None:
     command.add_argument("--adapter-only", action="store_true", help="write delta_S and its card, no merged weights")
     command.add_argument("--svd-cache", type=Path, help="directory that SVDs are kept in, e.g. that of the training")
     command.add_argument("--force", action="store_true", help="replace an earlier export in --out")
+
+
+def add_push(commands: Any) -> None:
+    """Add the command to what `ArgumentParser.add_subparsers` returned."""
+    command = commands.add_parser("push", help="an export, with its card, to the Hugging Face Hub")
+    command.add_argument("--dir", type=Path, required=True, help="directory that export or save_adapter wrote")
+    command.add_argument(
+        "--repo", required=True, metavar="OWNER/NAME", help="model repository; made where it is absent"
+    )
+    command.add_argument("--public", action="store_true", help="where it is made: for everybody (default: private)")
+
+
+def push(args: argparse.Namespace) -> None:
+    """Upload it; every refusal that needs no network comes first."""
+    from .hub import push_to_hub
+
+    print(f"{args.dir} -> {push_to_hub(args.dir, args.repo, private=not args.public)}")
 
 
 def export(args: argparse.Namespace) -> None:

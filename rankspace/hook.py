@@ -22,6 +22,8 @@ cover: gradients changed by others between the calls, a second optimizer over th
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -109,6 +111,41 @@ class GradientHook(StepHook):
         found = [s.get("exp_avg", s.get("momentum_buffer")) for s in self._states()]
         kept = [m for m in found if m is not None]
         return kept if len(kept) == len(found) else []
+
+
+def hook_into(owner: Any, method: str, hook: StepHook, logged: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Project around a trainer's own method that clips and steps: `owner.method(...)` becomes before_step, it, after_step.
+
+    For trainers whose optimizer step is one method, such as verl's `FSDPEngine.optimizer_step` (docs/library.md). Under
+    several ranks the method must be called on each of them, as it is wherever gradients are sharded.
+
+    Args:
+        owner: the object that holds the method; only this object is changed.
+        method: its name. It may clip and must step once; its answer is passed on.
+        logged: called with the metrics after each step.
+
+    Raises:
+        RankspaceError: no such method, or one that is hooked already.
+    """
+    inner = getattr(owner, method, None)
+    if not callable(inner):
+        raise RankspaceError(f"{type(owner).__name__} has no method {method!r} to project around")
+    if getattr(inner, "_rankspace_hooked", False):
+        raise RankspaceError(
+            f"{type(owner).__name__}.{method} is hooked already: the gradient would be projected twice"
+        )
+
+    @functools.wraps(inner)
+    def stepped(*args: Any, **kwargs: Any) -> Any:
+        metrics = hook.before_step()
+        answer = inner(*args, **kwargs)
+        metrics |= hook.after_step()
+        if logged is not None:
+            logged(metrics)
+        return answer
+
+    stepped._rankspace_hooked = True  # type: ignore[attr-defined]  # a mark on the function itself
+    setattr(owner, method, stepped)
 
 
 def read_grad(adapter: Adapter) -> Tensor:

@@ -43,13 +43,16 @@ def push_to_hub(directory: str | Path, repo: str, private: bool = True, token: s
         raise RankspaceError(f"--repo {repo}: give owner/name")
     need("huggingface_hub", "hub")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     api = HfApi(token=token)
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload from rankspace", ignore_patterns=[".*"])
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
+        api.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message="Upload from rankspace", ignore_patterns=[".*"]
+        )
+    except (
+        Exception
+    ) as error:  # its own errors, and those of an HTTP library that it has changed from version to version
         raise RankspaceError(f"--repo {repo}: {_reason(error)}") from None
     return str(address)
 

@@ -9,9 +9,8 @@ from typing import Any
 from .errors import RankspaceError
 from .gpu import avoid_cudnn_attention
 
-
 # what an extra of pyproject.toml brings, by name: the line works from any directory and any index
-EXTRAS = {"hf": "transformers jinja2 rich", "plot": "matplotlib"}
+EXTRAS = {"hf": "transformers jinja2 rich", "plot": "matplotlib", "hub": "huggingface_hub"}
 
 
 def need(package: str, extra: str) -> None:

@@ -106,9 +106,8 @@ def require_same_policy(llm: Any, model: Any, ids: Sequence[int], bound: float |
 
 
 def _by_vllm(llm: Any, ids: Sequence[int]) -> Tensor:
-    from vllm import SamplingParams
-
-    plan = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+    plan = llm.get_default_sampling_params()  # of its own class, so that nothing here imports vLLM
+    plan.max_tokens, plan.temperature, plan.prompt_logprobs, plan.logprobs = 1, 0.0, 0, None
     (answer,) = llm.generate([{"prompt_token_ids": list(ids)}], plan, use_tqdm=False)
     return torch.tensor([row[token].logprob for row, token in zip(answer.prompt_logprobs[1:], ids[1:], strict=True)])
 

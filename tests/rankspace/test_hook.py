@@ -161,3 +161,39 @@ def test_nan_is_an_error_that_names_the_module(tiny_qwen3):
     adapter.parameters()[2].grad[0] = float("nan")
     with pytest.raises(RankspaceError, match=adapter.modules[2][0]):
         hook.before_step()
+
+
+class Engine:
+    """Order of calls as in verl's FSDPEngine.optimizer_step: clip, then step; returns the norm before the clipping."""
+
+    def __init__(self, adapter):
+        self.parameters = adapter.parameters()
+        self.optimizer = torch.optim.SGD(self.parameters, lr=1.0)
+
+    def optimizer_step(self):
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 0.5)
+        self.optimizer.step()
+        return float(norm)
+
+
+def test_a_step_of_ones_own_is_projected_before_it_clips():
+    """delta = −clip(P(g)): the same by hand, once; what the method answers is passed on."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential()
+    model.add_module("up_proj", torch.nn.Linear(6, 4))
+    adapter = rankspace.attach(model)
+    direction = rankspace.random_direction(adapter.modules, 1)
+    engine, seen = Engine(adapter), []
+    rankspace.hook_into(
+        engine, "optimizer_step", rankspace.GradientHook(engine.optimizer, adapter, direction), seen.append
+    )
+    (model(torch.ones(3, 6)) ** 2).sum().backward()
+    g = adapter.parameters()[0].grad.clone()
+    wanted, _ = rankspace.project(g, direction.vectors, rankspace.Layout.of(adapter.modules), "one_sided")
+    assert engine.optimizer_step() == pytest.approx(float(g.norm()))  # rescaled: the norm is kept
+    assert adapter.get_flat() == pytest.approx(-wanted * min(1.0, 0.5 / float(g.norm())), rel=1e-4)
+    assert {"cos_mean", "update_cos_mean"} <= set(seen[0])
+    with pytest.raises(RankspaceError, match="twice"):
+        rankspace.hook_into(engine, "optimizer_step", rankspace.GradientHook(engine.optimizer, adapter, direction))
+    with pytest.raises(RankspaceError, match="no method 'step_it'"):
+        rankspace.hook_into(engine, "step_it", rankspace.GradientHook(engine.optimizer, adapter, direction))

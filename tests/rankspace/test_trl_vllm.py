@@ -55,7 +55,9 @@ def test_the_walk_holds_merged_weights_and_no_delta():
         module = name.removesuffix(".weight")
         if module in deltas:
             U, Vh = adapter.basis(module)
-            assert torch.equal(tensor, merged_weight(base[name], U, deltas[module], Vh)) and not tensor.equal(base[name])
+            assert torch.equal(tensor, merged_weight(base[name], U, deltas[module], Vh)) and not tensor.equal(
+                base[name]
+            )
         else:
             assert tensor.equal(base[name])
 
@@ -114,7 +116,7 @@ class OnCPU:
         self.llm_engine = SimpleNamespace(
             model_executor=SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
         )
-        self.generate = self.llm.generate
+        self.generate, self.get_default_sampling_params = self.llm.generate, self.llm.get_default_sampling_params
 
     def reset_prefix_cache(self):
         self.worker.reload_weights(weights_iterator=iter(list(self.got)), is_checkpoint_format=True)

@@ -128,7 +128,7 @@ def test_all_of_the_method_works_with_torch_and_safetensors_only(bare, tmp_path)
 def test_the_command_line_is_there_and_names_the_extra_that_it_lacks(bare, tmp_path):
     for command in (["python", "-m", "rankspace"], ["rankspace"]):
         helped = run(bare / command[0], *command[1:], "--help", cwd=tmp_path)
-        assert helped.returncode == 0 and "extract|validate|export" in helped.stdout, helped.stderr
+        assert helped.returncode == 0 and "extract|validate|export|push" in helped.stdout, helped.stderr
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pairs.jsonl").write_text(
         '{"id": 1, "problem_id": 1, "prompt": [{"role": "user", "content": "x"}], "hack": "a", "clean": "b",'
