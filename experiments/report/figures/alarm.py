@@ -20,7 +20,7 @@ def overview(result: Result, primary: str) -> Figure:
             _caught_by_lead(left, name, watch, number, name == primary)
     left.set(xlabel="steps before the onset of hacking", ylabel="Hacking runs warned of (%)", ylim=(-2, 102))
     left.invert_xaxis()
-    left.legend(fontsize=7, loc="lower right")
+    left.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     if result.seen[primary].clean is not None:
         _when(right, result.seen[primary])
     return figure
@@ -34,7 +34,7 @@ def _caught_by_lead(axis: Axes, name: str, watch: Watched, number: int, primary:
     false, n = watch.false_alarms
     label = f"{name} (false alarms {false}/{n})"
     dash = ("-", "--", ":", "-.")[number % 4]
-    axis.step(list(leads), share, where="post", lw=2.2 if primary else 1.1, ls="-" if primary else dash, label=label,
+    axis.step(list(leads), share, where="pre", lw=2.2 if primary else 1.1, ls="-" if primary else dash, label=label,
               color=BLUE if primary else f"C{number}", zorder=4 if primary else 3)  # fmt: skip
 
 
@@ -58,4 +58,4 @@ def _when(axis: Axes, watch: Watched) -> None:
     ):
         axis.plot([], [], marker, color=colour, ls="", label=text)
     axis.set(xlabel="step", ylabel="Hacking runs by onset; clean ones below", yticks=[])
-    axis.legend(fontsize=7, loc="upper left")
+    axis.legend(fontsize=7, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.18))
