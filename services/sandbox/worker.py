@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from queue import SimpleQueue
+from queue import Empty, LifoQueue
 from typing import get_args
 
 from common import cli, failpoints, keys
@@ -50,7 +50,7 @@ class Worker:
 
     def __init__(self, settings: SandboxSettings, queue: Queue, metrics: Metrics):
         self.settings, self.queue, self.metrics = settings, queue, metrics
-        self.jails: SimpleQueue[Oracle] = SimpleQueue()
+        self.jails: LifoQueue[Oracle] = LifoQueue()  # idle ones; further ones are started when a lane finds none
         self.lanes = lanes = settings.parallel or len(os.sched_getaffinity(0))
         self.waiting, self._lock = 0, threading.Lock()  # completions in hand that no lane has begun
         with jail_starts():
@@ -140,29 +140,30 @@ class Worker:
 
     def _one(self, group: RolloutGroup, text: str) -> Grade:
         self._wait(-1)
-        jail = self.jails.get()
+        jail = None
         try:
             with self.beside.place():
+                jail = self._jail()
                 grade = grade_completion(group.problem, text, jail, self.beside)
         except Exception as error:  # whatever it is, it is ours: one completion without a grade, not one grader less
             log.error("group %s: %s", group.group_id, error, exc_info=not isinstance(error, SandboxError))
             grade = infra_error(f"{type(error).__name__}: {error}")
-            jail = self._another(jail)
+            if jail is not None:
+                jail.close()
+                jail = None
         finally:
-            self.jails.put(jail)
+            if jail is not None:
+                self.jails.put(jail)
         self.active_at = time.monotonic()
         self.metrics["rs_grade_seconds"].labels(self.settings.name).observe(grade.wall_s)
         return grade
 
-    def _another(self, jail: Oracle) -> Oracle:
-        """A new jail in place of one that failed; the failed one once more where none can be made (it restarts itself)."""
+    def _jail(self) -> Oracle:
+        """An idle jail, or a new one: at most one a lane, and as few as are needed at a time."""
         try:
-            new = Oracle(isolation=self.settings.isolation, packages=self.settings.packages)
-        except (SandboxError, OSError) as error:
-            log.error("no new jail: %s", error)
-            return jail
-        jail.close()
-        return new
+            return self.jails.get_nowait()
+        except Empty:
+            return Oracle(isolation=self.settings.isolation)
 
     def _count(self, grades: Sequence[Grade]) -> None:
         name = self.settings.name
