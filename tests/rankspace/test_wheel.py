@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -25,13 +26,31 @@ def wheel(tmp_path_factory):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    code = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+    return build("build_wheel", source, source / "dist")
+
+
+def build(what, source, out):
+    """`build_wheel` or `build_sdist` of `source`, with the setuptools that is installed."""
+    out.mkdir(exist_ok=True)
+    code = f"import sys; from setuptools import build_meta; print(build_meta.{what}(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(source / "dist")], cwd=source, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-800:]
-    (path,) = (source / "dist").glob("*.whl")
-    return path
+    return out / done.stdout.split()[-1]
+
+
+def test_the_sdist_builds_the_same_wheel(wheel, tmp_path):
+    """What PyPI would serve as source holds all that the wheel needs, the page and the licence included."""
+    packed = build("build_sdist", wheel.parents[1], tmp_path / "sdist")
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    again = build("build_wheel", tmp_path / packed.name.removesuffix(".tar.gz"), tmp_path / "wheel")
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(again) as second:
+        assert sorted(first.namelist()) == sorted(second.namelist())
+        metadata = second.read(dist_info(second, "METADATA")).decode()
+    assert "Description-Content-Type: text/markdown" in metadata and "License-Expression: Apache-2.0" in metadata
+    assert "# rankspace, the library" in metadata
 
 
 @pytest.fixture(scope="module")
