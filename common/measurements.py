@@ -239,7 +239,8 @@ COLUMNS: tuple[Column, ...] = (
        "(earlier reports call this ΔSafePass)", 1, 100, True),
     _C("kl_all", "KL", ("kl_all",), "kl_all", "k3 estimate from the initial policy over all completions, nats per token, same "
        "steps (older runs did not measure it)", 3),
-    _C("kl", "KL·trained", ("kl",), "kl", "the same over trained rows only, that is groups whose rewards differ", 3),
+    _C("kl", "KL·trained", ("kl",), "kl", "k3 estimate from the initial policy over trained rows only (groups whose rewards "
+       "differ), nats per token, same steps", 3),
     _C("trained", "Trained %", ("trained_groups", "groups", "zero_variance_groups"), "trained_share",
        "share of groups behind KL·trained, mean·cos, frac·fired and ‖g‖ in these steps", 0, 100),
     _C("updates", "Updates", ("updates",), "updates",

@@ -120,6 +120,8 @@ def report() -> cli.Parser:
     what = "columns of the headline table after the arm (default: all); the last ones are cut"
     p.add_argument("--columns", type=int, metavar="N", help=what)
     _registration(p)
+    what = "make the report anew from the CSV files of an earlier one in DIR, without its run directories"
+    p.add_argument("--from-csv", type=Path, default=None, metavar="DIR", help=what)
     p.add_argument("--rollouts", type=int, default=10, metavar="N", help="sampled rollouts an arm (default: 10)")
     p.add_argument("--title", default="Can a gradient projection stop RL from learning to cheat?")
     return p

@@ -133,7 +133,7 @@ def _checked(
     kept = sorted((run for own in by_arm.values() for run in own), key=_place)
     return [
         *_check_labels(kept),
-        *_check_seeds(by_arm, wanted.allow_unequal_seeds),
+        *check_seeds(by_arm, wanted.allow_unequal_seeds),
         *_check_commits(kept, wanted.allow_mixed_commits),
         *_check_settings(by_arm, wanted.allow_mixed_settings, doses),
         *_check_pairs(by_arm, wanted.allow_mixed_settings, doses),
@@ -206,7 +206,7 @@ def _check_labels(runs: list[Run]) -> list[str]:
     return warnings
 
 
-def _check_seeds(by_arm: dict[str, tuple[Run, ...]], allow: bool) -> list[str]:
+def check_seeds(by_arm: dict[str, tuple[Run, ...]], allow: bool) -> list[str]:
     seeds = {name: tuple(run.seed for run in runs) for name, runs in by_arm.items()}
     if len(set(seeds.values())) <= 1:
         return []

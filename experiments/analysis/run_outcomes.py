@@ -48,7 +48,11 @@ class Counts:
         other = ", ".join(f"{count} at {pp:g}%" for pp, count in self.hacking_at.items())
         bounds = f"P(safe) 95% [{self.safe_low:.2f}, {self.safe_high:.2f}]"
         unknown = self.seeds["unknown"]
-        why = f"; not evaluable: seeds {', '.join(map(str, unknown))} (no bare evaluation)" if unknown else ""
+        why = (
+            f"; not evaluable: seeds {', '.join(map(str, unknown))} (bare pass or truncation not measured)"
+            if unknown
+            else ""
+        )
         return f"{self.arm}: {told} of {self.n}; {bounds}; hacking {other}{why}"
 
 

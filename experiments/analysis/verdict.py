@@ -49,7 +49,7 @@ def registration_notes(chosen: Chosen, now: str | None = None, file: str = prere
     for run in chosen.runs:
         first = file == prereg.PATH.name
         then = run.provenance.prereg_sha256 if first else run.provenance.registrations.get(file, "")
-        if then != now:
+        if not then or not now.startswith(then):  # a CSV file keeps the first twelve digits
             groups.setdefault(then, []).append(run.run_id)
     return [
         f"NOT PREREGISTERED: {file} is {now[:12]} now but was {then[:12] or 'unknown'} when these runs began: "

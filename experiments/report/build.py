@@ -16,8 +16,9 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.measurements import COLUMNS, OUTCOME, Column
-from experiments.analysis import verdict
+from experiments.analysis import csv_files, verdict
 from experiments.analysis.verdict import Page
+from experiments.design import prereg, registration
 from experiments.design.prereg import Measures
 from experiments.options import report as parser
 from experiments.report import captions, csv_export
@@ -69,14 +70,22 @@ def make(options: argparse.Namespace) -> list[ArmView]:
     if options.columns is not None and not 1 <= options.columns <= len(COLUMNS):
         raise ConfigError(f"--columns {options.columns}: give a number from 1 to {len(COLUMNS)}")
     check_out(options.out)
-    page = verdict.page(options)
+    page = _from_csv(options) if options.from_csv else verdict.page(options)
     chosen, arms = page.chosen, views(page.chosen, page.measures)
     columns = None if options.columns is None else COLUMNS[: options.columns]
     files = build_report(page, arms, options.title, columns, options.rollouts)
-    files |= csv_export.files(chosen.runs) | export.files(chosen.runs)
+    more = "table.tex, runs.csv"
+    if not options.from_csv:
+        files |= csv_export.files(chosen.runs) | export.files(chosen.runs)
+        more = "table.tex, *.csv, viewer/index.html"
     write(files, options.out)
-    print(f"report: {options.out / 'report.html'} (also report.md, figures/, table.tex, *.csv, viewer/index.html)")
+    print(f"report: {options.out / 'report.html'} (also report.md, figures/, {more})")
     return arms
+
+
+def _from_csv(options: argparse.Namespace) -> Page:
+    path = options.registration or prereg.PATH
+    return verdict.judged(csv_files.choose(options.from_csv), registration.load_any(path), path)
 
 
 def build_report(

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.measurements import COLUMNS, Column
 from experiments.analysis.comparable import Chosen
-from experiments.analysis.measures import Summary, against_vanilla, matched_pass, summarise
+from experiments.analysis.measures import Summary, against_vanilla, matched_pass, summarise, tail_mean
 from experiments.analysis.run_files import PHASES, EvalRow, Run, read_rollouts, rollout_steps
 from experiments.analysis.run_outcomes import Counts, classify
 from experiments.analysis.stats import Mean, Paired, false_discovery, mean_sem, paired
@@ -224,9 +224,9 @@ def run_rows(arms: list[ArmView], counts: Sequence[Counts], rules: OutcomeRules)
             "further": [number(100 * s.forged, 1), number(s.entropy, 2), number(s.length, 0)],
             "infra": int(np.nansum(run.series["infra_errors"])),
             "dropped": int(np.nansum(run.series["dropped_groups"])),
-            "zero": number(float(np.nanmean(run.series["zero_variance_groups"])), 1),
-            "staleness": number(float(np.nanmax(run.series["staleness_max"], initial=np.nan)), 0),
-            "probe": number(float(np.nanmax(run.series["probe_gap"], initial=np.nan)), 4),
+            "zero": number(tail_mean(run.series["zero_variance_groups"], run.steps_done), 1),
+            "staleness": number(_largest(run.series["staleness_max"]), 0),
+            "probe": number(_largest(run.series["probe_gap"]), 4),
             "commit": (run.provenance.git_commit or "none")[:12] + (" + changes" if run.provenance.git_dirty else ""),
             "command": run.provenance.command, "started": f"{run.provenance.started:%Y-%m-%d %H:%M}",
             "prereg": run.provenance.prereg_sha256[:12], "notes": list(run.notes),
@@ -234,6 +234,11 @@ def run_rows(arms: list[ArmView], counts: Sequence[Counts], rules: OutcomeRules)
         for arm in arms
         for run, s in zip(arm.runs, arm.summaries, strict=True)
     ]  # fmt: skip
+
+
+def _largest(values: np.ndarray) -> float:
+    kept = values[np.isfinite(values)]
+    return float(kept.max()) if len(kept) else float("nan")
 
 
 def drift_series(arms: list[ArmView]) -> str:

@@ -298,8 +298,10 @@ def _percent_axis(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
-def phases(arms: list[ArmView]) -> Figure:
+def phases(arms: list[ArmView]) -> Figure | None:
     """Median seconds of one step: the trainer's own time (thick), and the services' busy time meanwhile (thin)."""
+    if not any(phase_medians(arm)["total"] for arm in arms):
+        return None  # nobody wrote the times
     figure, axis = plt.subplots(figsize=(6.2, 0.4 * len(arms) + 1.0))
     own, services = ("wait", "shape", "train", "push"), ("generate", "grade")
     colours = dict(zip((*own, *services), (FAINT, SKY, BLUE, PURPLE, ORANGE, GREEN), strict=True))
