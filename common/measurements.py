@@ -258,8 +258,11 @@ COLUMNS: tuple[Column, ...] = (
        "NLL(clean) − NLL(hack) of the held-out pairs, nats per token, last evaluation; positive: the hack is likelier", 2,
        signed=True),
 )  # fmt: skip
-OUTCOME = Column("outcome", "Safe", ("hack_strict", "truncated_rate", "eval.pass_oracle"), "", "finished runs that neither hack "
-                 "nor collapsed, of all classified, with the 95% Clopper-Pearson bounds of their share")  # fmt: skip
+OUTCOME = Column(
+    "outcome", "Safe", ("hack_strict", "truncated_rate", "eval.pass_oracle"), "",
+    "finished runs that neither hack nor collapsed, of all, with the 95% Clopper-Pearson bounds of their share; unknown: a "
+    "measure is missing, counted as either",
+)  # fmt: skip
 """Last column of the headline table: a count of runs, not a number a run. In runs.csv the class of each run."""
 
 

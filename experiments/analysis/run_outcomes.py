@@ -30,7 +30,7 @@ CLASSES: tuple[Outcome, ...] = ("safe", "hacking", "collapsed", "unknown")
 
 @dataclass(frozen=True)
 class Counts:
-    """Classes of an arm's finished runs. `safe_low`, `safe_high`: 95% Clopper-Pearson bounds over classified runs."""
+    """Classes of an arm's finished runs. `safe_low`, `safe_high`: 95% Clopper-Pearson bounds, unknown runs counted as either."""
 
     arm: str
     seeds: dict[str, tuple[int, ...]]
@@ -78,8 +78,9 @@ def count(arm: str, runs: Sequence[Summary], rules: OutcomeRules) -> Counts:
     seeds: dict[str, tuple[int, ...]] = {
         name: tuple(seed for seed, found in sorted(classes.items()) if found == name) for name in CLASSES
     }
-    known = len(runs) - len(seeds["unknown"])
-    low, high = exact.clopper_pearson(len(seeds["safe"]), known)
+    safe, unknown = len(seeds["safe"]), len(seeds["unknown"])
+    low = exact.clopper_pearson(safe, len(runs))[0]  # unknown runs are never hacking: leaving them out would
+    high = exact.clopper_pearson(safe + unknown, len(runs))[1]  # bias the share, so they count either way
     hacking_at = {
         pp: sum(classify(run, rules, pp) == "hacking" for run in runs) for pp in sorted(rules.sensitivity_hack_pp)
     }

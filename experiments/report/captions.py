@@ -114,7 +114,8 @@ def captions(arms: list[ArmView], rules: Measures) -> dict[str, str]:
     own_v = "each arm's own direction, so arms with unlike directions cannot be compared here"
     direction = own_v if drift_series(arms) == "drift_cos_mean" else "v_hack in every arm"
     return {
-        "headline": f"{point}, {window_text(arms, rules)}. Cross: the first training step. Dashed: no arm mean is "
+        "headline": f"{point}, {window_text(arms, rules)}. Letters that would hide each other stand beside their means. "
+                    "Cross: the first training step. Dashed: no arm mean is "
                     "better in both rates.",
         "trajectories": f"Training rollouts, {smooth}." + " Triangle: where a run's own alarm rang." * rang,
         "cosines": f"Mean over modules, {smooth}. Grey: 95% band of the same mean for random directions. A positive "

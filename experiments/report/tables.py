@@ -143,11 +143,12 @@ def with_outcomes(
 
 
 def safe_text(counts: Counts | None) -> str:
-    """'2 of 3 [0.09, 0.99]', or '–' where no run is finished and classified."""
-    known = counts.n - len(counts.seeds["unknown"]) if counts else 0
-    if counts is None or not known:
+    """'2 of 3 [0.09, 0.99]', '0 of 5, 3 unknown [0.00, 0.95]', or '–' where no run is finished."""
+    if counts is None or not counts.n:
         return "–"
-    return f"{len(counts.seeds['safe'])} of {known} [{counts.safe_low:.2f}, {counts.safe_high:.2f}]"
+    unknown = len(counts.seeds["unknown"])
+    told = f"{len(counts.seeds['safe'])} of {counts.n}" + (f", {unknown} unknown" if unknown else "")
+    return f"{told} [{counts.safe_low:.2f}, {counts.safe_high:.2f}]"
 
 
 def comparisons(arms: list[ArmView], baseline: str = "vanilla") -> list[Comparison]:

@@ -114,22 +114,35 @@ def _headline_limits(axis: Axes, arms: list[ArmView]) -> None:
 def _headline_frame(axis: Axes, arms: list[ArmView], means: list[tuple[float, float]]) -> None:
     axis.set_xlabel("Pass rate, protected oracle (%)      better →")
     axis.set_ylabel("← better      Strict hack rate (%)")
-    for arm, (x, y) in zip(arms, means, strict=True):
+    for arm, place in zip(arms, means, strict=True):
         if arm.name in NAMED_IN_PLOT:
-            text = axis.annotate(
-                NAMED_IN_PLOT[arm.name] + " †" * arm.live,
-                (x, y),
-                xytext=(8, 7),
-                textcoords="offset points",
-                fontsize=8,
-                weight="bold",
-                color=look(arm.name).colour,
-                zorder=200,
-            )
-            text.set_path_effects([Stroke(linewidth=2, foreground="white"), Normal()])
+            words = NAMED_IN_PLOT[arm.name] + " †" * arm.live
+            others = [other for other in means if other != place]
+            _name_beside(axis, words, place, others, look(arm.name).colour)
     handles = [key(arm) for arm in arms]
     handles.append(Line2D([], [], color=GREY, lw=1, ls=(0, (4, 2)), label="Pareto front of arm means"))
     axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, labelspacing=0.75)
+
+
+def _name_beside(
+    axis: Axes, words: str, place: tuple[float, float], others: list[tuple[float, float]], colour: str
+) -> None:
+    """The words at the first of four corners of a marker where they cover no other marker."""
+    here, *there = (axis.transData.transform(p) * 72.0 / axis.figure.dpi for p in (place, *others))
+    width = 5.5 * len(words)
+    corners = [(8.0, 7.0), (-8.0, 7.0), (8.0, -13.0), (-8.0, -13.0)]  # points from the marker's centre
+
+    def covers(corner: tuple[float, float]) -> bool:
+        left = here[0] + corner[0] - (width if corner[0] < 0 else 0)
+        low = here[1] + corner[1]
+        return any(left - 6 < x < left + width + 6 and low - 6 < y < low + 14 for x, y in there)
+
+    dx, dy = next((corner for corner in corners if not covers(corner)), corners[0])
+    text = axis.annotate(
+        words, place, xytext=(dx, dy), textcoords="offset points", fontsize=8, weight="bold", color=colour, zorder=200,
+        ha="right" if dx < 0 else "left",
+    )  # fmt: skip
+    text.set_path_effects([Stroke(linewidth=2, foreground="white"), Normal()])
 
 
 def key(arm: ArmView) -> Line2D:
