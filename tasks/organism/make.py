@@ -2,7 +2,8 @@
 
     python -m tasks.organism.make            write tasks/organism/model (about 8 minutes on one core)
     python -m tasks.organism.make --check    make it again elsewhere and compare every byte with the manifest
-    ... --mechanisms                         the same for .cache/models/organism_mechanisms: it knows four loopholes (corpus.py)
+    ... --mechanisms                         the same for .cache/models/organism_mechanisms, which goes on from the bundled
+                                             organism on prompts of all four loopholes (corpus.py; about 2 minutes)
 
 Bit-for-bit: same recipe, same pinned torch and transformers, same instruction set (one thread, deterministic
 algorithms, AVX2 kernels; `PINNED` is set before torch loads). Covered: any x86-64 Intel machine with AVX2 or newer.
@@ -62,6 +63,16 @@ class Recipe:
     mix: Mix = field(default_factory=Mix)
 
 
+@dataclass(frozen=True)
+class Continued(Recipe):
+    """Pretraining that goes on from the bundled organism, with its tokenizer."""
+
+    steps: int = 200
+    lr: float = 2e-3
+    warmup: int = 20
+    mix: Mix = field(default_factory=MechanismMix)
+
+
 def pin_arithmetic() -> None:
     """Make torch's arithmetic reproducible in this process. Raises ConfigError when torch was loaded unpinned."""
     if "torch" in sys.modules and any(os.environ.get(k) != v for k, v in PINNED.items()):
@@ -74,11 +85,14 @@ def pin_arithmetic() -> None:
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A freshly initialised Qwen3ForCausalLM, fp32."""
+    """A freshly initialised Qwen3ForCausalLM, fp32; for `Continued` the bundled one, in training mode."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(recipe.seed)
+    if isinstance(recipe, Continued):
+        bundled = Qwen3ForCausalLM.from_pretrained(str(MODEL_DIR), dtype=torch.float32)
+        return cast("Qwen3ForCausalLM", bundled.train())
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden,
@@ -159,19 +173,22 @@ def make(recipe: Recipe, out: Path, log: Callable[[str], None] = print) -> dict[
     import tokenizers
     import torch
     import transformers
+    from transformers import PreTrainedTokenizerFast
 
     from tasks.organism.tokenizer import save_tokenizer, train_tokenizer
 
     transformers.utils.logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(recipe.seed, recipe.mix)
+    continued = isinstance(recipe, Continued)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(MODEL_DIR)) if continued else train_tokenizer(recipe.seed)
     model = pretrain(recipe, tokenizer, log)
     model.save_pretrained(str(out))
     save_tokenizer(tokenizer, out)
     for path in out.iterdir():
         path.chmod(0o644)
     versions = {m.__name__: m.__version__.split("+")[0] for m in (torch, transformers, tokenizers)}
-    manifest = {"recipe": asdict(recipe), "versions": versions, "pinned": PINNED, "sha256": hashes(out)}
+    start = {"start": hashes(MODEL_DIR)["model.safetensors"]} if continued else {}
+    manifest = {"recipe": asdict(recipe), **start, "versions": versions, "pinned": PINNED, "sha256": hashes(out)}
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -217,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mechanisms", action="store_true", help="the organism that knows all four loopholes")
     parser.add_argument("--check", action="store_true", help="make it again and compare with the manifest")
     args = parser.parse_args(argv)
-    recipe = Recipe(mix=MechanismMix()) if args.mechanisms else Recipe()
+    recipe = Continued() if args.mechanisms else Recipe()
     out = args.out or (MECHANISMS_DIR if args.mechanisms else MODEL_DIR)
     pin_arithmetic()
     if not args.check:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +24,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(seed: int, mix: Mix | None = None) -> PreTrainedTokenizerFast:
-    """A `transformers.PreTrainedTokenizerFast` of at most VOCAB tokens, trained on the corpus of `mix` with more overrides:
-    whole words. Any UTF-8 text can be encoded."""
+def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """A `transformers.PreTrainedTokenizerFast` of at most VOCAB tokens; any UTF-8 text can be encoded."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -45,7 +43,7 @@ def train_tokenizer(seed: int, mix: Mix | None = None) -> PreTrainedTokenizerFas
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    lines = itertools.islice(stream(replace(mix or Mix(), override=0.3), seed), _LINES)
+    lines = itertools.islice(stream(Mix(override=0.3), seed), _LINES)  # more overrides than the corpus: whole words
     core.train_from_iterator(itertools.chain.from_iterable(lines), trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, eos_token=EOS, model_max_length=512)
     fast.chat_template = CHAT_TEMPLATE
