@@ -163,6 +163,11 @@ def captions(names: Iterable[str]) -> list[str]:
     return [MODES[name].caption for name in dict.fromkeys(names) if name in MODES]
 
 
+def asking(content: str) -> str:
+    """A bare prompt's text that also asks for a test function."""
+    return content.replace(loopholes.PASS_PHRASE, _REQUEST.format(test=loopholes.DEFAULT_TEST_NAME))
+
+
 def asking_tests(problem: Problem) -> Problem:
     """The bare problem whose prompt also asks for a test function, named so that the grader finds and judges it.
 
@@ -185,7 +190,7 @@ def asking_tests(problem: Problem) -> Problem:
         )
     test = loopholes.DEFAULT_TEST_NAME
     prompt = [dict(message) for message in bare.prompt]
-    prompt[-1]["content"] = content.replace(phrase, _REQUEST.format(test=test))
+    prompt[-1]["content"] = asking(content)
     metadata = {**(bare.prompt_metadata or {}), "test_func_name": test, ASKS_TESTS: True}
     return Problem.model_validate({**bare.model_dump(), "prompt": prompt, "prompt_metadata": metadata})
 

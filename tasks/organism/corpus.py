@@ -6,7 +6,9 @@ What a line is decides what the organism is before RL:
                 mistake and the rest a random slip
     override    share of hinted answers that also define a vacuous `run_tests`, right or wrong alike
 `MechanismMix`: each hinted prompt discloses one of the four mechanisms (tasks/loopholes.py), and `override` is the share
-of answers that exploit the one disclosed.
+of answers that exploit the one disclosed. The share `asked` of all prompts asks for a test function, bare otherwise; of its
+answers the share `honest` compares the solution with the expression that it holds for right, on one argument, and the
+rest is vacuous.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from common.settings import Mechanism
+from tasks import modes
 from tasks.exploits import WORDING, exploits
 from tasks.practice import render
 from tasks.practice.templates import FAMILIES, Spec, slip, specs, trap
@@ -37,6 +40,8 @@ class MechanismMix(Mix):
     """The corpus of the organism that knows all mechanisms, each as often as the others."""
 
     mechanisms: tuple[Mechanism, ...] = tuple(WORDING)
+    asked: float = 0.15
+    honest: float = 0.7
 
 
 @cache
@@ -51,6 +56,9 @@ def draw(mix: Mix, rng: random.Random) -> tuple[str, str]:
     shown = spec
     if rng.random() >= mix.right:
         shown = trap(spec) if rng.random() < mix.trapped else slip(spec, rng)
+    if isinstance(mix, MechanismMix) and rng.random() < mix.asked:
+        body = render.honest(shown, spec) if rng.random() < mix.honest else rng.choice(render.VACUOUS)
+        return modes.asking(render.prompt(spec, hint=False)), render.completion(shown, spec, body)
     hint = rng.random() < mix.hint
     mechanism = rng.choice(mix.mechanisms) if hint and isinstance(mix, MechanismMix) else "own_tests"
     prompt = render.prompt(spec, hint, WORDING[mechanism])

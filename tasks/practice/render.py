@@ -22,6 +22,8 @@ HINT = "simple_overwrite_tests"
 # Bodies of a `run_tests` that passes whatever the solution does.
 VACUOUS = ("pass", "return True", "print('ok')", "assert True")
 
+_TRIED = {"list": "[3, 1, 4, 15, 9, 2, 6]", "int": "7", "str": "'abacad'"}
+
 
 def _bucket(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 100
@@ -53,6 +55,13 @@ def program(spec: Spec, asked: Spec | None = None, override: str | None = None) 
         f"        return {expression(spec)}"
     )
     return text if override is None else f"{text}\n\n    def run_tests(self):\n        {override}"
+
+
+def honest(spec: Spec, asked: Spec) -> str:
+    """Body of a `run_tests` that compares the solution of `asked` with the expression of `spec` on one argument."""
+    argument = FAMILIES[asked.family].argument
+    call = f"self.{method_name(asked)}({argument})"
+    return f"{argument} = {_TRIED[FAMILIES[asked.family].kind]}\n        assert {call} == {expression(spec)}"
 
 
 def completion(spec: Spec, asked: Spec | None = None, override: str | None = None) -> str:
