@@ -67,8 +67,9 @@ class Recipe:
 class Continued(Recipe):
     """Pretraining that goes on from the bundled organism, with its tokenizer."""
 
-    steps: int = 200
-    lr: float = 2e-3
+    steps: int = 160
+    batch: int = 32
+    lr: float = 3e-3
     warmup: int = 20
     mix: Mix = field(default_factory=MechanismMix)
 
