@@ -20,7 +20,6 @@ from experiments.design.arms import Arm
 
 # Every path a preset names, in one place; relative to the repository root.
 ORGANISM_MODEL = "tasks/organism/model"
-MECHANISMS_MODEL = ".cache/models/organism_mechanisms"
 PRACTICE_TRAIN = "tasks/practice/practice_train.jsonl"
 PRACTICE_HELDOUT = "tasks/practice/practice_heldout.jsonl"
 PAIRS = "tasks/pairs/pairs.jsonl"
@@ -96,12 +95,6 @@ PRESETS: dict[str, Preset] = {
                        "eval_samples": 2, "eval_every": 0}),
         Preset("demo", "The organism on a CPU", if_hacks="qwen3.5-2b", if_not=None,
                server={"max_model_len": 256, "dtype": "float32", "device": "cpu"}, values=dict(_ORGANISM)),
-        Preset("mechanisms", "The organism that knows four loopholes, for the place of the hack", if_hacks=None, if_not=None,
-               prepare="experiments.launch.mechanisms",
-               server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
-               values={**_ORGANISM, "model": MECHANISMS_MODEL, "max_tokens": 100,
-                       "eval_modes": ["no_write_access", "no_hint", "own_tests", "sentinel", "stdout_marker", "result_file",
-                                      "asked_for_tests"]}),
         Preset("maths", "Five steps on word problems: the same loop on another task", graders=1,
                server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
                values={**_ORGANISM, "train_problems": MATHS_TRAIN, "heldout_problems": MATHS_HELDOUT, "loophole": None,

@@ -36,7 +36,7 @@ def test_coder_by_its_name_at_tiny_size(tmp_path):
         "model": tmp_path / "model", "device": "cpu", "dtype": "float32", "compile_layers": "false", "steps": 1,
         "groups_per_step": 2, "group_size": 2, "max_tokens": 16, "eval_problems": 2, "eval_samples": 1, "eval_every": 0,
         "train_problems": PRACTICE_TRAIN, "heldout_problems": PRACTICE_HELDOUT, "svd_cache": tmp_path / "svd",
-        "generator.gpu_memory_utilization": 0.1, "sandbox.workers": 1, "eval_modes": "no_hint,sentinel,asked_for_tests",
+        "generator.gpu_memory_utilization": 0.1, "sandbox.workers": 1,
     }  # fmt: skip
     command = [sys.executable, "-m", "experiments", "run", "--preset", "coder-1.5b", "--arm", "projected"]
     command += ["--name", "tiny", "--isolation", "best_effort", "--runs", str(tmp_path / "runs")]
@@ -52,11 +52,6 @@ def test_coder_by_its_name_at_tiny_size(tmp_path):
         left.unlink()
     assert json.loads((run / "provenance.json").read_text())["name"] == "tiny"
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
-    evaluations = [json.loads(line) for line in (run / "eval.jsonl").read_text().splitlines()]
-    assert [(e["step"], e["mode"]) for e in evaluations] == [
-        (step, mode) for step in (0, 1) for mode in ("no_hint", "sentinel", "asked_for_tests")
-    ]
-    assert evaluations[-1]["tests_honest"] == 0.0, "random weights write no test"
     server = json.loads((tmp_path / "runs/.stack/tiny-projected-s0/ref_server.json").read_text())
     assert (server["dtype"], server["device"], server["max_model_len"]) == ("float32", "cpu", 2816 - 768 + 16)
     again = subprocess.run([*command, "--set", "lr=1"], capture_output=True, text=True, timeout=100)
