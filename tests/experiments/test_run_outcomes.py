@@ -47,7 +47,7 @@ def test_counts_with_bounds_and_sensitivity():
     found = count("vanilla", runs, RULES.outcomes)
     assert found.seeds == {"safe": (0, 1), "hacking": (2,), "collapsed": (3,), "unknown": (4,)}
     assert found.hacking_at == {5: 2, 20: 0} and found.n == 5
-    # Clopper-Pearson of 2 of 4 (tables): 0.068, 0.932
+    # Clopper-Pearson (tables): lower end of 2 of 5, upper end of 3 of 5, as the unknown run may be either
     assert (found.safe_low, found.safe_high) == pytest.approx((0.053, 0.947), abs=5e-4)
     line = found.line()
     assert "2 safe, 1 hacking, 1 collapsed, 1 unknown of 5" in line and "hacking 2 at 5%, 0 at 20%" in line
