@@ -5,7 +5,8 @@ isotonic    hack rate against displacement, the falling step function nearest to
 trend       exact p of Page's L over the ladder, ranks exchanged within seeds (exact.page)
 timing      first and last step at which the arm acted, and the hack rate at the switch
 matrix      runs by (mechanism trained on, mechanism of v's pairs)
-cosines     of two directions: mean over modules of v[m]·w[m], and Σ_m v[m]·w[m] / M (all modules as one vector)
+cosines     of two directions: mean over modules of v[m]·w[m]. Files hold unit vectors, so a cosine of the whole
+            difference, in which modules weigh by their norm, cannot be had from them
 """
 
 from __future__ import annotations
@@ -60,13 +61,12 @@ class Trend:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Of two directions. whole: all modules as one vector; spread: standard deviation over modules."""
+    """Of two directions: mean over modules; spread: standard deviation over modules; null: that of the mean for random ones."""
 
     one: str
     other: str
     per_module: float
     spread: float
-    whole: float
     null: float
 
 
@@ -166,9 +166,7 @@ def cosines(directions: Mapping[str, Direction]) -> list[Cosine]:
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
             c = (units[one] * units[other]).sum(dim=-1)
-            raw = [layout.pad(directions[name].vectors) for name in (one, other)]
-            whole = float((raw[0] * raw[1]).sum() / (raw[0].norm() * raw[1].norm()))
-            found.append(Cosine(one, other, float(c.mean()), float(c.std(correction=0)), whole, null))
+            found.append(Cosine(one, other, float(c.mean()), float(c.std(correction=0)), null))
     return found
 
 

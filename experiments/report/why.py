@@ -179,11 +179,9 @@ def cosine_files(named: Sequence[str]) -> Files:
         found = why.cosines(directions)
     except ValueError as error:
         raise ConfigError(f"--cosine: {error}") from None
-    lines: list[list[object]] = [
-        [c.one, c.other, _n(c.per_module), _n(c.spread), _n(c.whole), _n(c.null)] for c in found
-    ]
+    lines: list[list[object]] = [[c.one, c.other, _n(c.per_module), _n(c.spread), _n(c.null)] for c in found]
     figure: Figure = cosine_table(found)
-    head = ["one", "other", "per_module", "sd_over_modules", "whole", "null_std"]
+    head = ["one", "other", "per_module", "sd_over_modules", "null_std"]
     return {"cosines.csv": csv_export.as_csv(head, lines), "cosines.png": png(figure)}
 
 

@@ -106,13 +106,13 @@ def _numbers(axis: Axes, values: np.ndarray, runs: list[list[int]]) -> None:
 
 
 def cosine_table(found: Sequence[Cosine]) -> Figure:
-    """Cosines between directions: above the diagonal mean over modules, below it all modules as one vector."""
+    """Cosines between directions, mean over modules."""
     style.apply()
     names = list(dict.fromkeys([one for c in found for one in (c.one, c.other)]))
     values = np.eye(len(names))
     for c in found:
         i, j = sorted((names.index(c.one), names.index(c.other)))
-        values[i, j], values[j, i] = c.per_module, c.whole
+        values[i, j] = values[j, i] = c.per_module
     figure, axis = plt.subplots(figsize=(1.6 + 0.62 * len(names), 1.1 + 0.5 * len(names)))
     image = axis.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
@@ -122,8 +122,7 @@ def cosine_table(found: Sequence[Cosine]) -> Figure:
     axis.set_xticks(range(len(names)), names, rotation=35, ha="right")
     axis.set_yticks(range(len(names)), names)
     axis.grid(visible=False)
-    axis.set_title("above: mean over modules; below: whole vector", fontsize=7.5)
-    figure.colorbar(image, ax=axis, fraction=0.05, pad=0.03)
+    figure.colorbar(image, ax=axis, label="cosine, mean over modules", fraction=0.05, pad=0.03)
     return figure
 
 
