@@ -106,7 +106,10 @@ def measure(run: Path, step: int, s: TrainerSettings, rows: list[RolloutRow]) ->
 
 
 def _policy(s: TrainerSettings) -> tuple[nn.Module, Adapter]:
-    folder = local(s.model)
+    try:
+        folder = local(s.model)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; --model DIR says where the run's model is now") from None
     import torch
 
     import rankspace
