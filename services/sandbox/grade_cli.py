@@ -14,11 +14,14 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.errors import ConfigError
 from services.sandbox import rowfiles
+
+if TYPE_CHECKING:
+    from services.sandbox.jail.executor import Isolation
 
 # Five programs, each ended from outside after its wall limit: nothing honest takes longer.
 ROW_LIMIT_S = 180.0
@@ -58,7 +61,7 @@ def _graded(rows: list[str], options: argparse.Namespace) -> Iterator[dict[str, 
 # ---- in a worker process -------------------------------------------------------------------------------------------
 
 
-def start_worker(isolation: str, packages: tuple[str, ...] = ()) -> Any:
+def start_worker(isolation: Isolation, packages: tuple[str, ...] = ()) -> Any:
     """One executor per process."""
     from services.sandbox.jail.executor import Executor
 

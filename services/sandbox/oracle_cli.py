@@ -17,11 +17,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.errors import ConfigError
 from services.sandbox import pool, rowfiles
+
+if TYPE_CHECKING:
+    from services.sandbox.jail.executor import Isolation
 
 ROW_LIMIT_S = 60.0
 
@@ -67,7 +70,7 @@ def _graded(lines: list[str], options: argparse.Namespace) -> Iterator[dict[str,
         yield from rowfiles.progress(answers, len(lines), "judging")
 
 
-def start_worker(isolation: str, packages: tuple[str, ...] = ()) -> Any:
+def start_worker(isolation: Isolation, packages: tuple[str, ...] = ()) -> Any:
     """One oracle per process."""
     from services.sandbox.verdicts.oracle import Oracle
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from multiprocessing.connection import Connection, wait
 from time import monotonic
 from typing import Any
@@ -63,7 +63,7 @@ def run(
     failed: Callable[[Any, str], Any],
     workers: int,
     row_limit_s: float,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Answers in the order of `rows`. `start` gives a worker's state, which has a close(); it and `handle` are
     pickled, so they must be importable by name.
 
@@ -101,7 +101,13 @@ def run(
 
 
 def _collect(
-    pool: list[_Worker], done: dict, retry: list, start: Any, handle: Any, failed: Any, row_limit_s: float
+    pool: list[_Worker],
+    done: dict[int, Any],
+    retry: list[tuple[int, Any, int]],
+    start: Any,
+    handle: Any,
+    failed: Any,
+    row_limit_s: float,
 ) -> None:
     """Wait for one event and take every answer that is there; replace processes that died or overstayed."""
     busy = {worker.pipe: worker for worker in pool if worker.job is not None}

@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from common import cli
 from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from services.sandbox.jail.executor import Isolation
 
 
 def parser(command: str, what: str, takes: str, gives: str) -> cli.Parser:
@@ -107,11 +110,11 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]], count_by: str) -> Cou
 def _open(path: Path, mode: str) -> IO[str]:
     # surrogateescape: a row with broken bytes is answered by itself, it does not end the run
     if path.suffix == ".gz":
-        return gzip.open(path, mode, encoding="utf-8", errors="surrogateescape")
+        return cast(IO[str], gzip.open(path, mode, encoding="utf-8", errors="surrogateescape"))
     return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
-def check_jail(isolation: str, packages: Sequence[str] = ()) -> None:
+def check_jail(isolation: Isolation, packages: Sequence[str] = ()) -> None:
     """Start and stop one executor, so that a missing layer is one clear line instead of a failure of every row."""
     from services.sandbox.jail.executor import Executor
 

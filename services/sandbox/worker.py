@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from queue import Empty, LifoQueue
-from typing import get_args
+from typing import Any, get_args
 
 from common import cli, failpoints, keys
 from common.access import open_redis, outages_as_user_errors
@@ -77,7 +77,7 @@ class Worker:
         finally:
             self.drain()
 
-    def health(self) -> dict:
+    def health(self) -> dict[str, Any]:
         """Not ok when neither a turn nor a completion has ended for longer than any may take."""
         quiet_s = round(time.monotonic() - self.active_at, 1)
         return {"ok": quiet_s <= STUCK_S, "worker": self.settings.name, "quiet_s": quiet_s}

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tasks.organism.make import PINNED
 
@@ -102,7 +102,9 @@ def extract(s: TrainerSettings) -> dict[str, Any]:
 
     main(["extract", "--model", s.model, "--pairs", str(s.pairs), "--out", str(s.v_hack), "--svd-cache", str(s.svd_cache),
           "--device", "cpu", "--dtype", "float32"])  # fmt: skip
-    return load_direction(s.v_hack).metadata["validation"]
+    assert s.v_hack is not None
+    found: dict[str, Any] = load_direction(s.v_hack).metadata["validation"]
+    return found
 
 
 def run(redis_url: str, root: Path, recorded: Recorded) -> tuple[dict[str, Any], Recorded, Sampling]:
@@ -112,7 +114,7 @@ def run(redis_url: str, root: Path, recorded: Recorded) -> tuple[dict[str, Any],
     server = RefServerSettings(**presets.get("smoke").server, model=s.model, replica="gen", svd_cache=s.svd_cache)
     render = Renderer(server)
     engine = RecordedEngine(Engine(server, render.eos_ids()), recorded)
-    served = ServedPolicy(engine, Queue(connect(redis_url), "gen"), server, Metrics("ref_server"))
+    served = ServedPolicy(cast(Engine, engine), Queue(connect(redis_url), "gen"), server, Metrics("ref_server"))
     generator = Generator(served, Reference(server), render, served.queue, server, served.metrics)
     grading = SandboxSettings(name="grader", isolation="best_effort", parallel=2)
     worker = Worker(grading, Queue(connect(redis_url), "grader"), Metrics("sandbox"))

@@ -25,7 +25,7 @@ import struct
 import time
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -45,14 +45,14 @@ _C128 = struct.Struct("<dd")
 class Chain:
     """The values of a linked list, head first."""
 
-    values: tuple
+    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Tree:
     """A binary tree, breadth first; bit 0 of shape[i] says that node i has a left child, bit 1 a right one."""
 
-    values: tuple
+    values: tuple[Any, ...]
     shape: bytes
 
 
@@ -61,14 +61,14 @@ class Items:
     """What an iterable without plain content holds. Equal to nothing but itself, as generators are."""
 
     type_name: str
-    values: tuple
+    values: tuple[Any, ...]
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
     __hash__ = object.__hash__
 
-    def __iter__(self):  # the trusted side may write list(...) or sorted(...) around it
+    def __iter__(self) -> Iterator[Any]:  # the trusted side may write list(...) or sorted(...) around it
         return iter(self.values)
 
     def __len__(self) -> int:
@@ -92,15 +92,16 @@ def _record(name: str, fields: tuple[str, ...]) -> type:
     return namedtuple(name, fields)  # refuses what is no name
 
 
-def _named(name: str, fields: tuple[str, ...], values: tuple) -> tuple:
+def _named(name: str, fields: tuple[str, ...], values: tuple[Any, ...]) -> tuple[Any, ...]:
     try:
-        return _record(name, fields)(*values)
+        made: tuple[Any, ...] = _record(name, fields)(*values)
+        return made
     except (ValueError, TypeError):  # names that only a class made by hand can have
         return tuple(values)
 
 
-def _default(factory: str | None, content: dict) -> defaultdict:
-    made: defaultdict = defaultdict(_FACTORIES.get(factory))
+def _default(factory: str | None, content: dict[Any, Any]) -> defaultdict[Any, Any]:
+    made: defaultdict[Any, Any] = defaultdict(_FACTORIES.get(factory))
     made.update(content)
     return made
 
@@ -139,7 +140,7 @@ class Decoder:
         return part
 
     def _count(self) -> int:
-        return _U32.unpack(self._take(4))[0]
+        return int(_U32.unpack(self._take(4))[0])
 
     def _leaf(self, tag: bytes) -> Any:
         """A value without members; raises KeyError for the tag of a container."""
@@ -155,7 +156,7 @@ class Decoder:
             return _BYTES[tag](self._take(self._count()))
         return self._array({b"I": "q", b"R": "d"}[tag])
 
-    def _array(self, code: str) -> list:
+    def _array(self, code: str) -> list[Any]:
         items = array(code, bytes(self._take(8 * self._count()))).tolist()
         self._spend(len(items))
         return items
@@ -176,7 +177,7 @@ class Decoder:
         return result
 
     def _value(self) -> Any:
-        frames: list[tuple[bytes, int, list, bytes]] = []  # tag, members wanted, members so far, shape of a tree
+        frames: list[tuple[bytes, int, list[Any], bytes]] = []  # tag, members wanted, members so far, shape of a tree
         while True:
             self._spend(1)
             if self.nodes & 0xFF == 0 and time.thread_time() > self.deadline:
@@ -197,7 +198,7 @@ class Decoder:
                     return item
                 frames[-1][2].append(item)
 
-    def _open(self, tag: bytes, depth: int) -> tuple[bytes, int, list, bytes]:
+    def _open(self, tag: bytes, depth: int) -> tuple[bytes, int, list[Any], bytes]:
         if depth >= self.max_depth:
             raise ChannelError("value nested too deeply")
         if tag == b"r":
@@ -214,7 +215,7 @@ class Decoder:
             raise ChannelError("truncated value")
         return tag, count * 2 if tag == b"D" else count, [], shape
 
-    def _close(self, tag: bytes, _wanted: int, items: list, shape: bytes) -> Any:
+    def _close(self, tag: bytes, _wanted: int, items: list[Any], shape: bytes) -> Any:
         if tag in (b"S", b"Z"):
             return _BUILD[tag](self._gather(items))
         if tag in _BUILD:
@@ -239,17 +240,17 @@ class Decoder:
             raise ChannelError("a collection whose content does not fit")
         return _KINDS[kind](content)
 
-    def _gather(self, items: list) -> set:
+    def _gather(self, items: list[Any]) -> set[Any]:
         """A set, giving up in time when the hashes were made to collide."""
-        result: set = set()
+        result: set[Any] = set()
         for start in range(0, len(items), 256):
             result.update(items[start : start + 256])
             if time.thread_time() > self.deadline:
                 raise ChannelError("result took too long to read")
         return result
 
-    def _dict(self, items: list) -> dict:
-        result: dict = {}
+    def _dict(self, items: list[Any]) -> dict[Any, Any]:
+        result: dict[Any, Any] = {}
         for start in range(0, len(items), 512):
             part = items[start : start + 512]
             result.update(zip(part[::2], part[1::2], strict=True))
@@ -258,9 +259,18 @@ class Decoder:
         return result
 
 
-_CONTENT = {b"d": list, b"c": dict, b"o": dict, b"f": tuple, b"n": tuple, b"k": list, b"m": list, b"v": list}
+_CONTENT: dict[bytes, type] = {
+    b"d": list,
+    b"c": dict,
+    b"o": dict,
+    b"f": tuple,
+    b"n": tuple,
+    b"k": list,
+    b"m": list,
+    b"v": list,
+}
 _CONSTANT = {b"N": None, b"T": True, b"F": False}
-_BYTES = {
+_BYTES: dict[bytes, Callable[[memoryview], Any]] = {
     b"s": lambda part: str(part, "utf-8", "surrogatepass"),
     b"b": bytes,
     b"y": bytearray,

@@ -43,7 +43,7 @@ _PLAIN = frozenset(
 _INTS, _FLOATS = {int}, {float}
 
 
-def _base(value: Any) -> type | None:
+def _base(value: Any) -> Any:
     """The builtin type whose content `value` has, by its real class (not `__class__`)."""
     cls = _type(value)
     if cls in _PLAIN:
@@ -63,7 +63,8 @@ _KINDS = {
     type({}.values()): b"v",
     type({}.items()): b"m",
 }
-_deque, _ordered, _factory = deque, OrderedDict, defaultdict.default_factory.__get__
+_deque, _ordered = deque, OrderedDict
+_factory: Any = vars(defaultdict)["default_factory"].__get__
 _FACTORIES = {
     int: "int",
     float: "float",
@@ -99,9 +100,9 @@ def _kind(value: Any) -> tuple[bytes, Any] | None:
     return None
 
 
-def _fields(cls: type) -> tuple[str, ...] | None:
+def _fields(cls: type) -> Any:  # a tuple of names, or None
     try:
-        names = _getattr(cls, "_fields", None)
+        names: Any = _getattr(cls, "_fields", None)
     except _Exception:
         return None
     if _type(names) is not _tuple:
@@ -142,7 +143,7 @@ def _scalar(value: Any, base: type) -> bytes | None:
     return None
 
 
-def _bulk(items: list) -> bytes | None:
+def _bulk(items: list[Any]) -> bytes | None:
     """A list of machine ints or of floats in one copy, or None."""
     kinds = _set(_map(_type, items))
     try:
@@ -155,9 +156,10 @@ def _bulk(items: list) -> bytes | None:
     return None
 
 
-def _chain(head: Any, budget: int) -> list | None:
+def _chain(head: Any, budget: int) -> list[Any] | None:
     """Values of a .val/.next chain; None when it is cyclic, too long or not a chain all the way."""
-    values, seen, node = [], _set(), head
+    values: list[Any] = []
+    seen, node = _set(), head
     while node is not None:
         value, after = _getattr(node, "val", _MISSING), _getattr(node, "next", _MISSING)
         if value is _MISSING or after is _MISSING or _id(node) in seen or _len(values) >= budget:
@@ -168,7 +170,7 @@ def _chain(head: Any, budget: int) -> list | None:
     return values
 
 
-def _tree(root: Any, budget: int) -> tuple[list, bytes] | None:
+def _tree(root: Any, budget: int) -> tuple[list[Any], bytes] | None:
     """Nodes that hang in several places are told as often: what is no tree all the way (a cycle) passes the budget."""
     queue, shape = [root], _bytearray()
     for node in queue:
@@ -202,7 +204,7 @@ def _nodes(value: Any, budget: int) -> tuple[bytes, Any]:
     return _counted(b"x", _str.encode(type_name(value), "utf-8", "replace")), ()
 
 
-def _members(value: Any, base: type | None, budget: int) -> tuple[bytes, Any]:
+def _members(value: Any, base: Any, budget: int) -> tuple[bytes, Any]:
     """(bytes to write, members still to encode)."""
     if _type(value) not in _PLAIN and (kind := _kind(value)) is not None:
         return b"K" + kind[0], (kind[1],)

@@ -46,7 +46,17 @@ from services.sandbox.jail import packages as third_party
 from services.sandbox.jail.owntime import OwnTime
 from services.sandbox.jail.watch import Limits, Outcome, Pipes, Watch, split_frames
 
-__all__ = ["Executor", "IsolationError", "Limits", "Outcome", "SandboxError", "landlock_present", "split_frames"]
+Isolation = Literal["required", "best_effort"]
+__all__ = [
+    "Executor",
+    "Isolation",
+    "IsolationError",
+    "Limits",
+    "Outcome",
+    "SandboxError",
+    "landlock_present",
+    "split_frames",
+]
 
 REQUIRED_LAYERS = ("landlock", "seccomp")
 _ZYGOTE = Path(__file__).with_name("zygote.py")
@@ -86,7 +96,7 @@ class Executor:
 
     def __init__(
         self,
-        isolation: Literal["required", "best_effort"] = "required",
+        isolation: Isolation = "required",
         scratch_dir: str | None = None,
         hash_seed: int | None = None,
         outer: bool = True,
@@ -100,7 +110,7 @@ class Executor:
         except ValueError as error:
             raise ConfigError(f"sandbox.packages: {error}") from None
         self._scratch = self._new_scratch()
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._scratch_fd = -1
         self._base = 0
@@ -181,6 +191,7 @@ class Executor:
 
     def _last_words(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
+            assert self._process is not None  # _start has made it
             return self._process.communicate(timeout=5)[1].decode("utf-8", "replace").strip()[-600:]
         return "no answer"
 
@@ -191,6 +202,7 @@ class Executor:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            assert self._process.stderr is not None  # a pipe: _start asked for it
             self._process.stderr.close()
             self._process = None
         if self._scratch_fd >= 0:
@@ -208,8 +220,15 @@ class Executor:
         self._start()
 
     @property
+    def _running(self) -> socket.socket:
+        """The connection to the fork server, where it has been started."""
+        assert self._control is not None
+        return self._control
+
+    @property
     def pid(self) -> int:
         """Of the fork server (of its outer half when there is an outer wall)."""
+        assert self._process is not None, "the executor is closed"
         return self._process.pid
 
     # ------------------------------------------------------------------ jobs
@@ -244,31 +263,20 @@ class Executor:
         called before the job is run again because its first run ended as if from outside: frames begin anew.
         """
         steps = steps if isinstance(steps, bytes) else marshal.dumps(tuple(tuple(step) for step in steps))
-        return self._run(
-            {"mode": "calls", "source": source, "steps": steps, "setup": setup},
-            limits or Limits(),
-            False,
-            on_frame,
-            keep_setup,
-            on_restart,
-        )
+        request = {"mode": "calls", "source": source, "steps": steps, "setup": setup}
+        return self._run(request, limits or Limits(), False, on_frame, keep_setup, on_restart)
 
     def run_judge(
-        self, items: list[tuple], setup: bytes = b"", limits: Limits | None = None, keep_setup: bool = False
+        self, items: list[tuple[Any, ...]], setup: bytes = b"", limits: Limits | None = None, keep_setup: bool = False
     ) -> Outcome:
         """Evaluate trusted test text on plain values in a job of its own (zygote.run_judge). Never give this executor
         a submission: use a separate one, so that nothing a submission did can be near."""
-        return self._run(
-            {"mode": "judge", "steps": marshal.dumps(tuple(items)), "setup": setup},
-            limits or Limits(),
-            False,
-            None,
-            keep_setup,
-        )
+        request = {"mode": "judge", "steps": marshal.dumps(tuple(items)), "setup": setup}
+        return self._run(request, limits or Limits(), False, None, keep_setup)
 
     def _run(
         self,
-        request: dict,
+        request: dict[str, Any],
         limits: Limits,
         capture: bool,
         on_frame: Any,
@@ -324,7 +332,7 @@ class Executor:
             try:
                 try:
                     outcome = Watch(
-                        self._control, self._scratch_fd, pidfd, pipes, limits, on_frame, self._cancelled(memfd)
+                        self._running, self._scratch_fd, pidfd, pipes, limits, on_frame, self._cancelled(memfd)
                     ).run()
                 except BaseException:
                     self._stop()  # its answer about this job is still to come: start afresh next time
@@ -359,14 +367,14 @@ class Executor:
             return
         self._setups.add(setup)
         with contextlib.suppress(OSError):  # a server that is gone is noticed at the launch
-            self._control.send(b"S" + setup)
-            self._control.recv(1)
+            self._running.send(b"S" + setup)
+            self._running.recv(1)
 
-    def _launch(self, fds: list[int], spec: dict) -> int | None:
+    def _launch(self, fds: list[int], spec: dict[str, Any]) -> int | None:
         """The job's pidfd, or None when the fork server is gone."""
         try:
-            socket.send_fds(self._control, [b"J" + marshal.dumps(spec)], fds)
-            message, answer, _, _ = socket.recv_fds(self._control, 1 << 16, 1)
+            socket.send_fds(self._running, [b"J" + marshal.dumps(spec)], fds)
+            message, answer, _, _ = socket.recv_fds(self._running, 1 << 16, 1)
         except OSError:
             return None
         if message[:1] == b"F":

@@ -29,6 +29,7 @@ import signal
 import struct
 import sys
 import sysconfig
+from collections.abc import Callable
 
 from services.sandbox.jail import syscalls
 
@@ -64,7 +65,7 @@ _NEWUSER = 0x10000000
 _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 0x4000, 1 << 18, 2, 4, 8
 
 
-def _call(function: ctypes._CFuncPtr, *args: object) -> int:
+def _call(function: Callable[..., int], *args: object) -> int:
     result = function(*args)
     if result < 0:
         code = ctypes.get_errno()
@@ -81,7 +82,7 @@ def _long(value: int) -> ctypes.c_long:
 
 def landlock_abi() -> int:
     """ABI version, 0 where the kernel has no Landlock (or it is switched off)."""
-    return max(0, LIBC.syscall(_long(_LANDLOCK_CREATE), None, _long(0), _long(1)))
+    return max(0, int(LIBC.syscall(_long(_LANDLOCK_CREATE), None, _long(0), _long(1))))
 
 
 def landlock_ruleset(fs: int, net: int, scopes: int) -> int:
@@ -92,8 +93,9 @@ def landlock_ruleset(fs: int, net: int, scopes: int) -> int:
 
 def landlock_allow(ruleset: int, path: str | int, rights: int) -> bool:
     """Allow `rights` beneath a path or an open directory. False where the path does not exist."""
-    fd = path if isinstance(path, int) else -1
-    if fd < 0:
+    if isinstance(path, int):
+        fd = path
+    else:
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except (FileNotFoundError, PermissionError, NotADirectoryError):

@@ -23,12 +23,15 @@ import time
 import traceback
 import types
 from collections.abc import Callable
+from typing import Any
 
 from services.sandbox.jail import channel
 
 RESULT_FD, PROGRAM_FD, RULESET_FD = 3, 4, 5  # in a job; kept occupied in the server, so nothing is received there
 FRAME = struct.Struct("<I")
-SETUPS: dict[bytes, dict] = {b"": {}}  # marshalled setup code -> its namespace; a job is a fork, so it owns its copy
+SETUPS: dict[bytes, dict[str, Any]] = {
+    b"": {}
+}  # marshalled setup code -> its namespace; a job is a fork, so it owns its copy
 _SETUPS_KEPT = 8
 
 
@@ -66,7 +69,7 @@ def _ascii(name: str) -> bytes:
     return name.encode("ascii", "replace")[:200]
 
 
-def run_calls(request: dict, results: Results) -> None:
+def run_calls(request: dict[str, Any], results: Results) -> None:
     """Setup, then the submission, then step by step: statements, and expressions whose value is an answer.
 
     Frames: 'C' compiled, 'L' loaded, 'V' value | 'U' value without encoding | 'E' exception (name), 'Z' the end.
@@ -104,7 +107,7 @@ def run_calls(request: dict, results: Results) -> None:
     return results.frame(b"Z")
 
 
-def run_judge(request: dict, results: Results) -> None:
+def run_judge(request: dict[str, Any], results: Results) -> None:
     """Trusted test text on plain values; no submission anywhere near. `items`: (imports code, expression code, values).
 
     Frames: 'J' 1 or 0 (the assert's verdict; an exception is 0), or, for values None, 'V' value of the expression
@@ -131,7 +134,7 @@ def run_judge(request: dict, results: Results) -> None:
     results.frame(b"Z")
 
 
-def _materialise(value: object, scope: dict) -> object:
+def _materialise(value: object, scope: dict[str, Any]) -> object:
     """Chains and trees as nodes, of the setup code's classes where it has them, so that its helpers can walk them."""
     if isinstance(value, channel.Chain):
         node = None
@@ -153,7 +156,7 @@ def _materialise(value: object, scope: dict) -> object:
     return value
 
 
-def _node(scope: dict, name: str, **fields: object) -> object:
+def _node(scope: dict[str, Any], name: str, **fields: object) -> Any:
     try:
         node = scope[name]()
     except (KeyError, TypeError):
@@ -163,7 +166,7 @@ def _node(scope: dict, name: str, **fields: object) -> object:
     return node
 
 
-def run_script(request: dict, results: Results) -> int:
+def run_script(request: dict[str, Any], results: Results) -> int:
     """A program as a fresh interpreter would run it, in an empty namespace. Returns the exit code.
 
     As at interpreter exit: non-daemon threads are joined, atexit functions run, stdout is flushed.
@@ -181,7 +184,7 @@ def run_script(request: dict, results: Results) -> int:
     except BaseException:
         code = 1
         traceback.print_exc()
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     results.frame(b"Z")
     sys.stdout.flush()
@@ -199,7 +202,7 @@ def _exit_code(stop: SystemExit) -> int:
 
 def keep_setup(code: bytes) -> None:
     """Run setup code that only imports and defines (the supervisor checked), once for all jobs that use it."""
-    namespace: dict = {}
+    namespace: dict[str, Any] = {}
     try:
         exec(marshal.loads(code), namespace)
     except Exception:

@@ -20,11 +20,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from common import cli
 from services.sandbox.jail import channel
-from services.sandbox.jail.executor import Executor, Limits
+from services.sandbox.jail.executor import Executor, Isolation, Limits
 
 # name: (what is tried, Python expression that is True when the attempt was refused)
 PROBES = {
@@ -139,7 +139,7 @@ def probe(executor: Executor) -> list[Wall]:
     """Attack the executor's jail once with each probe."""
     with _targets() as targets:
         constants = "".join(f"{name} = {value!r}\n" for name, value in targets.items() if name.isupper())
-        walls, noticed = [], {}
+        walls, noticed = list[Wall](), dict[str, str]()
         for name, (attempt, expression) in PROBES.items():
             steps = [("eval", compile(expression, "<probe>", "eval"))]
             outcome = executor.run_calls(_PROGRAM + constants, steps, limits=Limits(wall_s=5))
@@ -154,7 +154,7 @@ def probe(executor: Executor) -> list[Wall]:
     return [*walls, Wall("wall limit: outlive it, ignoring every signal", stopped, "" if stopped else outcome.ended)]
 
 
-def examine(isolation: Literal["required", "best_effort"] = "best_effort") -> list[Wall]:
+def examine(isolation: Isolation = "best_effort") -> list[Wall]:
     """Every layer and every probe. Raises IsolationError under 'required' when a layer is absent."""
     with Executor(isolation=isolation) as executor:
         layers = [

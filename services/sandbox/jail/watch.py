@@ -54,6 +54,9 @@ class Limits:
         return {"AS": base_bytes + (self.memory_mb << 20), "CPU": self.cpu_s}
 
 
+Ended = Literal["exit", "signal", "timeout", "cpu", "output", "disk", "stopped", "server", "starved"]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended and what it left.
@@ -63,7 +66,7 @@ class Outcome:
     'server' (it took the fork server down with it).
     """
 
-    ended: Literal["exit", "signal", "timeout", "cpu", "output", "disk", "stopped", "server", "starved"]
+    ended: Ended
     exit_code: int | None = None
     signal: int | None = None
     stdout: bytes = b""
@@ -160,7 +163,7 @@ class Watch:
         self.own = self.heard = 0.0  # own time now, and at the last frame
         self.gave_way = not limits.nice
         self.quiet = limits.wall_s if limits.quiet_s is None else limits.quiet_s
-        self.ended: str | None = None
+        self.ended: Ended | None = None
         self.frames: list[tuple[str, bytes]] = []
         self.taken, self.needed = 0, 5  # bytes of results taken; how many more make a frame
         self.status: tuple[int, float, int] | None = None
@@ -215,7 +218,7 @@ class Watch:
         bound = self.limits.asleep_s
         return bound is not None and self.own >= bound and self.clock.cpu_s() < self.limits.idle * self.own
 
-    def _kill(self, why: str) -> None:
+    def _kill(self, why: Ended) -> None:
         self.ended = self.ended or why
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)

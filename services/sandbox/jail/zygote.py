@@ -21,6 +21,7 @@ import contextlib
 import errno
 import fcntl
 import gc
+import io
 import marshal
 import os
 import select
@@ -31,6 +32,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from services.sandbox.jail import channel, isolation, packages, runners, syscalls
@@ -53,7 +55,7 @@ _CONTROL_BYTES = 1 << 17
 # ------------------------------------------------------------------------------------------------- inside the job
 
 
-def enter_job(fds: list[int], spec: dict, walls: dict) -> bytes:
+def enter_job(fds: list[int], spec: dict[str, Any], walls: dict[str, Any]) -> bytes:
     """Put up the job's walls in order, then read what to run. `fds`: program, results and, to capture, stdout, stderr.
 
     Without capture stdout and stderr are /dev/null, as stdin always is.
@@ -80,7 +82,7 @@ def enter_job(fds: list[int], spec: dict, walls: dict) -> bytes:
     return isolation.read_exactly(PROGRAM_FD, spec["size"])
 
 
-def job(fds: list[int], spec: dict, walls: dict) -> None:
+def job(fds: list[int], spec: dict[str, Any], walls: dict[str, Any]) -> None:
     """The forked child: never returns."""
     leave, code = os._exit, 70  # 70: our own failure, before the program ran
     try:
@@ -103,7 +105,7 @@ def job(fds: list[int], spec: dict, walls: dict) -> None:
 # ------------------------------------------------------------------------------------------------- the server
 
 
-def put_up_walls(options: dict, scratch_fd: int) -> tuple[dict, dict]:
+def put_up_walls(options: dict[str, Any], scratch_fd: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The layers of the server itself. Returns (what jobs need, report: layer -> '' or why it is absent)."""
     report: dict[str, str] = {}
     if options["uid"]:
@@ -131,7 +133,7 @@ def put_up_walls(options: dict, scratch_fd: int) -> tuple[dict, dict]:
     return {"landlock": not report["landlock"], "filter": policy, "limits": options["limits"]}, report
 
 
-def _seccomp(options: dict) -> str:
+def _seccomp(options: dict[str, Any]) -> str:
     if not options["seccomp"]:
         return "switched off"
     try:
@@ -147,6 +149,7 @@ def prepare_python(folders: dict[str, list[str]]) -> list[str]:
         __import__(name)
     readable = packages.load(folders)
     os.environ.clear()
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=False)
     isolation.LIBC.mallopt(-8, 2)  # M_ARENA_MAX: arenas reserve 64 MiB of address space per thread otherwise
     for name in [name for name in sys.modules if name.split(".")[0] == "services"]:
@@ -198,7 +201,7 @@ def _hand_over(control: socket.socket, pidfd: int) -> None:
     socket.send_fds(control, [b"P"], [pidfd])
 
 
-def _fork(control: socket.socket, fds: list[int], spec: dict, walls: dict) -> None:
+def _fork(control: socket.socket, fds: list[int], spec: dict[str, Any], walls: dict[str, Any]) -> None:
     """One job: fork, hand the supervisor its pidfd, wait for it or for the supervisor's end, report."""
     pid = os.fork()
     if pid == 0:
@@ -220,7 +223,7 @@ def _fork(control: socket.socket, fds: list[int], spec: dict, walls: dict) -> No
     control.send(b"W" + struct.pack("<idQ", status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
 
 
-def serve(control: socket.socket, walls: dict) -> None:
+def serve(control: socket.socket, walls: dict[str, Any]) -> None:
     while True:
         message, fds, _flags, _address = socket.recv_fds(control, _CONTROL_BYTES, 8)
         if not message:
@@ -235,7 +238,7 @@ def serve(control: socket.socket, walls: dict) -> None:
             control.send(b"F" + str(error).encode())
 
 
-def _outer_wall(options: dict) -> str:
+def _outer_wall(options: dict[str, Any]) -> str:
     """Enter fresh namespaces and continue as process 1 of them. The parent stays to be waited for."""
     if not options["outer"]:
         return "switched off"
@@ -255,12 +258,12 @@ def _outer_wall(options: dict) -> str:
     return _mount(options)
 
 
-def _mount(options: dict) -> str:
+def _mount(options: dict[str, Any]) -> str:
     size, inodes = options["scratch_mb"], options["scratch_inodes"]
     return isolation.mount_scratch(options["scratch"], size, inodes, options["readable"])
 
 
-def _rehearse(options: dict) -> str:
+def _rehearse(options: dict[str, Any]) -> str:
     """The whole wall in a child that ends at once: a kernel or container may refuse any step, half way in."""
     read, write = os.pipe()
     child = os.fork()

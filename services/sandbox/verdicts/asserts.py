@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, replace
+from typing import cast
 
 from services.sandbox.verdicts import exposure, inline, iteration
 from services.sandbox.verdicts.names import bound
@@ -62,6 +63,9 @@ class TestPlan:
 
 def _names(node: ast.AST) -> set[str]:
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+Comprehension = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
 
 
 class _Lift:
@@ -122,11 +126,11 @@ class _Lift:
         self.holes.append(node)
         return _subscript(len(self.holes) - 1)
 
-    def _comprehension(self, node: ast.expr, bound: frozenset[str]) -> ast.expr:
+    def _comprehension(self, node: Comprehension, bound: frozenset[str]) -> ast.expr:
         targets = frozenset(name for part in node.generators for name in _names(part.target))
         first = node.generators[0]
         if not self.pure(first.iter, bound) and len(node.generators) == 1 and not bound:
-            first.iter = self.lift(first.iter)  # the submission's value is what is iterated over
+            first.iter = cast(ast.expr, self.lift(first.iter))  # the submission's value is what is iterated over
             if all(self.pure(part, targets) for part in ast.iter_child_nodes(node)):
                 return node
             raise Unsplittable("holes in a comprehension over a hole")
@@ -154,7 +158,8 @@ class _Next(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         if _is_hole(node):
-            return ast.parse(f"next({EACH}[{self.base + node.slice.value}])", mode="eval").body
+            at = self.base + ast.literal_eval(node.slice)
+            return ast.parse(f"next({EACH}[{at}])", mode="eval").body
         self.generic_visit(node)
         return node
 
@@ -211,7 +216,7 @@ def _weak(test: ast.expr) -> bool:
 
 def _check(test: ast.expr, trusted: frozenset[str], imports: tuple[ast.stmt, ...]) -> tuple[Check, list[ast.expr]]:
     lift = _Lift(trusted)
-    residual = lift.lift(test)
+    residual = cast(ast.expr, lift.lift(test))
     op, expected = _shape(residual) if len(lift.holes) == 1 else (None, None)
     return Check(len(lift.holes), residual, imports, op, expected, lift.exposed or _weak(residual)), lift.holes
 

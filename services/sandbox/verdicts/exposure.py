@@ -18,6 +18,7 @@ import builtins
 _BUILTINS = frozenset(dir(builtins))
 _TRIVIAL = (None, True, False, ...)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
+Comprehension = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
 
 
 class Trace:
@@ -57,7 +58,7 @@ class Trace:
         if isinstance(node, (ast.Import, ast.ImportFrom, ast.Pass, ast.Delete)):
             return
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            targets: list[ast.expr] = node.targets if isinstance(node, ast.Assign) else [node.target]
             if node.value is not None:
                 self._assign(targets, node.value)
         elif isinstance(node, ast.AugAssign):
@@ -176,7 +177,7 @@ class _Value:
         root, trace = _root(node), self.trace
         literal = root is not None and root.id in trace.open and root.id not in trace.answers
         ours = literal or root is None or root.id in trace.trusted
-        if not ours:
+        if root is not None and not ours:
             self.asks = True
             self.constants |= self._judges(root, arguments)
             ours = root.id in _BUILTINS  # eval("f(1) == 17"): no call of the program
@@ -192,7 +193,7 @@ class _Value:
         parts = [part for argument in arguments for part in ast.walk(argument)]
         return any(isinstance(part, ast.Name) and part.id in about for part in parts)
 
-    def _comprehension(self, node: ast.expr, given: bool) -> None:
+    def _comprehension(self, node: Comprehension, given: bool) -> None:
         """Its iterables are given when its call takes all that they yield."""
         trace, inner = self.trace, _Value(self.trace)
         targets = {name.id for part in node.generators for name in ast.walk(part.target) if isinstance(name, ast.Name)}

@@ -110,7 +110,8 @@ def _published_tasks(programs: Programs, setup_code: str) -> list[Task]:
             first = results.get("gt")
             if first is None or not loads.endless(first) or not loads.repeats(ground.source):
                 return None
-            return replace(first, passed=0, total=len(program.tests), wall_s=0.0, cpu_s=0.0)
+            made: published.ProgramResult = replace(first, passed=0, total=len(program.tests), wall_s=0.0, cpu_s=0.0)
+            return made
 
         def may_be_spared(results: Results, steps: Mapping[str, int]) -> bool:
             return "gt" not in results and steps.get("gt") == published.LOADING and loads.repeats(ground.source)

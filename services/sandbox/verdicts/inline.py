@@ -14,6 +14,7 @@ import ast
 import copy
 from collections import Counter
 from dataclasses import dataclass
+from typing import cast
 
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -27,7 +28,7 @@ def literals(body: list[ast.stmt]) -> list[ast.stmt]:
         uses = [use for statement in body for use in _uses(statement, name)]
         places = _places(uses, value) if uses else None
         if places is not None:
-            body = [_Replace(places).visit(part) for part in body if not _binds(part, name)]
+            body = [cast(ast.stmt, _Replace(places).visit(part)) for part in body if not _binds(part, name)]
     return body
 
 
@@ -38,12 +39,12 @@ def results(body: list[ast.stmt], trusted: frozenset[str]) -> list[ast.stmt]:
     for statement in body:
         last = done[-1] if done else None
         if isinstance(statement, ast.Assert) and isinstance(last, ast.Assign) and _binds(last, None):
-            name = last.targets[0].id
+            name = _bound(last)
             uses = _uses(statement, name)
             others = {part.id for part in ast.walk(statement.test) if isinstance(part, ast.Name)} - {name}
             if counts[name] == 2 and len(uses) == 1 and not uses[0].repeated and others <= trusted:
                 done.pop()
-                statement = _Replace({id(uses[0].node): last.value}).visit(statement)
+                statement = cast(ast.stmt, _Replace({id(uses[0].node): last.value}).visit(statement))
         done.append(statement)
     return done
 
@@ -79,7 +80,11 @@ def _uses(root: ast.AST, name: str) -> list[_Use]:
 
 
 def _is_first_iterable(child: ast.AST, node: ast.AST, around: tuple[ast.AST, ...]) -> bool:
-    return isinstance(node, ast.comprehension) and child is node.iter and node is around[0].generators[0]
+    return (
+        isinstance(node, ast.comprehension)
+        and child is node.iter
+        and node is cast(ast.ListComp, around[0]).generators[0]
+    )
 
 
 def _bound_once(body: list[ast.stmt]) -> dict[str, ast.expr]:
@@ -91,8 +96,12 @@ def _bound_once(body: list[ast.stmt]) -> dict[str, ast.expr]:
     )
     arguments = {part.arg for node in body for part in ast.walk(node) if isinstance(part, ast.arg)}
     plain = [node for node in body if isinstance(node, ast.Assign) and _binds(node, None)]
-    once = [node for node in plain if stores[node.targets[0].id] == 1 and node.targets[0].id not in arguments]
-    return {node.targets[0].id: node.value for node in once if _value(node.value) is not _NONE}
+    once = [node for node in plain if stores[_bound(node)] == 1 and _bound(node) not in arguments]
+    return {_bound(node): node.value for node in once if _value(node.value) is not _NONE}
+
+
+def _bound(node: ast.Assign) -> str:
+    return cast(ast.Name, node.targets[0]).id
 
 
 def _binds(node: ast.stmt, name: str | None) -> bool:

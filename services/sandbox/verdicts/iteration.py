@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from typing import Any, TypeGuard, cast
 
 _CONTAINERS = (list, tuple, set, frozenset, dict, str, bytes)
 
@@ -29,17 +30,17 @@ def without_unused(
         return None
     target, iterable, used = generators[0].target, generators[0].iter, names_in(hole)
     if isinstance(target, ast.Tuple):
-        rows = _rows(iterable)
-        plain = all(isinstance(name, ast.Name) for name in target.elts)
-        if rows is None or not plain or any(len(row) != len(target.elts) for row in rows):
+        rows, targets = _rows(iterable), [part for part in target.elts if isinstance(part, ast.Name)]
+        if rows is None or len(targets) != len(target.elts) or any(len(row) != len(targets) for row in rows):
             return None
-        places = [i for i, name in enumerate(target.elts) if name.id in used]
-        columns = [_needed([row[i] for row in rows], target.elts[i].id, hole, read) for i in places]
-        if None in columns:
+        places = [i for i, name in enumerate(targets) if name.id in used]
+        found = [_needed([row[i] for row in rows], targets[i].id, hole, read) for i in places]
+        columns = [column for column in found if column is not None]
+        if len(columns) != len(found):
             return None
         kept = [[column[at] for column in columns] for at in range(len(rows))]
-        values = [ast.Tuple([_literal(value) for value in row], ast.Load()) for row in kept]
-        names = ast.Tuple([ast.Name(target.elts[i].id, ast.Store()) for i in places], ast.Store())
+        values: list[ast.expr] = [ast.Tuple([_literal(value) for value in row], ast.Load()) for row in kept]
+        names = ast.Tuple([ast.Name(targets[i].id, ast.Store()) for i in places], ast.Store())
         return [ast.comprehension(names, ast.List(values, ast.Load()), [], 0)]
     if not isinstance(target, ast.Name):
         return None
@@ -52,17 +53,17 @@ def without_unused(
         return generators if is_range else None
     if not isinstance(items, _CONTAINERS):
         return None
-    kept = _needed(list(items), target.id, hole, read) if target.id in used else [None] * len(items)
-    if kept is None:
+    needed = _needed(list(items), target.id, hole, read) if target.id in used else [None] * len(items)
+    if needed is None:
         return None
-    if kept == list(items):
+    if needed == list(items):
         return generators if not isinstance(items, dict) else None  # a dict's values are no part of its iteration
     if isinstance(items, (set, frozenset)):
         return None  # another process may iterate over it in another order
-    return [ast.comprehension(target, ast.List([_literal(value) for value in kept], ast.Load()), [], 0)]
+    return [ast.comprehension(target, ast.List([_literal(value) for value in needed], ast.Load()), [], 0)]
 
 
-def _needed(values: list, name: str, hole: ast.expr, read: set[str]) -> list | None:
+def _needed(values: list[Any], name: str, hole: ast.expr, read: set[str]) -> list[Any] | None:
     """The values of `name` with None for the parts that the hole's call does not take; None where that is unclear.
 
     A value that holds others (a string its characters) may pair an input with its answer: f(r[0]) == r[1]."""
@@ -71,7 +72,7 @@ def _needed(values: list, name: str, hole: ast.expr, read: set[str]) -> list | N
     places = _places(name, hole)
     if places is None or None in places:
         return values if places else None
-    masked = []
+    masked: list[Any] = []
     for value in values:
         if isinstance(value, (list, tuple)):
             keep = {place % len(value) for place in places if isinstance(place, int) and value}
@@ -83,11 +84,11 @@ def _needed(values: list, name: str, hole: ast.expr, read: set[str]) -> list | N
     return masked
 
 
-def _places(name: str, hole: ast.expr) -> list | None:
+def _places(name: str, hole: ast.expr) -> list[Any] | None:
     """What the hole's call takes of `name` as arguments: constant subscripts, or None in it for the whole. None: unclear."""
     if not isinstance(hole, ast.Call):
         return None
-    places: list = []
+    places: list[Any] = []
     for argument in [*hole.args, *(keyword.value for keyword in hole.keywords)]:
         part = argument.value if isinstance(argument, ast.Starred) else argument
         if isinstance(part, ast.Name) and part.id == name:
@@ -104,7 +105,7 @@ def _places(name: str, hole: ast.expr) -> list | None:
     return places if uses == len(places) else None
 
 
-def _rows(iterable: ast.expr) -> list[tuple] | None:
+def _rows(iterable: ast.expr) -> list[tuple[Any, ...]] | None:
     """The rows of a literal list of tuples, of zip(literals), of enumerate(literal) or of {...}.items()."""
     try:
         if isinstance(iterable, ast.Call) and not iterable.keywords:
@@ -144,8 +145,10 @@ def _loop_assert(loop: ast.For, elsewhere: set[str]) -> LoopAssert | None:
     for statement in reversed(before):
         if not _binds_name(statement):
             return None
-        name, uses = statement.targets[0].id, [part.id for part in ast.walk(test) if isinstance(part, ast.Name)]
-        if uses.count(name) != 1 or any(name in names_in(other.value) for other in before):
+        name, uses = _bound(statement).id, [part.id for part in ast.walk(test) if isinstance(part, ast.Name)]
+        if uses.count(name) != 1 or any(
+            name in names_in(other.value) for other in before if isinstance(other, ast.Assign)
+        ):
             return None
         test, bound = _Put(name, statement.value).visit(test), bound | {name}
     if bound & elsewhere or any(isinstance(part, ast.NamedExpr) for part in ast.walk(loop)):
@@ -163,7 +166,11 @@ class _Put(ast.NodeTransformer):
         return self.value if node.id == self.name else node
 
 
-def _binds_name(node: ast.stmt) -> bool:
+def _bound(node: ast.Assign) -> ast.Name:
+    return cast(ast.Name, node.targets[0])
+
+
+def _binds_name(node: ast.stmt) -> TypeGuard[ast.Assign]:
     return isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
 
 
@@ -174,16 +181,16 @@ def single_assignments(body: list[ast.stmt]) -> list[ast.stmt]:
     stores = Counter(
         part.id for node in plain for part in ast.walk(node) if isinstance(part, ast.Name) and _is_store(part)
     )
-    literal = Counter(node.targets[0].id for node in plain if _binds_literal(node))
+    literal = Counter(_bound(node).id for node in plain if _binds_literal(node))
     again = {name for name, count in literal.items() if count > 1 and stores[name] == count}
     version, renamed = Counter[str](), []
     for statement in plain:
         names = {name: f"{name}_{number}" for name, number in version.items() if number > 1}
-        if _binds_literal(statement) and statement.targets[0].id in again:
-            name = statement.targets[0].id
+        if _binds_literal(statement) and _bound(statement).id in again:
+            name = _bound(statement).id
             version[name] += 1
             if version[name] > 1:
-                statement.targets[0].id = f"{name}_{version[name]}"
+                _bound(statement).id = f"{name}_{version[name]}"
         else:
             for part in ast.walk(statement):
                 if isinstance(part, ast.Name):
@@ -196,7 +203,7 @@ def _is_store(name: ast.Name) -> bool:
     return not isinstance(name.ctx, ast.Load)
 
 
-def _binds_literal(node: ast.stmt) -> bool:
+def _binds_literal(node: ast.stmt) -> TypeGuard[ast.Assign]:
     return _binds_name(node) and not names_in(node.value)
 
 

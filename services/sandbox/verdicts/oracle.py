@@ -63,7 +63,7 @@ class Oracle:
         self._options = executor
         self.executor = Executor(**executor)
         self._judge: Executor | None = None
-        self._plans: OrderedDict[tuple, Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
 
     def __enter__(self) -> Oracle:
         return self
@@ -85,7 +85,7 @@ class Oracle:
         finally:
             self.executor = own
 
-    def judge(self, items: list[tuple], setup: bytes, keep_setup: bool) -> Outcome:
+    def judge(self, items: list[tuple[Any, ...]], setup: bytes, keep_setup: bool) -> Outcome:
         if self._judge is None:
             self._judge = Executor(**self._options)
         return self._judge.run_judge(items, setup, default_limits(len(items)), keep_setup=keep_setup)
@@ -262,7 +262,7 @@ class _Reading:
         before = time.thread_time()
         try:
             value = channel.decode(body, max(0.0, DECODE_CPU_S - self.spent))
-            if not compare(check.op, value, check.expected):
+            if check.op is None or not compare(check.op, value, check.expected):
                 self.failure = f"test {check.test + 1}: wrong answer ({_describe(value)})"
         except channel.ChannelError as error:
             self.failure = f"test {check.test + 1}: {error}"

@@ -11,7 +11,7 @@ import marshal
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import CodeType
-from typing import Any
+from typing import Any, cast
 
 from common.errors import ConfigError
 from services.sandbox.jail import channel
@@ -101,19 +101,20 @@ def _split(
 
 
 def _code(node: ast.AST, kind: str) -> Any:
-    tree = ast.Expression(node) if kind == "eval" else ast.Module([node], [])
+    tree = ast.Expression(cast(ast.expr, node)) if kind == "eval" else ast.Module([cast(ast.stmt, node)], [])
     return compile(ast.fix_missing_locations(tree), "<test>", kind, dont_inherit=True)
 
 
 def _expectations(pairs: list[tuple[int, asserts.Check]], evaluate: Any) -> list[Check]:
     """Expected values: literals here, other trusted expressions (list(range(9)), inf) once by the judge."""
-    checks, open_items = [], []
+    checks: list[Check] = []
+    open_items: list[tuple[int, tuple[Any, ...]]] = []
     for index, check in pairs:
         module = ast.fix_missing_locations(ast.Module(list(check.imports), []))
         imports = marshal.dumps(compile(module, "<test>", "exec"))
         item = (imports, marshal.dumps(_code(check.residual, "eval")))
         op, expected = check.op, None
-        if op is not None:
+        if op is not None and check.expected is not None:  # the one comes with the other
             try:
                 expected = ast.literal_eval(check.expected)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -130,7 +131,7 @@ def _expectations(pairs: list[tuple[int, asserts.Check]], evaluate: Any) -> list
     return checks
 
 
-def _number(checks: list[Check], open_items: list[tuple[int, tuple]], at: int) -> int:
+def _number(checks: list[Check], open_items: list[tuple[int, tuple[Any, ...]]], at: int) -> int:
     return checks[open_items[at][0]].test + 1
 
 
@@ -156,7 +157,9 @@ def _binds(name: ast.Name) -> bool:
     return not isinstance(name.ctx, ast.Load)
 
 
-def _fill_in(checks: list[Check], open_items: list[tuple[int, tuple]], answers: list[tuple[str, bytes]]) -> None:
+def _fill_in(
+    checks: list[Check], open_items: list[tuple[int, tuple[Any, ...]]], answers: list[tuple[str, bytes]]
+) -> None:
     """Fill in expected values; one without a plain value leaves its whole assert to the judge. Raises ConfigError for one
     that raises."""
     frames = answers + [("U", b"")] * len(open_items)

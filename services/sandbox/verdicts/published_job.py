@@ -12,6 +12,8 @@ Whatever it touches is a page to copy for every job, so it does without classes,
 """
 # ruff: noqa: F821, SIM105
 
+from __future__ import annotations
+
 import atexit
 import io
 import json
@@ -20,6 +22,19 @@ import signal
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import types
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+# put there by published.py; an annotation assigns nothing
+source: str
+setup: types.CodeType | None
+harness: types.CodeType | None
+tests: list[str]
+limits: dict[str, float]
+
 BASE_DEPTH = 2  # recursion depth at which a fresh `python -c` executes its program
 KEPT = ("tests_evaluated", "tests_passed", "tests_total", "test_errors")
 CLIP = 300
@@ -27,14 +42,20 @@ SPAN = 2.0  # seconds: where cores are short, a program that computes may well g
 LOADING, LOADED = b"\1", b"\2"
 
 
-def deadline(limit, act, now=time.monotonic, cpu=time.process_time, set_timer=signal.setitimer):
+def deadline(
+    limit: tuple[float, float],
+    act: Callable[[], object],
+    now: Callable[[], float] = time.monotonic,
+    cpu: Callable[[], float] = time.process_time,
+    set_timer: Callable[[int, float], object] = signal.setitimer,
+) -> None:
     """Call `act` after `limit` seconds of wall time, unless the program has been computing without pause and merely
     did not get the processor: then after `limits[1]` seconds of CPU time, or `stretch` times that of wall time."""
     wall_limit, cpu_limit = limit
     start_wall, start_cpu = now(), cpu()
     last = [start_wall, start_cpu]
 
-    def ring(signum, frame):
+    def ring(signum: int, frame: object) -> None:
         wall, used = now(), cpu()
         span = wall - last[0]
         busy = span < SPAN or used - last[1] > limits["idle"] * span
@@ -50,28 +71,28 @@ def deadline(limit, act, now=time.monotonic, cpu=time.process_time, set_timer=si
     set_timer(signal.ITIMER_REAL, wall_limit)
 
 
-def time_out():
+def time_out() -> NoReturn:
     """The alarm: an ordinary Exception, which the program may swallow."""
     deadline((limits["grace"], limits["grace"]), end)
     raise type("TimeoutException", (Exception,), {})("Execution timed out")
 
 
-def end(leave=os._exit):
-    leave(limits["killed"])
+def end(leave: Callable[[int], object] = os._exit) -> None:
+    leave(int(limits["killed"]))
 
 
-def system(command, write=os.write):
+def system(command: object, write: Callable[[int, bytes], int] = os.write) -> int:
     """os.system without a process: it is taken to have printed something."""
     write(1, b"[os.system]")
     return 0
 
 
-def progress(stage, write=os.pwrite):
+def progress(stage: bytes, write: Callable[[int, bytes, int], int] = os.pwrite) -> None:
     if "note" in limits and harness is not None:
-        write(limits["note"], stage, 0)
+        write(int(limits["note"]), stage, 0)
 
 
-def execute():
+def execute() -> None:
     # At module level in the original: here some frames deeper, which the recursion limit makes up for.
     try:
         sys.setrecursionlimit(1)
@@ -80,7 +101,8 @@ def execute():
         sys.setrecursionlimit(1000 + int(depth) - BASE_DEPTH)
     if "\0" in source:  # what Pythons from 3.11.4 on make of it; older ones raise ValueError, which is another verdict
         raise SyntaxError("source code string cannot contain null bytes")
-    program, namespace = compile(source, "<string>", "exec", dont_inherit=True), {}
+    program = compile(source, "<string>", "exec", dont_inherit=True)
+    namespace: dict[str, Any] = {}
     if setup is not None:
         exec(setup, namespace)
     progress(LOADING)
@@ -91,7 +113,7 @@ def execute():
         exec(harness, namespace)
 
 
-def last_result(content):
+def last_result(content: str) -> dict[str, Any] | None:
     """The last line of the program's output that is a JSON object, cut to the fields that are read; or None."""
     for line in reversed(content.strip().split("\n")):
         line = line.strip()
@@ -107,9 +129,9 @@ def last_result(content):
     return None
 
 
-def report():
+def report() -> str:
     """The result line of the job. Raises what the original would die of: SystemExit, an exception without a text."""
-    output = {"success": True, "compiled": True, "timeout": False, "oom": False, "stdout": {}}
+    output: dict[str, Any] = {"success": True, "compiled": True, "timeout": False, "oom": False, "stdout": {}}
     printed, real = io.StringIO(), sys.stdout
     sys.stdout = printed
     try:
