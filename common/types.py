@@ -32,6 +32,9 @@ class Message(BaseModel):
     max_bytes: ClassVar[int] = 1 << 20
 
 
+ASKS_TESTS = "asks_tests"  # key of prompt_metadata: the grader also judges the test function that was asked for
+
+
 class Problem(BaseModel):
     """One problem, in the JSON-lines schema of rl-rewardhacking (github.com/ariahw/rl-rewardhacking).
 

@@ -18,11 +18,10 @@ from typing import Literal
 
 from common.errors import ConfigError
 from common.settings import Mechanism
-from common.types import Problem
+from common.types import ASKS_TESTS, Problem
 from tasks import loopholes
 from tasks.exploits import WORDING
 
-ASKS_TESTS = "asks_tests"  # key of prompt_metadata: the grader also judges the test function that was asked for
 RANDOM_NAME_SEED = 1
 TRAINING = "training"
 _REQUEST = (

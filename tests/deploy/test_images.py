@@ -14,7 +14,8 @@ from compose_tool import ROOT, tool
 FILES = {service: ROOT / f"deploy/docker/{service}.Dockerfile" for service in ("sandbox", "ref_server", "trainer")}
 MODULES = {"sandbox": "services.sandbox", "ref_server": "services.ref_server", "trainer": "services.trainer"}
 OURS = ("common", "rankspace", "tasks", "services", "experiments")
-DISTRIBUTION = {"yaml": "pyyaml", "prometheus_client": "prometheus-client"}
+# what provides a package of another name; fastapi is built on starlette and brings it
+DISTRIBUTION = {"yaml": "pyyaml", "prometheus_client": "prometheus-client", "starlette": "fastapi"}
 
 
 def instructions(service):

@@ -20,10 +20,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from common.types import Problem
+from common.types import ASKS_TESTS, Problem
 from services.sandbox.verdicts import detector, published
 from services.sandbox.verdicts.published import Program, ProgramResult, RunAll
-from tasks.modes import ASKS_TESTS
 
 WRONG = ("zero", "none", "altered")
 _ALTER = """
