@@ -53,8 +53,9 @@ view: setup       ## every rollout of runs/ in the browser, at http://127.0.0.1:
 report: setup     ## report/ from runs/
 	@$(PY) -m experiments report --runs runs --out report
 
-docs: checks      ## docs/metrics.md, docs/licences.md and the Grafana dashboards
+docs: checks      ## docs/metrics.md, docs/settings.md, docs/licences.md and the Grafana dashboards
 	@$(PY) -m common.metrics > docs/metrics.md
+	@$(PY) -m common.settings_page > docs/settings.md
 	@$(PY) -m deploy.grafana
 	@$(PY) -m deploy.licences > docs/licences.md
 
