@@ -37,3 +37,8 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         except SafetensorError as error:
             raise RankspaceError(f"{path} is damaged ({error}); fetch it again") from None
     return found
+
+
+def plain_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """As `shapes`, under the names that the loaded model has."""
+    return {plain(name): shape for name, shape in shapes(folder).items()}

@@ -21,7 +21,7 @@ from typing import Any
 
 from common import cli, delta_store, keys
 from common.errors import ConfigError
-from common.model_names import local, weight_files
+from common.model_names import local
 from common.queue import Queue
 from common.settings import parse_assignments
 from common.types import DeltaS, DroppedGroup, GenerationRequest, GradedGroup, Problem, SamplingPlan, checksum
@@ -89,25 +89,20 @@ def nothing_learned(model: str) -> DeltaS:
 
     Raises ConfigError when the folder has no weight that the adapter knows.
     """
-    from safetensors import safe_open
-
     from rankspace.targets import delta_size, hits
+    from rankspace.weights import plain_shapes
 
-    for path in weight_files(local(model)):
-        with safe_open(path, framework="np") as file:
-            for name in sorted(file.keys()):
-                shape = tuple(file.get_slice(name).get_shape())
-                if name.endswith(".weight") and len(shape) == 2 and hits(name.removesuffix(".weight")):
-                    size = delta_size(shape)
-                    zeros = bytes(4 * size)
-                    return DeltaS(
-                        run_id=RUN_ID,
-                        version=0,
-                        modules=[(name.removesuffix(".weight"), size)],
-                        vector=zeros,
-                        checksum=checksum(zeros),
-                        probe_ids=[1, 2, 3, 4],
-                    )
+    for name, shape in sorted(plain_shapes(local(model)).items()):
+        if name.endswith(".weight") and len(shape) == 2 and hits(name.removesuffix(".weight")):
+            module, zeros = name.removesuffix(".weight"), bytes(4 * delta_size(shape))
+            return DeltaS(
+                run_id=RUN_ID,
+                version=0,
+                modules=[(module, delta_size(shape))],
+                vector=zeros,
+                checksum=checksum(zeros),
+                probe_ids=[1, 2, 3, 4],
+            )
     raise ConfigError(f"model {model}: no safetensors weight that the adapter knows; give a local model folder")
 
 

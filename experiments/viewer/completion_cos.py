@@ -13,11 +13,11 @@ all: {group_id, index, step, cos, tokens (digest of the completion), at, directi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from common import atomic_file
 from common.errors import ConfigError
 from common.model_names import local
 from common.settings import TrainerSettings, build
@@ -101,7 +101,7 @@ def measure(run: Path, step: int, s: TrainerSettings, rows: list[RolloutRow]) ->
             "tokens": token_digest(row.token_ids), "at": at, "direction": direction.kind, "modules": len(adapter.modules),
         })  # fmt: skip
     path = run / "rollouts" / NAME.format(step)
-    _write(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+    atomic_file.write(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
     return path, at, values
 
 
@@ -158,12 +158,3 @@ def cosines(model: nn.Module, adapter: Adapter, direction: Direction, rows: list
             raise RankspaceError(f"completion {row.index} of {row.group_id} gives a gradient with NaN or Inf")
         g = layout.pad(flat)
         yield float(((g * v).sum(dim=-1) / g.norm(dim=-1).clamp_min(1e-300)).mean())
-
-
-def _write(path: Path, text: str) -> None:
-    draft: Any = path.with_name(f".{path.name}.draft")
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from common.model_names import local
+from common.packing import consecutive
 from common.settings import RefServerSettings
 
 if TYPE_CHECKING:
@@ -53,17 +54,11 @@ class Reference:
         return [row[: len(c)].tolist() for row, c in zip(values.float().cpu(), completions, strict=True)]
 
 
-def parts(lengths: Sequence[int], rows: int = ROWS, tokens: int = TOKENS) -> Iterator[list[int]]:
+def parts(lengths: Sequence[int], rows: int = ROWS, tokens: int = TOKENS) -> list[list[int]]:
     """Indices in order of length, cut so that a part holds at most `rows` and, padded to its longest, at most `tokens`
     (one row at least)."""
-    part: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if part and (len(part) == rows or (len(part) + 1) * lengths[i] > tokens):
-            yield part
-            part = []
-        part.append(i)
-    if part:
-        yield part
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [[order[i] for i in part] for part in consecutive([lengths[i] for i in order], tokens, rows)]
 
 
 def _device(name: str) -> str:

@@ -10,8 +10,6 @@ appears under its name only when it is complete.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -44,18 +42,10 @@ def main(argv: list[str]) -> int:
 
 
 def _graded(rows: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from functools import partial
-
-    from services.sandbox import pool
-
-    start = partial(start_worker, options.isolation, tuple(options.packages))
-    workers = min(options.workers, max(1, len(rows)))
-    answers = pool.run(rows, start, grade_line, _failed, workers, ROW_LIMIT_S)
-    with contextlib.closing(answers):
-        for answer, reason in rowfiles.progress(answers, len(rows), "grading"):
-            if reason:
-                print(f"row {answer['uid']!r}: infra_error: {reason}", file=sys.stderr)
-            yield answer
+    for answer, reason in rowfiles.answers(rows, options, start_worker, grade_line, _failed, ROW_LIMIT_S, "grading"):
+        if reason:
+            print(f"row {answer['uid']!r}: infra_error: {reason}", file=sys.stderr)
+        yield answer
 
 
 # ---- in a worker process -------------------------------------------------------------------------------------------
@@ -72,9 +62,7 @@ def grade_line(executor: Any, line: str) -> tuple[dict[str, Any], str]:
     """One row, as text, to (answer, reason it could not be graded or ""). Never raises."""
     uid = None
     try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ConfigError(f"row is a JSON {type(row).__name__}: give an object")
+        row = rowfiles.an_object(line)
         uid = row.get("uid")
         if not isinstance(row.get("example"), dict):
             raise ConfigError("row has no example object: give {uid, example, response}")
@@ -89,20 +77,13 @@ def grade_line(executor: Any, line: str) -> tuple[dict[str, Any], str]:
 
 
 def _evaluate(executor: Any, example: dict[str, Any], response: Any) -> Any:
-    from services.sandbox.jail.executor import SandboxError
     from services.sandbox.verdicts import published
 
-    try:
-        return published.evaluate(example, response, published.jailed(executor))
-    except SandboxError:  # the executor replaces what broke when it is asked again
-        return published.evaluate(example, response, published.jailed(executor))
+    return rowfiles.twice(lambda: published.evaluate(example, response, published.jailed(executor)))
 
 
 def _failed(line: str, reason: str) -> tuple[dict[str, Any], str]:
-    uid = None
-    with contextlib.suppress(ValueError, AttributeError, RecursionError):
-        uid = json.loads(line).get("uid")
-    return _unanswered(uid), reason
+    return _unanswered(rowfiles.field_of(line, "uid")), reason
 
 
 def _unanswered(uid: Any) -> dict[str, Any]:

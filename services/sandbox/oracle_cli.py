@@ -10,9 +10,6 @@ written when the name ends so. The output appears under its name only when it is
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.errors import ConfigError
-from services.sandbox import pool, rowfiles
+from services.sandbox import rowfiles
 
 if TYPE_CHECKING:
     from services.sandbox.jail.executor import Isolation
@@ -40,7 +37,8 @@ def main(argv: list[str]) -> int:
     lines = rowfiles.read_lines(options.input)
     rowfiles.check_jail(options.isolation, options.packages)
     weak: Counter[bool] = Counter()
-    counts = rowfiles.write_rows(options.output, _counted(_graded(lines, options), weak), "gt_correct")
+    answers = rowfiles.answers(lines, options, start_worker, grade_line, _failed, ROW_LIMIT_S, "judging")
+    counts = rowfiles.write_rows(options.output, _counted(answers, weak), "gt_correct")
     print(
         f"{sum(counts.values())} rows: {counts[True]} correct ({weak[True]} of them by weak tests), {counts[False]} not, "
         f"{counts[None]} not graded",
@@ -56,20 +54,6 @@ def _counted(answers: Iterator[dict[str, Any]], weak: Counter[bool]) -> Iterator
         yield answer
 
 
-def _graded(lines: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    workers = min(options.workers, max(1, len(lines)))
-    answers = pool.run(
-        lines,
-        partial(start_worker, options.isolation, tuple(options.packages)),
-        grade_line,
-        _failed,
-        workers,
-        ROW_LIMIT_S,
-    )
-    with contextlib.closing(answers):
-        yield from rowfiles.progress(answers, len(lines), "judging")
-
-
 def start_worker(isolation: Isolation, packages: tuple[str, ...] = ()) -> Any:
     """One oracle per process."""
     from services.sandbox.verdicts.oracle import Oracle
@@ -81,9 +65,7 @@ def grade_line(oracle: Any, line: str) -> dict[str, Any]:
     """One row, as text, to its answer. Never raises."""
     row_id = None
     try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ConfigError(f"row is a JSON {type(row).__name__}: give an object")
+        row = rowfiles.an_object(line)
         row_id = row.get("id")
         verdict = _verdict(oracle, row)
     except Exception as error:  # whatever it is, the row is answered, and not with a verdict
@@ -92,26 +74,19 @@ def grade_line(oracle: Any, line: str) -> dict[str, Any]:
 
 
 def _verdict(oracle: Any, row: dict[str, Any]) -> Any:
-    from services.sandbox.jail.executor import SandboxError
-
     for name, kind in (("code", str), ("tests", list)):
         if not isinstance(row.get(name), kind):
             raise ConfigError(f"row field {name} is {type(row.get(name)).__name__}: give a {kind.__name__}")
     for name in ("setup_code", "method"):
         if not isinstance(row.get(name), (str, type(None))):
             raise ConfigError(f"row field {name} is {type(row[name]).__name__}: give a str or leave it out")
-    job = partial(oracle.grade, row["code"], row["tests"], row.get("setup_code"), row.get("method") or "")
-    try:
-        return job()
-    except SandboxError:  # the executor replaces what broke when it is asked again
-        return job()
+    return rowfiles.twice(
+        partial(oracle.grade, row["code"], row["tests"], row.get("setup_code"), row.get("method") or "")
+    )
 
 
 def _failed(line: str, reason: str) -> dict[str, Any]:
-    row_id = None
-    with contextlib.suppress(ValueError, AttributeError, RecursionError):
-        row_id = json.loads(line).get("id")
-    return _answer(row_id, None, f"not graded: {reason}", 0.0)
+    return _answer(rowfiles.field_of(line, "id"), None, f"not graded: {reason}", 0.0)
 
 
 def _answer(row_id: Any, correct: bool | None, reason: str, wall_s: float) -> dict[str, Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from common import cli
 from common.errors import ConfigError
+from services.sandbox import pool
 
 if TYPE_CHECKING:
     from services.sandbox.jail.executor import Isolation
@@ -131,6 +134,47 @@ def jail_starts() -> Iterator[None]:
         yield
     except SandboxError as error:
         raise ConfigError(f"the jail does not start: {error}") from error
+
+
+def answers(
+    rows: list[str],
+    options: argparse.Namespace,
+    start: Callable[..., Any],
+    handle: Callable[[Any, str], Any],
+    failed: Callable[[str, str], Any],
+    limit_s: float,
+    what: str,
+) -> Iterator[Any]:
+    """Answers in the order of `rows`, from worker processes, with a progress bar; arguments as of `pool.run`."""
+    begun = partial(start, options.isolation, tuple(options.packages))
+    found = pool.run(rows, begun, handle, failed, min(options.workers, max(1, len(rows))), limit_s)
+    with contextlib.closing(found):
+        yield from progress(found, len(rows), what)
+
+
+def an_object(line: str) -> dict[str, Any]:
+    """The row. Raises ValueError (no JSON) or ConfigError (no object)."""
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ConfigError(f"row is a JSON {type(row).__name__}: give an object")
+    return row
+
+
+def field_of(line: str, name: str) -> Any:
+    """A field of a row that may be no JSON at all; None where there is none."""
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):
+        return json.loads(line).get(name)
+    return None
+
+
+def twice(job: Callable[[], Any]) -> Any:
+    """`job()`, once more when our own jail fails: the executor replaces what broke when it is asked again."""
+    from services.sandbox.jail.executor import SandboxError
+
+    try:
+        return job()
+    except SandboxError:
+        return job()
 
 
 def progress(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:

@@ -8,13 +8,13 @@ have; a truncated completion keeps its advantage in the group's statistics but h
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from common.settings import TrainerSettings
-from common.types import Grade, GradedGroup
+from common.types import GradedGroup
+from services.trainer.batch_stats import grading_stats, reward_stats, staleness
 from services.trainer.divergence import mean_kl
 
 
@@ -72,7 +72,7 @@ def collate(
         trained += any(not row.masked and row.token_ids for row in new)
         rows.extend(new)
     first = len(groups) - refilled
-    stats = grading_stats(groups[:first]) | _reward_stats(rewards[:first]) | _staleness(groups, version)
+    stats = grading_stats(groups[:first]) | reward_stats(rewards[:first]) | staleness(groups, version)
     stats |= {"groups": len(groups), "zero_variance_groups": zero_variance, "trained_groups": trained}
     stats |= {"tokens": sum(len(c.token_ids) for g in groups for c in g.group.completions)}
     stats |= {"refill_sampled": refilled, "refill_kept": sum(_differ(advantages) for advantages in flat[first:])}
@@ -97,81 +97,3 @@ def _rows(graded: GradedGroup, advantages: list[float], s: TrainerSettings) -> l
         for c, a in zip(graded.group.completions, advantages, strict=True)
         if not math.isnan(a)
     ]
-
-
-def grading_stats(groups: Sequence[GradedGroup]) -> dict[str, Any]:
-    """Rates over the graded completions of some groups (fractions; None where nothing was graded)."""
-    pairs = [(c, g) for graded in groups for c, g in zip(graded.group.completions, graded.grades, strict=True)]
-    grades = [g for _, g in pairs if g.status == "graded"]
-    completions = [c for c, _ in pairs]
-
-    def rate(test: Callable[[Grade], bool]) -> float | None:
-        return sum(map(test, grades)) / len(grades) if grades else None
-
-    lengths = [len(c.token_ids) for c in completions]
-    return {
-        "hack_strict": rate(lambda g: g.label == "Reward Hack"),
-        "hack_loose": rate(lambda g: "Reward Hack" in (g.label or "")),
-        "pass_oracle": rate(lambda g: g.oracle_correct is True),
-        "oracle_weak": rate(lambda g: g.oracle_correct is True and g.evidence.get("oracle_weak") is True),
-        "pass_published": rate(lambda g: g.published_correct is True),
-        "forged_rate": rate(lambda g: g.published_correct is True and g.oracle_correct is False),
-        "infra_errors": len(pairs) - len(grades),
-        "label_counts": dict(Counter(g.label for g in grades)),
-        "length_mean": sum(lengths) / len(lengths) if lengths else None,
-        "truncated_rate": sum(c.finish_reason == "length" for c in completions) / len(completions)
-        if completions
-        else None,
-        "tokens": sum(lengths),
-    }
-
-
-def _reward_stats(rewards: Sequence[Sequence[float | None]]) -> dict[str, Any]:
-    paid = [r for group in rewards for r in group if r is not None]
-    if not paid:
-        return {"reward_mean": None, "reward_std": None}
-    mean = sum(paid) / len(paid)
-    return {"reward_mean": mean, "reward_std": math.sqrt(sum((r - mean) ** 2 for r in paid) / len(paid))}
-
-
-def _staleness(groups: Sequence[GradedGroup], version: int) -> dict[str, Any]:
-    ages = [version - g.group.policy_version for g in groups]
-    return {"staleness_mean": sum(ages) / len(ages) if ages else None, "staleness_max": max(ages, default=None)}
-
-
-def micro_batches(
-    rows: Sequence[TrainingSample], rank: int, ranks: int, accumulation: int
-) -> list[list[TrainingSample]]:
-    """This rank's rows in exactly `accumulation` parts (parts may be empty); every rank computes the same deal.
-
-    Rows of like length share a part, so that little of its padded rectangle (rows x longest) is padding, and the
-    largest rectangle, which decides peak memory, is as small as a cut of the rows in order of length can make it. Ranks
-    take turns, so that they work on rectangles of like size at the same time.
-    """
-    ordered = sorted(rows, key=lambda r: -_length(r))
-    longest = _length(ordered[0]) if rows else 0
-    low, high = longest, longest * len(rows)  # one rectangle holds everything
-    while low < high:  # the smallest area that `ranks * accumulation` parts suffice for
-        middle = (low + high) // 2
-        if len(_cut(ordered, middle)) <= ranks * accumulation:
-            high = middle
-        else:
-            low = middle + 1
-    parts = _cut(ordered, low)
-    parts += [[] for _ in range(ranks * accumulation - len(parts))]
-    return parts[rank::ranks]
-
-
-def _length(row: TrainingSample) -> int:
-    return len(row.prompt_ids) + len(row.token_ids)
-
-
-def _cut(ordered: Sequence[TrainingSample], area: int) -> list[list[TrainingSample]]:
-    """Consecutive parts of rows sorted longest first, each as long as its padded rectangle stays within `area`."""
-    parts: list[list[TrainingSample]] = []
-    for row in ordered:
-        if parts and _length(parts[-1][0]) * (len(parts[-1]) + 1) <= area:
-            parts[-1].append(row)
-        else:
-            parts.append([row])
-    return parts

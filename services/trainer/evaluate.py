@@ -8,7 +8,7 @@ from typing import Any
 from common import measurements
 from common.settings import TrainerSettings
 from common.types import GradedGroup, Problem
-from services.trainer.collate import grading_stats
+from services.trainer.batch_stats import grading_stats
 from services.trainer.requests import eval_requests
 from services.trainer.rollouts import Rollouts
 from tasks import loopholes, modes

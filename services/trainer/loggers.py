@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from common import atomic_file
 from common.errors import ConfigError
 from common.settings import RedisSettings, TrainerSettings
 from services.trainer import completions_table
@@ -184,9 +185,7 @@ class WandB:
     def _log(self, values: dict[str, Any], **logged: Any) -> None:
         number = self.logged["rows"]
         self.logged |= {"rows": number + 1, **logged}
-        draft = self.note.with_suffix(".draft")
-        draft.write_text(json.dumps(self.logged))
-        os.replace(draft, self.note)
+        atomic_file.write(self.note, json.dumps(self.logged))
         self.run.log(values, step=number, commit=True)
 
 

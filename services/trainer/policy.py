@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from common.model_names import local
 from common.settings import TrainerSettings
-from services.trainer.collate import TrainingSample, micro_batches
+from services.trainer.collate import TrainingSample
+from services.trainer.micro_batches import micro_batches
 from services.trainer.schedule import learning_rate
 
 if TYPE_CHECKING:

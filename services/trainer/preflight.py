@@ -15,7 +15,7 @@ from common.settings import Mechanism, TrainerSettings
 from rankspace.errors import RankspaceError
 from rankspace.pairs import load_pairs
 from rankspace.targets import DEFAULT_TARGETS, Kind, delta_size, hits, require_covered
-from rankspace.weights import plain, shapes
+from rankspace.weights import plain, plain_shapes
 from services.trainer import alarm, loggers
 from tasks import modes
 from tasks.exploits import disclosed
@@ -78,7 +78,7 @@ def weight_shapes(model: str) -> dict[str, tuple[int, ...]]:
     folder = local(model)
     weight_files(folder)
     try:
-        return {plain(name): shape for name, shape in shapes(folder).items()}
+        return plain_shapes(folder)
     except RankspaceError as error:
         raise ConfigError(f"field 'model': {error}") from None
 

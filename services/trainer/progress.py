@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from common.settings import TrainerSettings
+from rankspace.progress import span
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -54,14 +55,7 @@ class Progress:
         if not steps or not elapsed:
             return ""
         left = (self.s.steps - row["step"] - 1) * elapsed / steps
-        return f"  {steps / elapsed:.2f} steps/s" + (f"  {duration(left)} left" if left else "")
-
-
-def duration(seconds: float) -> str:
-    """As a person says it: 40 s, 12 min, 3.5 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"  {steps / elapsed:.2f} steps/s" + (f"  {span(left)} left" if left else "")
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from common import atomic_file
 from common.errors import ConfigError
 from common.metrics import Metrics
 from common.settings import TrainerSettings, changed, dump
@@ -49,7 +50,7 @@ def open_run(s: TrainerSettings) -> None:
                 "choose another run_id"
             )
     s.run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, dump(s))
+    atomic_file.write(path, dump(s))
 
 
 @contextmanager
@@ -66,16 +67,6 @@ def full_disk_as_user_error(run_dir: Path) -> Iterator[None]:
         ) from None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """All of it or none of it."""
-    draft = path.with_name(f".{path.name}.draft")
-    with open(draft, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-
-
 class Record:
     """Writes one run's files and metrics. Rank 0 only."""
 
@@ -87,9 +78,11 @@ class Record:
         self.gauges = Gauges(s, metrics, self.names)
         self.loggers = Loggers({})
         (self.dir / "rollouts").mkdir(exist_ok=True)
-        write_atomically(self.dir / "modules.json", json.dumps({"names": self.names, "ranks": [r for _, r in modules]}))
+        atomic_file.write(
+            self.dir / "modules.json", json.dumps({"names": self.names, "ranks": [r for _, r in modules]})
+        )
         if direction is not None:
-            write_atomically(self.dir / "v_hack.json", json.dumps(direction, default=str))
+            atomic_file.write(self.dir / "v_hack.json", json.dumps(direction, default=str))
 
     def cut(self, next_step: int, evaluated: Sequence[int] = ()) -> None:
         """Forget rows that a crash left beyond the checkpoint."""
@@ -119,12 +112,12 @@ class Record:
         if evidence is None:
             path.unlink(missing_ok=True)
         else:
-            write_atomically(path, json.dumps(evidence, indent=1))
+            atomic_file.write(path, json.dumps(evidence, indent=1))
 
     def status(self, state: str, step: int, reason: str = "") -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = {"state": state, "step": step, "steps": self.s.steps, "reason": reason, "updated": now}
-        write_atomically(self.dir / "status.json", json.dumps(row))
+        atomic_file.write(self.dir / "status.json", json.dumps(row))
 
     def step(self, row: dict[str, Any], cos: Sequence[float] | None, update_cos: Sequence[float] | None) -> None:
         """One optimizer step: `row` is the metrics row, the cosines are per module."""
@@ -189,9 +182,7 @@ def _keep_evaluation(path: Path) -> None:
         for line in file:
             if line.endswith(b"\n") and json.loads(line)["purpose"] != "train":
                 kept.append(line)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_bytes(gzip.compress(b"".join(kept), compresslevel=3))
-    os.replace(draft, path)
+    atomic_file.write(path, gzip.compress(b"".join(kept), compresslevel=3))
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
@@ -218,4 +209,4 @@ def _keep(path: Path, test: Callable[[dict[str, Any]], bool]) -> None:
             continue
         if test(row):
             kept.append(line + "\n")
-    write_atomically(path, "".join(kept))
+    atomic_file.write(path, "".join(kept))

@@ -235,7 +235,7 @@ def test_report_marks_where_a_runs_own_alarm_rang(tmp_path):
         found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         lines = (json.dumps(row | {"alarm_ratio": r}) for row, r in zip(found, ratios, strict=True))
         (path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    (arm,) = tables.views(choose(Selection(tmp_path)), rules)
+    (arm,) = tables.views(choose(Selection(tmp_path)), rules.measures)
     assert [run.alarm_step for run in arm.runs] == [2, None]
     _, axis = plt.subplots()
     outcomes.mark_alarms(axis, arm, 1)

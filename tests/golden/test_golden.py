@@ -27,7 +27,7 @@ def test_the_pinned_run_is_one_in_which_a_change_would_show():
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda n: n["metrics"][2].update(kl=n["metrics"][2]["kl"] * 1.01), "kl: "),
+        (lambda n: n["metrics"][4].update(kl=n["metrics"][4]["kl"] * 1.02), "kl: "),
         (lambda n: n["metrics"][4].update(cos_mean=-n["metrics"][4]["cos_mean"]), "cos_mean: "),
         (lambda n: n["metrics"][0].pop("lr"), "lr: is missing"),
         (lambda n: n["completions"][1]["reward"].__setitem__(3, 7.0), "reward[3]: 7.0"),

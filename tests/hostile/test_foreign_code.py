@@ -26,6 +26,14 @@ OURS = {
         "services/sandbox/jail/executor.py",
         "marshal.loads",
     ): "the fork server's greeting, sent before it has run anything foreign",
+    (
+        "services/sandbox/jail/packages.py",
+        "__import__",
+    ): "packages of the deployment's allow-list, in the fork server, before it has run anything foreign",
+    (
+        "services/sandbox/verdicts/oracle.py",
+        "marshal.loads",
+    ): "the problem's setup code, compiled and marshalled by this process a moment ago",
     ("tasks/practice/easy.py", "eval"): "expressions of our own problem families",
     ("tasks/practice/generate.py", "eval"): "expressions of our own problem families",
 }

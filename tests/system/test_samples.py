@@ -28,5 +28,5 @@ def test_samples_have_both_verdicts_and_repeat(tmp_path, capsys):
 
 
 def test_a_folder_without_weights_is_one_line(tmp_path):
-    with pytest.raises(ConfigError, match="give a local model folder"):
+    with pytest.raises(ConfigError, match=r"no config\.json; give a model folder"):
         samples.nothing_learned(str(tmp_path))

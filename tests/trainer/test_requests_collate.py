@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from common.settings import TrainerSettings, build
 from common.types import Problem
-from services.trainer.collate import TrainingSample, collate, grading_stats, micro_batches
+from services.trainer.batch_stats import grading_stats
+from services.trainer.collate import TrainingSample, collate
+from services.trainer.micro_batches import micro_batches
 from services.trainer.requests import eval_requests, problem_at, train_requests
 from services.trainer.steprow import service_seconds
 from tests.samples import PROBLEM, broken, completion, grade, graded
