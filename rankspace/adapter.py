@@ -272,6 +272,7 @@ def attach(
         if progress is not None:
             progress(done, len(linears), name)
     adapter = Adapter(model, cast("dict[str, Adapted]", linears), fingerprint.hexdigest(), form, kind)
+    # detach gives back what was trainable before, not everything: a caller may have frozen parts on purpose
     adapter._frozen_before = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
     for name, linear in linears.items():  # only now is the model changed: an error above leaves it as it was
@@ -319,7 +320,9 @@ def _check(name: str, linear: nn.Linear) -> None:
 
 def _equip(adapter: Adapter, linear: nn.Linear, U: Tensor | None, Vh: Tensor, dtype: torch.dtype) -> None:
     where, size = linear.weight.device, delta_size((linear.out_features, linear.in_features), adapter.kind)
+    # fp32 whatever the weights are: AdamW's steps of 1e-3 would vanish in bf16 beside a delta of 1
     linear.register_parameter(PARAMETER, nn.Parameter(torch.zeros(size, dtype=torch.float32, device=where)))
+    # not persistent: a checkpoint of the model stays that of the base, and bases come from the SVD cache
     linear.register_buffer("_rankspace_U", None if U is None else U.to(where, dtype), persistent=False)
     linear.register_buffer("_rankspace_Vh", Vh.to(where, dtype), persistent=False)
     cast(Adapted, linear)._rankspace = _State(adapter, linear.forward)
@@ -330,7 +333,7 @@ def _factored_forward(self: Adapted, x: Tensor) -> Tensor:
     if not self._rankspace.adapter._enabled:
         return y
     inner = F.linear(x.to(self._rankspace_Vh.dtype), self._rankspace_Vh)
-    if self._rankspace_U is None:
+    if self._rankspace_U is None:  # pissa_freeze_a: delta is a whole matrix B, its left factor
         return y + F.linear(inner, self.delta_S.view(self.out_features, -1).to(inner.dtype)).to(y.dtype)
     # bf16 · fp32 promotes to fp32: the gradient of delta is then summed over tokens in fp32
     scaled = (inner * self.delta_S).to(self._rankspace_U.dtype)

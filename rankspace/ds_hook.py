@@ -117,6 +117,7 @@ class ProjectionHook(StepHook):
     def _read_back(self, expected: Tensor) -> None:
         found = gather_grad(self.engine, self.adapter)
         dtype = _grad_dtype(self.engine, self.adapter)
+        # a mode that keeps gradients in 16 bits rounds what was written; anything beyond that is a write that nobody reads
         tolerance = 4 * torch.finfo(dtype).eps * expected.abs().max().item()
         if (found - expected).abs().max().item() > tolerance:
             raise RankspaceError(
@@ -134,7 +135,7 @@ def gather_grad(engine: Any, adapter: Adapter) -> Tensor:
     """
     from deepspeed.utils import safe_get_full_grad
 
-    mapped = _optimized_ids(engine)
+    mapped = _optimized_ids(engine)  # safe_get_full_grad raises for a parameter that the optimizer does not hold
     grads = [safe_get_full_grad(p) if p.requires_grad and id(p) in mapped else None for p in adapter.parameters()]
     return whole_gradient(
         adapter, grads, " has no gradient: pass every adapter.parameters() to the optimizer and leave them trainable"
@@ -182,6 +183,7 @@ def scatter_delta(engine: Any, adapter: Adapter, flat: Tensor) -> None:
     masters = _unfused_masters(engine)
     parameters = adapter.parameters()
     parts = split_flat(flat.to(parameters[0].device), adapter.modules)
+    # master copy first, then the model's: the next step starts from the master, the next forward from the model
     for parameter, part in zip(parameters, parts, strict=True):
         if id(parameter) in masters:
             masters[id(parameter)].copy_(part)

@@ -109,7 +109,9 @@ class GradientHook(StepHook):
     def _moments(self) -> list[Tensor]:
         """exp_avg of the Adam family or SGD's momentum_buffer, one a module; [] where there is neither."""
         found = [s.get("exp_avg", s.get("momentum_buffer")) for s in self._states()]
-        kept = [m for m in found if m is not None]
+        kept = [
+            m for m in found if m is not None
+        ]  # before the first step there is none; one of some is no optimizer of ours
         return kept if len(kept) == len(found) else []
 
 

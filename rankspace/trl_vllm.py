@@ -78,7 +78,7 @@ def merged_parameters(parameters: Iterator[tuple[str, Tensor]], adapter: Adapter
     deltas, missing = adapter.named_delta(), {name for name, _ in adapter.modules}
     for name, tensor in parameters:
         module, _, last = name.rpartition(".")
-        if last == PARAMETER:
+        if last == PARAMETER:  # vLLM has no such parameter and would refuse the whole sync
             continue
         if last == "weight" and module in deltas:
             missing.discard(module)

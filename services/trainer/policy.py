@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +18,9 @@ from typing import TYPE_CHECKING, Any, cast
 from common.model_names import local
 from common.settings import TrainerSettings
 from services.trainer.collate import TrainingSample
+from services.trainer.directions import contrast, directions
+from services.trainer.distributed import start_distributed, take_device
+from services.trainer.loss_metrics import mean_by_tokens, require_finite
 from services.trainer.micro_batches import micro_batches
 from services.trainer.schedule import learning_rate
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
     from rankspace.adapter import Adapter
     from rankspace.batch import Batch
-    from rankspace.direction import Direction
-    from rankspace.dpo import PairContrast
     from rankspace.ds_hook import ProjectionHook
     from rankspace.pairs import TokenizedPair
     from rankspace.svd_cache import Progress
@@ -53,7 +52,7 @@ class Policy:
         disable_progress_bar()
         self.settings = s
         torch.manual_seed(s.seed)
-        self.device = _device(s.device, s.gpu_memory_fraction)
+        self.device = take_device(s.device, s.gpu_memory_fraction)
         with stage(f"loading {s.model}", s.run_dir / "progress.log"):
             model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(local(s.model), dtype=getattr(torch, s.dtype))
             self.model = cast("PreTrainedModel", model.to(self.device))
@@ -68,11 +67,11 @@ class Policy:
             from rankspace.compile import compile_layers
 
             compile_layers(self.model, self.adapter, dynamic=True)
-        self.direction, self.reference = _directions(s, self.adapter)
-        self.rank, self.ranks = _start_distributed(self.device)
+        self.direction, self.reference = directions(s, self.adapter)
+        self.rank, self.ranks = start_distributed(self.device)
         rows = s.groups_per_step * s.group_size
         self.accumulation = -(-rows // (s.micro_batch * self.ranks))
-        self.contrast = _contrast(s, self.model, self.adapter)
+        self.contrast = contrast(s, self.model, self.adapter)
         self.engine = self._engine()
         self.hook = self._hook()
         if s.start_from is not None:
@@ -122,10 +121,13 @@ class Policy:
         losses: list[dict[str, Any]] = []
         metrics: dict[str, Any] = {}
         for number, part in enumerate(parts, start=1):
+            # a rank without rows still runs a forward and a backward: the others' all-reduce would wait for it for ever
             loss, info = self._loss(part or [_silent(rows[0])], sequences)
             if self.contrast is not None and number == len(parts):  # the same pairs on every rank, a share of each
                 pulled = self.contrast.loss(lambda batch: self.engine(batch, 1.0)[0], step or 0)
                 loss = loss + self.settings.dpo_beta * pulled / self.ranks
+            # DeepSpeed divides by the accumulation, and its all-reduce by the ranks; the loss is already that of the whole
+            # step (normalised by `sequences`), so both are taken back here
             self.engine.backward(loss * self.accumulation * self.ranks)
             losses.append(info)
             if number == len(parts):
@@ -139,7 +141,7 @@ class Policy:
         else:
             metrics |= self.hook.after_step()  # refreshes the adapter
             metrics["intervened"] = intervene and self.settings.projection not in ("off", "measure_only", "shift")
-        return metrics | _mean_by_tokens(losses)
+        return metrics | mean_by_tokens(losses)
 
     def _of_all_ranks(self, losses: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Metrics of every rank's micro-batches, the same list on every rank: they decide alike, and end together."""
@@ -222,6 +224,7 @@ class Policy:
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,
         }
+        # the engine wraps the whole of the loss's forward, so that its hooks see one call a micro-batch
         scorer = _scorer(self.model, compiled=s.compile_layers and self.device != "cpu")
         engine, *_ = deepspeed.initialize(model=scorer, optimizer=optimizer, config=config)
         return engine
@@ -253,25 +256,6 @@ class Policy:
         scatter_delta(self.engine, self.adapter, there + saved.flat.to(there.device))
 
 
-def _contrast(s: TrainerSettings, model: PreTrainedModel, adapter: Adapter) -> PairContrast | None:
-    """The contrastive loss on the training pairs, with its reference log-probs taken now, at delta_S = 0."""
-    if s.dpo_beta == 0:
-        return None
-    from transformers import AutoTokenizer
-
-    from rankspace.chat import Chat
-    from rankspace.compile import eagerly
-    from rankspace.dpo import PairContrast
-    from rankspace.pairs import load_pairs, tokenize_pair
-
-    assert s.pairs is not None  # TrainerSettings has checked it
-    tokenizer = AutoTokenizer.from_pretrained(local(s.model))
-    chat = Chat(s.chat_template_kwargs, s.chat_date)
-    pairs = [tokenize_pair(tokenizer, pair, chat) for pair in load_pairs(s.pairs, "train")]
-    with eagerly():
-        return PairContrast(model, adapter, pairs, s.dpo_gamma, s.dpo_pairs, s.seed)
-
-
 def _scorer(model: PreTrainedModel, compiled: bool) -> torch.nn.Module:
     """What the engine wraps: forward(batch, temperature) -> (logprobs, entropy), fp32 [B, T]."""
     import torch
@@ -289,30 +273,6 @@ def _scorer(model: PreTrainedModel, compiled: bool) -> torch.nn.Module:
     return Scorer()
 
 
-def _directions(s: TrainerSettings, adapter: Adapter) -> tuple[Direction | None, Direction | None]:
-    """(what the arm acts along, the v_hack that positions are measured against); None where there is none."""
-    from rankspace import RankspaceError
-    from rankspace.direction import load_direction, orthogonalised, random_direction, require_validated
-
-    if s.direction == "none":
-        return None, None
-    reference = None if s.v_ref is None else load_direction(s.v_ref, adapter.modules, adapter.fingerprint)
-    if reference is not None and reference.kind != "v_hack":
-        raise RankspaceError(f"field v_ref: {s.v_ref} is of kind {reference.kind!r}, give a v_hack file")
-    if s.direction == "random":
-        direction = random_direction(adapter.modules, s.seed)
-    else:
-        assert s.v_hack is not None  # TrainerSettings has checked it
-        direction = load_direction(s.v_hack, adapter.modules, adapter.fingerprint)
-        require_validated(direction, s.gate)
-    if s.orthogonal:
-        assert reference is not None  # TrainerSettings has checked it
-        direction = orthogonalised(direction, reference)
-    if reference is None and direction.kind == "v_hack":
-        reference = direction
-    return direction, reference
-
-
 def _silent(row: TrainingSample) -> TrainingSample:
     """A row that takes part in the forward and not in the loss, for a rank that got none."""
     return TrainingSample(row.prompt_ids, row.token_ids, row.old_logprobs, row.ref_logprobs, 0.0, masked=True)
@@ -324,75 +284,3 @@ def _padded(values: Sequence[Sequence[float]], batch: Batch) -> torch.Tensor:
 
     flat = torch.tensor([x for row in values for x in row], dtype=torch.float32, device=batch.mask.device)
     return torch.zeros(batch.mask.shape, device=batch.mask.device).masked_scatter(batch.mask, flat)
-
-
-def _mean_by_tokens(losses: list[dict[str, Any]]) -> dict[str, Any]:
-    """Metrics of all ranks' micro-batches as one; per-token means are weighted by tokens."""
-    tokens = [m["n_tokens"] for m in losses]
-    total = max(sum(tokens), 1.0)
-    out = {
-        k: sum(m[k] * n for m, n in zip(losses, tokens, strict=True)) / total
-        for k in ("ratio_mean", "clip_frac", "kl", "entropy")
-    }
-    negative = sum(m["n_negative"] for m in losses)
-    out["weight_capped"] = sum(m["weight_capped"] * m["n_negative"] for m in losses) / max(negative, 1.0)
-    out["ratio_max"] = max(m["ratio_max"] for m in losses)
-    return out | {"loss": sum(m["loss"] for m in losses)}
-
-
-def require_finite(losses: list[dict[str, Any]]) -> None:
-    """RankspaceError when a micro-batch's loss is NaN or Inf, before such a gradient moves anything."""
-    from rankspace import RankspaceError
-
-    for number, m in enumerate(losses, start=1):
-        if "error" in m:
-            raise RankspaceError(m["error"])
-        if not math.isfinite(m["loss"]):
-            raise RankspaceError(
-                f"the loss of micro-batch {number} of {len(losses)} is {m['loss']}: the ratio to the policy that sampled goes"
-                f" up to {m['ratio_max']:.3g}, KL to the reference is {m['kl']:.3g}; lower the learning rate, or max_staleness"
-            )
-
-
-def _device(name: str, memory_fraction: float | None = None) -> str:
-    """The device, one card a rank, with this process's share of its memory capped where another service is on it too."""
-    import torch
-
-    from rankspace.gpu import avoid_cudnn_attention
-
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    avoid_cudnn_attention()
-    if device.startswith("cuda"):
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        if memory_fraction is not None:
-            torch.cuda.set_per_process_memory_fraction(memory_fraction)
-    return device
-
-
-def _start_distributed(device: str) -> tuple[int, int]:
-    """(rank, number of ranks). Alone unless a launcher (torchrun, deepspeed) says otherwise through the environment."""
-    import torch
-
-    if device == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    if "RANK" not in os.environ:  # after the import: seconds in which somebody else might take the port
-        os.environ |= {
-            "RANK": "0",
-            "WORLD_SIZE": "1",
-            "LOCAL_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
-        }
-    # gloo is enough; DeepSpeed would compile a shared-memory all-reduce first, for minutes on a fresh machine
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if device.startswith("cuda") else "gloo", verbose=False)
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

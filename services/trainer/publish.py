@@ -81,6 +81,8 @@ class Publisher:
         )
         self.expected[version] = Expected(delta.checksum, probe_logprobs)
         self.expected.pop(version - REMEMBERED, None)
+        # a crash between push and checkpoint leaves proofs of this number for weights that were never saved; the resumed run
+        # pushes the number again, with other bits on other hardware, and must tell the two apart
         before = delta_store.proofs(self.queue.client, self.run_id, version)
         self._former[version] = {proof.checksum for proof in before} - {delta.checksum}
         self._former.pop(version - REMEMBERED, None)

@@ -71,6 +71,7 @@ class Rollouts:
         new = [r for r in requests if r.group_id not in self._asked and r.group_id not in self._in_hand]
         for request in new:
             self._asked[request.group_id] = request
+            # an answer may come before its question: a former process asked, died, and this one reads the answer first
             for delivery in self._parked.pop(request.group_id, ()):
                 self._receive(delivery)
         self._put(r for r in new if r.group_id in self._asked)
@@ -94,6 +95,8 @@ class Rollouts:
             if self._take(wait_s=1.0):
                 last_news, empty = time.monotonic(), 0
                 continue
+            # the two depths are read one after the other, and a group can pass between the readings: only several looks in
+            # a row say that it is lost
             empty = empty + 1 if self._nothing_on_its_way() else 0
             if empty >= LOST_AFTER:
                 self._ask_again(missing)
@@ -162,7 +165,7 @@ class Rollouts:
         elif reason := self._forged(message, request):
             log.warning("refused an answer to %s: %s", group.group_id, reason)
             self.outcomes["refused"] += 1
-            self.queue.dead_letter(keys.TRAINERS, delivery, reason)
+            self.queue.dead_letter(keys.TRAINERS, delivery, reason)  # the request stays open: an honest answer may come
             self._held.discard(delivery.entry_id)
         elif request is None:
             self._held.add(delivery.entry_id)
@@ -204,7 +207,9 @@ class Rollouts:
             delivery = self._in_hand.pop(request.group_id)
             message = delivery.message
             out.deliveries.append(delivery)
-            self._finished.add(request.group_id)
+            self._finished.add(
+                request.group_id
+            )  # a second grader's answer to the same group is a duplicate from now on
             outcome = ""
             if isinstance(message, DroppedGroup):
                 outcome, out.dropped[request.group_id] = "dropped", f"{message.stage}: {message.reason}"

@@ -101,10 +101,13 @@ class Trainer:
 
     def _step(self, k: int) -> None:
         started = time.perf_counter()
+        # with staleness 1 the next step's problems are asked for before this step's groups are waited for, so that generators
+        # sample them while this step trains; their prompts depend on the seed and the step alone
         for ahead in range(k, min(k + self.s.max_staleness, self.s.steps - 1) + 1):
             self.rollouts.ask(train_requests(self.s, self.train_problems, ahead))
         collected = self.rollouts.collect(train_requests(self.s, self.train_problems, k))
         self.rollouts.drop_stale(collected, self.publisher.require_proof)
+        # also a generator that sampled nothing of this step must have the version: it may sample the next one
         self.publisher.require_all(max(0, k - self.s.max_staleness), self.s.group_timeout_s, self.rollouts.check)
         self._require_any(k, collected)
         collected_at = time.perf_counter()
@@ -119,7 +122,7 @@ class Trainer:
             self.state.hack_rates.append(batch.stats["hack_strict"])
         metrics = self.ranks.train_step(batch.rows, k, intervenes(self.s, k, self.state.hack_rates, self.alarm.rung))
         failpoints.reached("optimised")
-        self.state.next_step = k + 1
+        self.state.next_step = k + 1  # before the push: a checkpoint taken from here on must push the new version again
         seconds = {"shape": shaped_at - collected_at, "train": time.perf_counter() - shaped_at, "push": self.push_s,
                    "wait": collected.waited_s}  # fmt: skip
         self._push(k + 1)
@@ -151,7 +154,7 @@ class Trainer:
         if collected.groups:
             return
         self._checkpoint()
-        self.rollouts.acknowledge(collected)
+        self.rollouts.acknowledge(collected)  # or the next start would find the same dropped groups and end at once
         reason = next(iter(collected.dropped.values()), "none was asked for")
         raise QueueError(
             f"all {len(collected.dropped)} groups of step {k} were dropped (first: {reason}); mend the cause and start the "
@@ -164,13 +167,15 @@ class Trainer:
             self.state = found
             self.publisher.restore(found.expected)
             self.alarm.restore(found.alarm)
+        # rows of steps after the checkpoint were never in it: they are done again, with other bits where the hardware is
+        # another, and must not stand twice
         self.record.cut(self.state.next_step, self.state.evaluated)
         self.record.alarm(self.alarm.evidence())
         if self.state.updates is None:
             self.state.updates = self.record.updates()
         self.record.replay()
         self.record.count(self.state.outcomes, self.state.tokens)
-        self.rollouts.trained_before = self.state.next_step
+        self.rollouts.trained_before = self.state.next_step  # late copies of trained groups are told by their step
         self.rollouts.recover()
         self.record.status("running", self.state.next_step, self.alarm.reason)
         self._push(self.state.next_step)
@@ -179,7 +184,7 @@ class Trainer:
         """Publish delta_S; its proof is required before a group sampled from it is trained on."""
         started = time.perf_counter()
         vector, probe = self.ranks.snapshot(self.publisher.probe_ids)
-        self.fence()
+        self.fence()  # a trainer that was stopped and replaced meanwhile must not push over its successor
         self.publisher.push(version, vector, probe)
         self.push_s = time.perf_counter() - started
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rankspace.models import load_model
-from services.trainer.policy import _device
+from services.trainer.distributed import take_device
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def as_torch_has_it():
 
 
 def test_a_trainer_keeps_attention_off_cudnn():
-    _device("cpu")
+    take_device("cpu")
     assert not torch.backends.cuda.cudnn_sdp_enabled()
     assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
 

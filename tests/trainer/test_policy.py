@@ -12,7 +12,8 @@ import torch
 
 from common.settings import TrainerSettings, build
 from rankspace import Layout, RankspaceError, random_direction, save_direction
-from services.trainer.policy import _directions, require_finite
+from services.trainer.directions import directions
+from services.trainer.loss_metrics import require_finite
 
 SCRIPT = """
 import json, sys, torch
@@ -211,19 +212,19 @@ def files(tmp_path):
 
 def test_the_run_s_own_v_hack_is_the_reference(files):
     adapter, folder = files
-    own, reference = _directions(settings(direction="v_hack", v_hack=folder / "v_hack.safetensors"), adapter)
+    own, reference = directions(settings(direction="v_hack", v_hack=folder / "v_hack.safetensors"), adapter)
     assert own is reference and own.kind == "v_hack"
-    own, reference = _directions(settings(direction="v_hack", v_hack=folder / "shuffled.safetensors"), adapter)
+    own, reference = directions(settings(direction="v_hack", v_hack=folder / "shuffled.safetensors"), adapter)
     assert own.kind == "shuffled" and reference is None, "a control is no reference"
-    assert _directions(settings(direction="random"), adapter)[1] is None
-    assert _directions(settings(direction="none"), adapter) == (None, None)
+    assert directions(settings(direction="random"), adapter)[1] is None
+    assert directions(settings(direction="none"), adapter) == (None, None)
 
 
 @pytest.mark.parametrize("own", [{"direction": "random"}, {"direction": "v_hack", "v_hack": "shuffled.safetensors"}])
 def test_a_control_is_made_orthogonal_to_the_reference_that_it_is_measured_against(files, own):
     adapter, folder = files
     paths = {k: folder / v if k == "v_hack" else v for k, v in own.items()}
-    made, reference = _directions(settings(**paths, orthogonal=True, v_ref=folder / "v_hack.safetensors"), adapter)
+    made, reference = directions(settings(**paths, orthogonal=True, v_ref=folder / "v_hack.safetensors"), adapter)
     layout = Layout.of(adapter.modules)
     assert (layout.pad(made.vectors) * layout.pad(reference.vectors)).sum(-1).abs().max() < 1e-6
 
@@ -231,7 +232,7 @@ def test_a_control_is_made_orthogonal_to_the_reference_that_it_is_measured_again
 def test_a_reference_that_is_no_v_hack_is_refused(files):
     adapter, folder = files
     with pytest.raises(RankspaceError, match=r"field v_ref: .* is of kind 'shuffled', give a v_hack file"):
-        _directions(settings(direction="random", v_ref=folder / "shuffled.safetensors"), adapter)
+        directions(settings(direction="random", v_ref=folder / "shuffled.safetensors"), adapter)
 
 
 def test_writing_gradients_back_unchanged_trains_the_same_bits_as_leaving_them(tmp_path):
