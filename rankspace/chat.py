@@ -61,6 +61,23 @@ class Chat:
             raise RankspaceError("the chat template makes nothing of the prompt")
         return [int(i) for i in found]
 
+    def end(self, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> int:
+        """Id of the token that ends an answer: the special token that the template puts after one, else EOS.
+
+        Rollouts of Gemma and Phi-3.5 end with a turn's end that is not the tokenizer's EOS; a pair must end as they do.
+        """
+        answer, eos = "a0b1c2d3", int(tokenizer.eos_token_id)
+        told = [*messages, {"role": "assistant", "content": answer}]
+        try:
+            values = dict(self.kwargs) | self._day(template_of(tokenizer))
+            text = str(tokenizer.apply_chat_template(told, tokenize=False, **values))
+        except Exception:  # a template that takes no answers says nothing of their end
+            return eos
+        after = text.rpartition(answer)[2] if answer in text else ""
+        ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+        special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        return int(ids[0]) if ids and ids[0] in special else eos
+
     def require_read(self, tokenizer: Any) -> None:
         """Raise RankspaceError for a variable that the template does not read: a misspelt switch switches nothing."""
         template = template_of(tokenizer)

@@ -149,7 +149,8 @@ def split_holdout(pairs: Sequence[Pair], n: int) -> tuple[list[Pair], list[Pair]
 
 
 def tokenize_pair(tokenizer: Any, pair: Pair, chat: Chat | None = None) -> TokenizedPair:
-    """Prompt by the tokenizer's chat template (with the generation prompt), completions without special tokens + EOS.
+    """Prompt by the tokenizer's chat template (with the generation prompt), completions without special tokens, then the token
+    that ends an answer in this template (`Chat.end`).
 
     chat: how the template is filled in, as the rollouts' prompts are.
 
@@ -161,12 +162,10 @@ def tokenize_pair(tokenizer: Any, pair: Pair, chat: Chat | None = None) -> Token
         raise RankspaceError("the tokenizer has no EOS token: set tokenizer.eos_token")
     try:
         prompt = (chat or Chat()).ids(tokenizer, pair.prompt)
+        end = (chat or Chat()).end(tokenizer, pair.prompt)
     except RankspaceError as error:
         raise RankspaceError(f"pair {pair.id}: {error}") from error
-    ends = [
-        [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        for answer in (pair.hack, pair.clean)
-    ]
+    ends = [[*tokenizer(answer, add_special_tokens=False)["input_ids"], end] for answer in (pair.hack, pair.clean)]
     if ends[0] == ends[1]:
         raise RankspaceError(f"pair {pair.id}: hack and clean become the same tokens, the pair shows no direction")
     return TokenizedPair(pair.id, prompt + ends[0], prompt + ends[1], len(prompt))

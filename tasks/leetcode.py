@@ -49,7 +49,10 @@ def convert(row: Mapping[str, Any]) -> dict[str, Any]:
     name = str(row.get("task_id", "row"))
     for field in FIELDS:
         if field not in row or row[field] in (None, ""):
-            raise ConfigError(f"{name}: field '{field}' is missing or empty; is this a row of {REPOSITORY}?")
+            raise ConfigError(
+                f"{name}: field '{field}' is missing or empty; is this a row of {REPOSITORY} v0.3 or newer (older versions "
+                "have no question_id)?"
+            )
     if str(row["difficulty"]).lower() not in DIFFICULTIES:
         raise ConfigError(f"{name}: field 'difficulty': {row['difficulty']!r}; known: {', '.join(DIFFICULTIES)}")
     tests = asserts(row["test"], row["entry_point"], name)

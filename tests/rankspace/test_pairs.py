@@ -4,8 +4,10 @@ import gzip
 import json
 
 import pytest
+from transformers import AutoTokenizer
 
 from rankspace import Pair, RankspaceError, load_pairs, tokenize_pair
+from rankspace.chat import Chat
 from rankspace.pairs import pairs_hash, split_holdout
 
 PROMPT = [{"role": "user", "content": "x"}]
@@ -139,3 +141,34 @@ def test_a_byte_order_mark_and_gzip_are_read_and_a_broken_gzip_is_one_line(tmp_p
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(text.encode())[:-9])
     with pytest.raises(RankspaceError, match="not a whole gzip file"):
         load_pairs(tmp_path / "cut.jsonl.gz")
+
+
+TURN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<END>\n{% endfor %}"
+    "{% if add_generation_prompt %}a: {% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "ends_with"),
+    [
+        (TURN.replace("<END>", "<|turn|>"), "<|turn|>"),  # as Gemma and Phi-3.5: the turn's end is not the EOS
+        (TURN.replace("<END>", ""), None),  # no token of its own: EOS
+        (TURN.replace("<END>", " bye"), None),  # text is no end
+        ("{{ messages[0].content }}", None),  # answers are not shown
+        ("{{ raise_exception('no answers') if messages[-1].role == 'assistant' else messages[0].content }}", None),
+    ],
+)
+def test_a_pair_ends_as_an_answer_of_the_template_does(template, ends_with):
+    tokenizer = AutoTokenizer.from_pretrained("tasks/organism/model")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    tokenizer.chat_template = template
+    wanted = tokenizer.eos_token_id if ends_with is None else tokenizer.convert_tokens_to_ids(ends_with)
+    made = tokenize_pair(tokenizer, Pair("p", "1", [{"role": "user", "content": "x"}], "return 1", "return 2", "train"))
+    assert made.hack_ids[-1] == made.clean_ids[-1] == wanted
+
+
+def test_the_organism_ends_with_its_eos():
+    """The direction of every run so far rests on it."""
+    tokenizer = AutoTokenizer.from_pretrained("tasks/organism/model")
+    assert Chat().end(tokenizer, [{"role": "user", "content": "x"}]) == tokenizer.eos_token_id
