@@ -27,7 +27,7 @@ def finished(tmp_path_factory):
         values = presets.resolve("maths", "vanilla", 0, {"loggers": "tensorboard"}, root / "runs")
         s = build(TrainerSettings, values | stack.access("trainer"))
         ensure_direction("maths", "vanilla", 0, s)
-        s.run_dir.mkdir(parents=True)
+        s.run_dir.mkdir(parents=True, exist_ok=True)  # the extraction's progress may lie there
         write_provenance(s, "maths")
         config = root / "trainer.json"
         config.write_text(dump(s))
