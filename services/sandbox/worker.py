@@ -54,8 +54,7 @@ class Worker:
         self.lanes = lanes = settings.parallel or len(os.sched_getaffinity(0))
         self.waiting, self._lock = 0, threading.Lock()  # completions in hand that no lane has begun
         with jail_starts():
-            for _ in range(lanes):
-                self.jails.put(jail := Oracle(isolation=settings.isolation, packages=settings.packages))
+            self.jails.put(jail := self._new_jail())
         self.beside = Beside(
             max(PROGRAMS, PROGRAMS_A_LANE * lanes), isolation=settings.isolation, packages=settings.packages
         )
@@ -163,7 +162,10 @@ class Worker:
         try:
             return self.jails.get_nowait()
         except Empty:
-            return Oracle(isolation=self.settings.isolation)
+            return self._new_jail()
+
+    def _new_jail(self) -> Oracle:
+        return Oracle(isolation=self.settings.isolation, packages=self.settings.packages)
 
     def _count(self, grades: Sequence[Grade]) -> None:
         name = self.settings.name

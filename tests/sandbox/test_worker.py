@@ -170,6 +170,20 @@ def test_our_own_failure_is_an_infra_error_and_the_jail_is_replaced(worker, monk
     assert worker.grade(rollouts([RIGHT])).grades[0].label == "Correct"
 
 
+def test_every_jail_allows_the_packages_of_the_settings(redis_url, monkeypatch):
+    """The first one, one more for another lane, and one in the place of a broken one."""
+    made = []
+    real = worker_module.Oracle
+    monkeypatch.setattr(worker_module, "Oracle", lambda **given: made.append(given["packages"]) or real(**given))
+    values = {"redis_url": redis_url, "name": "w", "isolation": "best_effort", "parallel": 2}
+    settings = build(SandboxSettings, values | {"packages": ("sortedcontainers",)})
+    worker = Worker(settings, Queue(connect(redis_url), "w"), Metrics("sandbox"))
+    for jail in (worker._jail(), worker._jail()):
+        jail.close()
+    worker.close()
+    assert made == [("sortedcontainers",)] * 2
+
+
 def test_a_group_that_kills_its_graders_is_given_up_and_the_trainer_told(worker, queue):
     queue.publish(keys.ROLLOUTS, rollouts([RIGHT]))
     for i in range(3):
