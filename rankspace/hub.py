@@ -50,9 +50,8 @@ def push_to_hub(directory: str | Path, repo: str, private: bool = True, token: s
         api.upload_folder(
             repo_id=repo, folder_path=folder, commit_message="Upload from rankspace", ignore_patterns=[".*"]
         )
-    except (
-        Exception
-    ) as error:  # its own errors, and those of an HTTP library that it has changed from version to version
+    # its own errors, and those of an HTTP library that it has changed from version to version
+    except Exception as error:
         raise RankspaceError(f"--repo {repo}: {_reason(error)}") from None
     return str(address)
 

@@ -39,11 +39,19 @@ def lines(
 @contextmanager
 def stage(label: str, file: Path | None = None, every_s: float = EVERY_S) -> Iterator[None]:
     """Work whose share done is not known (loading a model): every every_s seconds, a line with how long it has taken."""
-    began, stop = time.monotonic(), threading.Event()
+    began = time.monotonic()
+    with ticking(every_s, lambda: tell(f"{label}: {span(time.monotonic() - began)} so far", file)):
+        yield
+
+
+@contextmanager
+def ticking(every_s: float, tick: Callable[[], None]) -> Iterator[None]:
+    """`tick()` every so many seconds, in a thread, while the block runs."""
+    stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(every_s):
-            tell(f"{label}: {span(time.monotonic() - began)} so far", file)
+            tick()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any
 from common.errors import ConfigError
 from common.model_names import RECORD, Named, brought, parse, record, weight_files
 from experiments.launch import gguf_file, hub
+from rankspace.progress import ticking
 
 Say = Callable[[str], None]
 GIB = 2**30
@@ -163,26 +163,20 @@ def _require_room(where: Path, size: int) -> None:
 @contextmanager
 def _progress(folder: Path, total: int, done: Callable[[], int], say: Say) -> Iterator[None]:
     """Say every EVERY_S seconds how far the work is, and write it to FOLDER.log."""
-    began, stop, before = time.monotonic(), threading.Event(), done()
+    began, before = time.monotonic(), done()
+    with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8") as log:
 
-    def watch() -> None:
-        with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8") as log:
-            while not stop.wait(EVERY_S):
-                now, seconds = done(), time.monotonic() - began
-                rate = (now - before) / seconds
-                left = f"about {_minutes((total - now) / rate)} left" if rate > 0 and now < total else "at work"
-                line = f"{folder.name}: {now / GIB:.2f} of {total / GIB:.2f} GiB, {seconds:.0f} s, {left}"
-                say(line)
-                log.write(line + "\n")
-                log.flush()
+        def tick() -> None:
+            now, seconds = done(), time.monotonic() - began
+            rate = (now - before) / seconds
+            left = f"about {_minutes((total - now) / rate)} left" if rate > 0 and now < total else "at work"
+            line = f"{folder.name}: {now / GIB:.2f} of {total / GIB:.2f} GiB, {seconds:.0f} s, {left}"
+            say(line)
+            log.write(line + "\n")
+            log.flush()
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+        with ticking(EVERY_S, tick):
+            yield
 
 
 def sha256(path: Path) -> str:

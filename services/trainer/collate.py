@@ -52,21 +52,15 @@ def collate(
     refilled: how many of the groups, the last ones, were sampled in place of others (refill.py). As many groups without
     variance as they are more than needed leave the batch even where such groups stay in.
     """
-    import torch
-
-    from rankspace import group_advantages
-
     rows: list[TrainingSample] = []
     zero_variance = trained = 0
     flat: list[list[float]] = []
     for graded, group_rewards in zip(groups, rewards, strict=True):
-        valid = torch.tensor([r is not None for r in group_rewards])
-        values = torch.tensor([math.nan if r is None else r for r in group_rewards], dtype=torch.float64)
-        adv, info = group_advantages(values, valid, kind=s.advantage)
-        flat.append([a if ok else math.nan for a, ok in zip(adv.tolist(), valid.tolist(), strict=True)])
-        zero_variance += info["zero_variance"]
+        advantages, varies = advantages_of(group_rewards, s)
+        flat.append(advantages)
+        zero_variance += not varies
         # with a KL term the rows stay in: their advantage is 0, their KL is not
-        if info["zero_variance"] and (not s.kl_beta or zero_variance <= refilled):
+        if not varies and (not s.kl_beta or zero_variance <= refilled):
             continue
         new = _rows(graded, flat[-1], s)
         trained += any(not row.masked and row.token_ids for row in new)
@@ -77,6 +71,19 @@ def collate(
     stats |= {"tokens": sum(len(c.token_ids) for g in groups for c in g.group.completions)}
     stats |= {"refill_sampled": refilled, "refill_kept": sum(_differ(advantages) for advantages in flat[first:])}
     return TrainBatch(rows, flat, stats | {"kl_all": mean_kl(groups[:first])})
+
+
+def advantages_of(rewards: Sequence[float | None], s: TrainerSettings) -> tuple[list[float], bool]:
+    """(the advantages of a group's rewards, NaN for one that is None; whether the rewards differ)."""
+    import torch
+
+    from rankspace import group_advantages
+
+    valid = torch.tensor([r is not None for r in rewards])
+    values = torch.tensor([math.nan if r is None else r for r in rewards], dtype=torch.float64)
+    found, info = group_advantages(values, valid, kind=s.advantage)
+    advantages = [a if ok else math.nan for a, ok in zip(found.tolist(), valid.tolist(), strict=True)]
+    return advantages, not info["zero_variance"]
 
 
 def _differ(advantages: Sequence[float]) -> bool:

@@ -14,11 +14,11 @@ would count the problems that the policy always or never solves more often.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from common.settings import TrainerSettings
 from common.types import GenerationRequest, GradedGroup, Problem
+from services.trainer.collate import advantages_of
 from services.trainer.requests import refill_requests
 
 Rewards = list[list[float | None]]
@@ -28,13 +28,7 @@ Shape = Callable[[Sequence[GradedGroup]], Rewards]
 
 def varies(rewards: Sequence[float | None], s: TrainerSettings) -> bool:
     """Whether a group's rewards (None: not gradable) differ, by the measure that makes its advantages."""
-    import torch
-
-    from rankspace import group_advantages
-
-    valid = torch.tensor([r is not None for r in rewards])
-    values = torch.tensor([math.nan if r is None else r for r in rewards], dtype=torch.float64)
-    return not group_advantages(values, valid, kind=s.advantage)[1]["zero_variance"]
+    return advantages_of(rewards, s)[1]
 
 
 def refill(
