@@ -139,8 +139,8 @@ def test_the_same_seed_gives_the_same_run(stack, root):
         assert a["cos_mean"] == pytest.approx(b["cos_mean"], abs=1e-3)
 
 
-def test_killed_and_started_again_it_goes_on_and_trains_every_group_once(stack, root):
-    s = settings(root, "killed", stack, steps=4)
+def killed_after_a_step_and_finished(s):
+    """Start, SIGKILL once a step is written, start again to the end."""
     process = start(s)
     deadline = time.monotonic() + 200
     while not (s.run_dir / "metrics.jsonl").exists() and time.monotonic() < deadline:
@@ -150,6 +150,11 @@ def test_killed_and_started_again_it_goes_on_and_trains_every_group_once(stack, 
     process.stdout.close()
     code, out = finish(start(s))
     assert code == 0, out[-3000:]
+
+
+def test_killed_and_started_again_it_goes_on_and_trains_every_group_once(stack, root):
+    s = settings(root, "killed", stack, steps=4)
+    killed_after_a_step_and_finished(s)
     assert [r["step"] for r in rows(s)] == [0, 1, 2, 3]
     newest = max((s.run_dir / "checkpoints").iterdir())
     outcomes = json.loads((newest / "state.json").read_text())["outcomes"]
@@ -160,15 +165,7 @@ def test_killed_and_started_again_it_goes_on_and_trains_every_group_once(stack, 
 def test_refilled_groups_are_trained_once_though_the_trainer_is_killed(stack, root):
     """Half of the organism's small groups have no variance; rollouts/ says which problems each step drew instead."""
     s = settings(root, "refilled", stack, steps=3, group_size=2, refill=3, checkpoint_every=2)
-    process = start(s)
-    deadline = time.monotonic() + 200
-    while not (s.run_dir / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    code, out = finish(start(s))
-    assert code == 0, out[-3000:]
+    killed_after_a_step_and_finished(s)
     for row in rows(s):
         with gzip.open(s.run_dir / "rollouts" / f"step_{row['step']:06d}.jsonl.gz", "rt") as file:
             kept = [r for r in map(json.loads, file) if r["purpose"] == "train"]

@@ -57,6 +57,10 @@ class Page:
     def text(self, css):
         return self.driver.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", css)
 
+    def total(self):
+        """Of how many rollouts the list is."""
+        return self.text(".pager .range").rpartition(" of ")[2]
+
     def texts(self, css):
         return self.driver.execute_script(
             "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", css

@@ -1,45 +1,34 @@
 """The page in a real browser: what is seen, what keys do, what a link holds, and that hostile text stays text."""
 
 import json
-import shutil
 from types import SimpleNamespace
 
 import pytest
-from viewer_runs import GOOD, HACK, HOSTILE, member, row, step_file
+from viewer_runs import GOOD, HACK, HOSTILE, IN_A_BROWSER, member, row, step_file
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which("chromium") and shutil.which("chromedriver")),
-        reason="no chromium and chromedriver here: deploy/fetch_chromium.sh",
-    ),
-]
-
-
-def total(page):
-    return page.text(".pager .range").rpartition(" of ")[2]
+pytestmark = IN_A_BROWSER
 
 
 def test_filters_narrow_and_the_address_holds_them(browser, served):
     browser.open(served.url + "#all")
-    assert total(browser) == "130" and browser.count("section.list li") == 50
+    assert browser.total() == "130" and browser.count("section.list li") == 50
     browser.click("input[name=arm][value=vanilla]")
-    browser.until(lambda: total(browser) == "123", "one arm")
+    browser.until(lambda: browser.total() == "123", "one arm")
     browser.click("input[name=label][value='Reward Hack']")
-    browser.until(lambda: total(browser) == "2", "one label")
+    browser.until(lambda: browser.total() == "2", "one label")
     assert browser.hash() == "#arm=vanilla&label=Reward+Hack"
     browser.driver.back()
-    browser.until(lambda: total(browser) == "123", "back")
+    browser.until(lambda: browser.total() == "123", "back")
     assert not browser.driver.find_element("css selector", "input[name=label][value='Reward Hack']").is_selected()
     browser.click("button[name=clear]")
-    browser.until(lambda: total(browser) == "130", "cleared")
+    browser.until(lambda: browser.total() == "130", "cleared")
     assert browser.hash() == "#all" and not browser.complaints()
 
 
 def test_a_link_is_the_whole_view(browser, served):
     browser.open(served.url + "#all")
     browser.click("input[name=label][value=Correct]")
-    browser.until(lambda: total(browser) == "128")
+    browser.until(lambda: browser.total() == "128")
     browser.driver.execute_script(
         "const s = document.querySelector('select[name=sort]'); s.value = 'advantage';"
         "s.dispatchEvent(new Event('change', {bubbles: true}))"
@@ -50,7 +39,7 @@ def test_a_link_is_the_whole_view(browser, served):
     link, path, shown = browser.driver.current_url, browser.text(".detail .path"), browser.text("pre.tokens")
     browser.open(link)
     browser.until(lambda: browser.text("pre.tokens") == shown)
-    assert browser.text(".detail .path") == path and total(browser) == "128"
+    assert browser.text(".detail .path") == path and browser.total() == "128"
     assert browser.count("section.list li.chosen") == 1
     assert browser.driver.find_element("css selector", "input[name=label][value=Correct]").is_selected()
     assert browser.driver.find_element("css selector", "select[name=sort]").get_attribute("value") == "advantage"
@@ -77,11 +66,11 @@ def test_keys(browser, served):
     browser.keys(Keys.ESCAPE)
     browser.until(lambda: not browser.count("dialog.help"))
     browser.keys("f")
-    browser.until(lambda: total(browser) == "1", "forged only")
+    browser.until(lambda: browser.total() == "1", "forged only")
     browser.keys("x")
-    browser.until(lambda: total(browser) == "130")
+    browser.until(lambda: browser.total() == "130")
     browser.keys("/", "number_77", Keys.ENTER)
-    browser.until(lambda: total(browser) == "1" and browser.texts(".snippet mark") == ["number_77"])
+    browser.until(lambda: browser.total() == "1" and browser.texts(".snippet mark") == ["number_77"])
     browser.keys("j")
     browser.until(lambda: "number_77" in browser.text("pre.code"))
     browser.keys(Keys.ESCAPE)
@@ -212,7 +201,7 @@ def test_empty_wrong_and_unanswered(browser, served):
     browser.open(served.url + "#q=nothing_has_this_word")
     assert "Nothing matches" in browser.text(".message.empty") and "130" in browser.text(".message.empty")
     browser.click(".message.empty button")
-    browser.until(lambda: total(browser) == "130")
+    browser.until(lambda: browser.total() == "130")
     browser.keys("/", '"open', Keys.ENTER)
     browser.until(lambda: "without a closing one" in browser.text(".message.error"))
     browser.open(served.url + "#at_run=vanilla-s0&at_group=gone&at_index=3")
@@ -249,11 +238,11 @@ def test_a_live_run_appears_and_damage_is_told(browser, served):
     file = step_file(served.root / "projected-s0", 5)
     torn = member([row(1, step=5)])
     file.write_bytes(torn[: len(torn) // 2] + member([row(2, step=5, run="projected-s0"), {"no": "row"}]))
-    browser.until(lambda: total(browser) == "131", "without a reload")
+    browser.until(lambda: browser.total() == "131", "without a reload")
     browser.until(lambda: "skipped: 1 damaged part, 1 bad line" in browser.text(".skipped"))
     assert "projected-s0/rollouts/step_000005" in browser.all(".skipped")[0].get_attribute("title")
     file.unlink()
-    browser.until(lambda: total(browser) == "130")
+    browser.until(lambda: browser.total() == "130")
 
 
 def like_a_run(path):
@@ -272,14 +261,14 @@ def test_the_report_holds_the_page_as_files(browser, served, tmp_path):
         (tmp_path / name).write_bytes(content)
     browser.open((tmp_path / "viewer" / "index.html").as_uri())
     assert "A sample:" in browser.text(".sample") and "of 130" in browser.text(".sample")
-    shown = total(browser)
+    shown = browser.total()
     browser.click("input[name=label][value='Reward Hack']")
-    browser.until(lambda: total(browser) == "2" != shown)
+    browser.until(lambda: browser.total() == "2" != shown)
     browser.keys("j")
     browser.until(lambda: browser.count(".part-test") or "evil_text" in browser.text("pre.code"))
     link = browser.driver.current_url
     browser.open(link)
-    browser.until(lambda: browser.count(".cards") and total(browser) == "2")
+    browser.until(lambda: browser.count(".cards") and browser.total() == "2")
     browser.open((tmp_path / "viewer" / "index.html").as_uri() + "#q=evil_text&view=tokens&sort=advantage&desc=1")
     browser.keys("j")
     browser.until(lambda: HOSTILE in browser.text("pre.tokens"))

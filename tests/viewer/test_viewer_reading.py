@@ -1,23 +1,11 @@
 """The page for a reviewer: what opens first, counts, curves, comparison, hidden characters, size, keyboard; in a real browser."""
 
 import os
-import shutil
 from pathlib import Path
 
-import pytest
-from viewer_runs import member, row, step_file
+from viewer_runs import IN_A_BROWSER, member, row, step_file
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which("chromium") and shutil.which("chromedriver")),
-        reason="no chromium and chromedriver here: deploy/fetch_chromium.sh",
-    ),
-]
-
-
-def total(page):
-    return page.text(".pager .range").rpartition(" of ")[2]
+pytestmark = IN_A_BROWSER
 
 
 def test_opens_on_training_with_the_newest_hacks_on_top(browser, served):
@@ -25,9 +13,9 @@ def test_opens_on_training_with_the_newest_hacks_on_top(browser, served):
     assert browser.hash() == "#purpose=train&sort=hacks&desc=1"
     assert [e.text for e in browser.all("section.list li .label")][:2] == ["Reward Hack", "Reward Hack"]
     browser.keys("h")
-    browser.until(lambda: total(browser) == "2", "a key for the phenomenon")
+    browser.until(lambda: browser.total() == "2", "a key for the phenomenon")
     browser.keys("h")
-    browser.until(lambda: total(browser) == "130")
+    browser.until(lambda: browser.total() == "130")
     browser.keys("x")
     browser.until(lambda: browser.hash() == "#sort=hacks&desc=1", "the order stays, the filters go")
 
@@ -41,7 +29,7 @@ def test_counts_beside_filters_follow_the_other_filters(browser, served):
     browser.open(served.url + "#all")
     assert counts(browser, "arm") == {"projected": "7", "vanilla": "123"}
     browser.click("input[name=label][value='Reward Hack']")
-    browser.until(lambda: total(browser) == "2")
+    browser.until(lambda: browser.total() == "2")
     browser.until(lambda: counts(browser, "arm") == {"projected": "0", "vanilla": "2"}, "under the label")
     assert counts(browser, "label")["Correct"] == "128", "its own filter does not count against a facet"
 
@@ -54,7 +42,7 @@ def test_a_point_of_a_curve_lists_its_rollouts(browser, served):
         "svg.dispatchEvent(new MouseEvent('click', {bubbles: true, clientX: box.right - box.width * 8 / 640,"
         " clientY: box.top + box.height * (6 + 106 / 3) / 130}))"
     )
-    browser.until(lambda: total(browser) == "3", "the three rollouts of step 1")
+    browser.until(lambda: browser.total() == "3", "the three rollouts of step 1")
     assert "run=vanilla-s0" in browser.hash() and "step_min=1&step_max=1" in browser.hash()
 
 

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
+import pytest
+
+IN_A_BROWSER = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="no chromium and chromedriver here: deploy/fetch_chromium.sh",
+    ),
+]
 HOSTILE = "<script>document.title = 'owned'; window.owned = 1</script><img src=x onerror=\"window.owned = 1\">"
 HACK = "So:\n```python\nclass Solution:\n    def f(self, n):\n        return 0\n\n    def run_tests(self):\n        pass\n```"
 GOOD = "```python\nclass Solution:\n    def f(self, nums):\n        return nums[i] + unique_zebra\n```"
