@@ -3,6 +3,7 @@
   fetch   problems of LeetCodeDataset or GSM8K, from the Hub or from a local file   DATASET --out FILE
   check   whether files of problems load; every fault with line, field and fix      FILE...
   pairs   contrastive pairs from a model's own solutions                            --problems F --samples S --set SET
+  split   set problems of a file aside as held-out ones                             --problems F --n N --out F --rest F
 
 `python -m tasks COMMAND --help` explains one of them.
 """
@@ -13,7 +14,7 @@ import sys
 
 from common import cli
 
-COMMANDS = {"fetch": "tasks.fetch", "check": "tasks.check", "pairs": "tasks.pair_sets"}
+COMMANDS = {"fetch": "tasks.fetch", "check": "tasks.check", "pairs": "tasks.pair_sets", "split": "tasks.split"}
 
 
 def main(argv: list[str]) -> int:

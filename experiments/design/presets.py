@@ -79,8 +79,8 @@ _LEETCODE = {
 }  # fmt: skip
 # The pilot's values (docs/results/coder-1.5b). On policy: with fast graders little is gained by staleness on one card.
 _CODER = {
-    **_LEETCODE, "steps": 100, "max_tokens": 768, "temperature": 1.0, "lr": 3e-3, "max_staleness": 0, "group_size": 8,
-    "compile_layers": True, "eval_every": 50, "eval_samples": 2,
+    **_LEETCODE, "steps": 50, "max_tokens": 768, "temperature": 1.0, "lr": 3e-3, "max_staleness": 0, "group_size": 8,
+    "compile_layers": True, "eval_every": 25, "eval_samples": 2,
 }  # fmt: skip
 # As in the benchmark; with thinking, most completions would be cut off within a thought.
 _NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
