@@ -35,6 +35,7 @@ def json_lines(rows: Sequence[dict[str, Any]]) -> bytes:
 
 def save_rows(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `json_lines(rows)`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_bytes(json_lines(rows))
 
 
