@@ -76,8 +76,11 @@ def test_weights_widened_are_those_of_the_file(tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     monkeypatch.chdir(tmp_path)
-    written, said = write(tmp_path / "tiny.gguf"), []
+    written, said, shares, plain = write(tmp_path / "tiny.gguf"), [], [], gguf.dequantize
+    monkeypatch.setattr(gguf_file, "ROWS", 8)
+    monkeypatch.setattr(gguf, "dequantize", lambda data, kind: [shares.append(data.shape), plain(data, kind)][1])
     folder = bring("tiny.gguf", say=said.append)
+    assert {shape[0] for shape in shares if len(shape) == 2} == {8}, "transformers asks for the threads' function"
     assert folder == Path("models/tiny") == local("tiny.gguf") and "licence apache-2.0" in said[0] and "Q8_0" in said[0]
     stored = load_file(folder / "model.safetensors")
     names = {"attn_q.weight": "self_attn.q_proj.weight", "attn_k.bias": "self_attn.k_proj.bias",
@@ -96,6 +99,29 @@ def test_weights_widened_are_those_of_the_file(tmp_path, monkeypatch):
     said.clear()
     (tmp_path / "tiny.gguf").unlink()
     assert bring("tiny.gguf", say=said.append) == folder and not said, "made once; the file may go"
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS"])
+@pytest.mark.parametrize("shape", [(1000,), (3, 200), (gguf_file.ROWS + 1,)])
+def test_threads_widen_to_the_same_bytes(kind, shape):
+    """Also a tensor of three axes (experts) and a number of rows that no thread's share divides."""
+    import numpy as np
+
+    plain, number = gguf.dequantize, getattr(gguf.GGMLQuantizationType, kind)
+    block, size = gguf.GGML_QUANT_SIZES[number]
+    data = np.random.default_rng(0).integers(0, 60, (*shape, 512 // block * size), dtype=np.uint8)
+    with gguf_file.widened_on_threads(3):
+        assert gguf.dequantize is not plain
+        shared = gguf.dequantize(data, number)
+    whole = plain(data, number)
+    assert (shared.shape, shared.dtype, shared.tobytes()) == (whole.shape, whole.dtype, whole.tobytes())
+
+
+def test_the_library_s_own_function_is_back_whatever_happened():
+    plain = gguf.dequantize
+    with pytest.raises(RuntimeError, match="disk"), gguf_file.widened_on_threads():
+        raise RuntimeError("disk")
+    assert gguf.dequantize is plain
 
 
 @pytest.mark.parametrize(
