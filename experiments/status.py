@@ -1,5 +1,6 @@
 """python -m experiments status: which services run, what work waits, and a line for every run.
 
+A run that is still being made ready says how far its extraction or SVD is; a model on its way how much of it is here.
 Exit code 0; with --stack 1 when no stack runs. --json gives the runs as a list, --stack --json the stacks.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 from common import cli
 from common.errors import ConfigError
-from experiments import status_view
+from experiments import preparing, status_view
 from experiments.analysis.measures import summarise
 from experiments.analysis.run_files import Run, age_seconds, find_runs, read_run
 from experiments.design import prereg
@@ -29,23 +30,45 @@ LATELY = 10  # steps
 def rows(root: Path, now: datetime | None = None) -> list[dict[str, Any]]:
     """One dict a run; an unreadable run is a row with state 'unreadable', so that one bad directory hides no other."""
     rules = prereg.load().measures
-    table: list[dict[str, Any]] = []
-    for path in find_runs(root):
+    waiting = preparing.runs(root)
+    table = [_waiting(path, now) for path in waiting]
+    for path in [] if waiting and _empty(root) else find_runs(root):
+        if path in waiting:
+            continue
         try:
             run = read_run(path)
         except ConfigError as error:
             table.append({"run": path.name, "state": "unreadable", "reason": str(error)})
             continue
-        age = age_seconds(run.status, now)
+        age, note = age_seconds(run.status, now), _again(run, now)
         silent = run.status.state == "running" and age > STALE_AFTER_S
+        state = "preparing" if note else "silent" if silent else run.status.state
         summary = summarise(run, rules)
         table.append({
             "run": run.run_id, "preset": run.preset, "arm": run.arm, "seed": run.seed,
-            "state": "silent" if silent else run.status.state, "step": run.steps_done, "steps": run.status.steps,
+            "state": state, "step": run.steps_done, "steps": run.status.steps,
             "hack": _finite(summary.hack), "pass": _finite(summary.passed), "age_s": age, "left_s": _left(run),
-            "reason": "; ".join(part for part in (run.status.reason, *run.notes) if part),
+            "reason": "; ".join(part for part in (note, run.status.reason, *run.notes) if part),
         })  # fmt: skip
-    return table
+    return sorted(table, key=lambda row: str(row["run"]))
+
+
+def _waiting(path: Path, now: datetime | None) -> dict[str, Any]:
+    """The row of a run before its first word: how far what comes before it is."""
+    line, when = preparing.progress(path)
+    age = preparing.age(when, now)
+    silent = age is not None and age > STALE_AFTER_S
+    unknown = dict.fromkeys(("preset", "arm", "seed", "step", "steps", "hack", "pass", "left_s"))
+    state = "silent" if silent else "preparing"
+    return {"run": path.name, **unknown, "state": state, "age_s": age, "reason": line or "starting"}
+
+
+def _again(run: Run, now: datetime | None) -> str:
+    """How far a run is that is being made ready to go on; empty for one that is not."""
+    line, when = preparing.progress(run.path)
+    written = preparing.age(when, now)
+    recent = written is not None and written < min(age_seconds(run.status, now), STALE_AFTER_S)
+    return line if recent and not run.finished else ""
 
 
 def _left(run: Run) -> float | None:
@@ -65,14 +88,14 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--watch {options.watch}: give seconds above 0")
     where = (options.runs, options.redis_url, options.redis_username, options.redis_password_file)
 
-    def now() -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    def now() -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None, list[dict[str, Any]]]:
         wanted = options.stack or not options.json
         stacks = live_services.running(live_services.candidates(*where)) if wanted else []
-        return stacks, None if options.stack else _rows(options.runs, options.json)
+        return stacks, None if options.stack else _rows(options.runs, options.json), preparing.models()
 
     if options.watch is not None:
         return _watch(now, options.watch, options.json)
-    stacks, table = now()
+    stacks, table, models = now()
     if options.json:
         print(json.dumps(stacks if table is None else table, indent=1))
     else:
@@ -81,15 +104,20 @@ def main(argv: list[str]) -> int:
         console = Console()
         if not console.is_terminal:
             console.width = 1000  # a pipe has no width: commands stay on one line
-        console.print(status_view.page(stacks, table))
+        console.print(status_view.page(stacks, table, models))
     return cli.EXIT_FAILED if options.stack and not stacks else 0
 
 
 def _rows(root: Path, as_json: bool) -> list[dict[str, Any]]:
     """The runs. That the usual directory holds none yet is no error for a person who looks; for a program it is."""
     first = root == Path("runs") and not root.exists()
-    empty = root.is_dir() and not any(root.glob("*/provenance.json")) and not (root / "provenance.json").is_file()
+    empty = root.is_dir() and _empty(root) and not preparing.runs(root)
     return [] if (first or empty) and not as_json else rows(root)
+
+
+def _empty(root: Path) -> bool:
+    """Whether no run under `root` has been started."""
+    return not any(root.glob("*/provenance.json")) and not (root / "provenance.json").is_file()
 
 
 def _watch(now: Callable[[], Any], seconds: float, as_json: bool) -> int:
@@ -99,7 +127,7 @@ def _watch(now: Callable[[], Any], seconds: float, as_json: bool) -> int:
     try:
         if as_json:
             while True:
-                stacks, table = now()
+                stacks, table, _ = now()
                 print(json.dumps(stacks if table is None else table), flush=True)
                 time.sleep(seconds)
         with Live(status_view.page(*now()), auto_refresh=False) as live:

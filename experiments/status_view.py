@@ -10,12 +10,21 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-COLOURS = {"finished": "green", "running": "cyan", "silent": "yellow", "stopped": "yellow", "alive": "green"}
+COLOURS = {
+    "finished": "green",
+    "running": "cyan",
+    "preparing": "cyan",
+    "coming": "cyan",
+    "silent": "yellow",
+    "stopped": "yellow",
+    "alive": "green",
+}
 Rows = list[dict[str, Any]]
 
 
-def page(stacks: Rows, runs: Rows | None) -> Group:
-    """Everything, for rich to print. `stacks` as running.running gives them; `runs` None leaves the runs out."""
+def page(stacks: Rows, runs: Rows | None, models: Rows | None = None) -> Group:
+    """Everything, for rich to print. `stacks` as running.running gives them; `runs` None leaves the runs out; `models`:
+    those on their way."""
     from rich.console import Group
     from rich.text import Text
 
@@ -25,6 +34,8 @@ def page(stacks: Rows, runs: Rows | None) -> Group:
         parts += [_streams(stack["streams"]), _policies(stack["policies"]), _dead(stack["dead"]), Text("")]
     if not stacks:
         parts.append(Text(f"no stack runs here: {live_services.STARTS}; one elsewhere: --redis-url"))
+    if models:
+        parts += [_models(models), Text("")]
     if runs is not None:
         parts.append(_runs(runs) if runs else Text("no runs yet"))
     return Group(*(part for part in parts if part is not None))
@@ -84,6 +95,17 @@ def _dead(dead: dict[str, Any]) -> Any:
     return Text(f"{dead['count']} dead letters; the last one came from {dead['stream']}: {dead['reason']}", style="red")
 
 
+def _models(table: Rows) -> Any:
+    view = _table("model", "state", "age", "note", right=("age",))
+    for row in table:
+        view.add_row(row["model"], _state(row["state"]), _age(row["age_s"]), row["note"])
+    return view
+
+
+def _age(seconds: float | None) -> str:
+    return "-" if seconds is None else age_text(seconds)
+
+
 def _runs(table: Rows) -> Any:
     view = _table(
         "run",
@@ -101,9 +123,9 @@ def _runs(table: Rows) -> Any:
             view.add_row(row["run"], _state("unreadable"), "", "", "", "", "", row["reason"])
             continue
         percent = [f"{100 * row[key]:.1f}" if row[key] is not None else "-" for key in ("hack", "pass")]
-        step, age = f"{row['step']}/{row['steps']}", age_text(row["age_s"])
-        left = "-" if row.get("left_s") is None else age_text(row["left_s"])
-        view.add_row(row["run"], _state(row["state"]), step, *percent, left, age, row["reason"])
+        step = "-" if row["step"] is None else f"{row['step']}/{row['steps']}"
+        times = _age(row.get("left_s")), _age(row["age_s"])
+        view.add_row(row["run"], _state(row["state"]), step, *percent, *times, row["reason"])
     return view
 
 

@@ -28,6 +28,7 @@ from rankspace.progress import ticking
 Say = Callable[[str], None]
 GIB = 2**30
 EVERY_S = 10.0
+PARTIAL = ".partial"  # ends the name of the folder that a model is brought into
 HUB_BYTES_S = 50e6  # what a download is assumed to make when its time is told beforehand
 GGUF_PARAMETERS_S = 20e6  # about a minute for 1.5 B parameters, where nothing else runs
 
@@ -132,7 +133,17 @@ def _finish(named: Named, staged: Path, said: Mapping[str, Any], say: Say) -> No
 
 
 def _staged(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".partial")
+    return folder.with_name(folder.name + PARTIAL)
+
+
+def log_of(folder: Path) -> Path:
+    """The file that says how far a model is."""
+    return folder.with_name(folder.name + ".log")
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that the process which brings a model holds locked."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager
@@ -140,7 +151,7 @@ def _alone(folder: Path, say: Say) -> Iterator[None]:
     """One process at a time brings a model to `folder`."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.with_name(f".{folder.name}.lock"), "w")  # noqa: SIM115 - closed below
+        lock = open(lock_of(folder), "w")  # noqa: SIM115 - closed below
     except OSError as error:
         raise ConfigError(
             f"cannot write {folder.parent} ({error.strerror}); run `python -m experiments model` where it can be"
@@ -164,7 +175,7 @@ def _require_room(where: Path, size: int) -> None:
 def _progress(folder: Path, total: int, done: Callable[[], int], say: Say) -> Iterator[None]:
     """Say every EVERY_S seconds how far the work is, and write it to FOLDER.log."""
     began, before = time.monotonic(), done()
-    with open(folder.with_name(folder.name + ".log"), "a", encoding="utf-8") as log:
+    with open(log_of(folder), "a", encoding="utf-8") as log:
 
         def tick() -> None:
             now, seconds = done(), time.monotonic() - began

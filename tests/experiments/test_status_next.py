@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from datetime import UTC, datetime
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
-from experiments import status, status_view
+from experiments import preparing, status, status_view
 from experiments.analysis import next_preset
 from experiments.design import presets
 
+RUNS = ("projected-s0", "vanilla-s1", "vanilla-s0")
 NOW = datetime(2026, 1, 2, 10, 5, tzinfo=UTC)
 
 
@@ -42,6 +46,52 @@ def test_the_time_that_is_left(tmp_path):
     assert status.rows(tmp_path, NOW)[0]["left_s"] == 2.0 * 66
     write(tmp_path, Plan(arm="projected"))
     assert [row["left_s"] for row in status.rows(tmp_path, NOW)] == [None, 132.0]
+
+
+def test_a_run_before_its_first_step_says_how_far_it_is(tmp_path, capsys):
+    """Extraction comes before any run exists: only its progress.log is there."""
+    extracting = tmp_path / "demo-projected-s0"
+    extracting.mkdir()
+    (extracting / "progress.log").write_text("10:00:01 SVD: 3 of 28 a, about 9 min left\n10:00:16 SVD: 4 of 28 b\n")
+    assert status.main(["--runs", str(tmp_path)]) == 0
+    assert "preparing" in (said := capsys.readouterr().out) and "SVD: 4 of 28 b" in said and "no runs yet" not in said
+    write(tmp_path, Plan())
+    starting = write(tmp_path, Plan(seed=1))
+    (starting / "status.json").unlink()
+    rows = {row["run"]: row for row in status.rows(tmp_path, datetime.now(UTC))}
+    assert [(rows[f"demo-{name}"]["state"], rows[f"demo-{name}"]["reason"]) for name in RUNS] == [
+        ("preparing", "SVD: 4 of 28 b"), ("preparing", "starting"), ("finished", "")
+    ]  # fmt: skip
+    later = datetime.now(UTC) + timedelta(seconds=601)
+    assert [row["state"] for row in status.rows(tmp_path, later)] == ["silent", "finished", "silent"]
+
+
+def test_a_run_that_is_made_ready_to_go_on_says_how_far_it_is(tmp_path):
+    path = write(tmp_path, Plan(state="stopped", planned=80))
+    (path / "progress.log").write_text("10:00:01 loading m: 15 s so far\n")
+    os.utime(path / "progress.log", (NOW.timestamp(), NOW.timestamp()))
+    row = status.rows(tmp_path, NOW + timedelta(seconds=20))[0]
+    assert (row["state"], row["reason"].split(";")[0]) == ("preparing", "loading m: 15 s so far")
+    assert status.rows(tmp_path, NOW + timedelta(seconds=900))[0]["state"] == "stopped"
+    (path / "status.json").write_text((path / "status.json").read_text().replace("stopped", "finished"))
+    assert not preparing.runs(tmp_path)
+
+
+def test_a_model_on_its_way_and_one_left_half_way(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("big", "left"):
+        Path(f"models/{name}.partial").mkdir(parents=True)
+        Path(f"models/{name}.log").write_text(f"{name}: 1.00 of 3.00 GiB, 10 s, about 20 s left\n")
+    with open("models/.big.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        big, left = preparing.models()
+        assert status.main([]) == 0
+    assert (big["model"], big["state"], big["note"]) == (
+        "models/big", "coming", "1.00 of 3.00 GiB, 10 s, about 20 s left"
+    )  # fmt: skip
+    assert (left["state"], left["note"].endswith("the same command goes on")) == ("stopped", True)
+    assert "1.00 of 3.00 GiB, 10 s, about 20 s left" in capsys.readouterr().out
+    assert [row["state"] for row in preparing.models()] == ["stopped", "stopped"], "nobody is at it any more"
 
 
 def test_age_text():
