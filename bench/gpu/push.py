@@ -76,7 +76,7 @@ class _Pusher:
     def __init__(self, client: redis.Redis, engine: Engine, settings: RefServerSettings, modules: Modules):
         from common.metrics import Metrics
         from common.queue import Queue
-        from services.ref_server.generation import ServedPolicy
+        from services.ref_server.served_policy import ServedPolicy
 
         self.client, self.engine, self.modules, self.payload = client, engine, modules, 0
         self.policy = ServedPolicy(engine, Queue(client, "bench"), settings, Metrics("ref_server"))

@@ -55,8 +55,10 @@ def serve(settings: RefServerSettings) -> int:
     from common.metrics import Metrics
     from rankspace import gpu
     from services.ref_server.app import build_app
-    from services.ref_server.generation import Generator, Renderer, ServedPolicy
+    from services.ref_server.generation import Generator
     from services.ref_server.reference import Reference
+    from services.ref_server.rendering import Renderer
+    from services.ref_server.served_policy import ServedPolicy
 
     metrics = Metrics("ref_server")
     render = Renderer(settings)

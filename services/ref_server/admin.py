@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.access import read_secret
 from common.settings import RefServerSettings
-from services.ref_server.generation import ServedPolicy
+from services.ref_server.served_policy import ServedPolicy
 
 MAX_BODY = 4 << 20
 

@@ -22,8 +22,8 @@ from common.heartbeat import alive
 from common.metrics import Metrics
 from common.settings import RefServerSettings
 from services.ref_server.admin import BodyLimit, admin_routes
-from services.ref_server.generation import ServedPolicy
 from services.ref_server.reference import Reference
+from services.ref_server.served_policy import ServedPolicy
 
 STUCK_S = 1800.0  # longer than the longest batch
 REFUSALS: dict[int | str, dict[str, Any]] = {

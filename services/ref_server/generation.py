@@ -18,92 +18,19 @@ import time
 from dataclasses import dataclass
 from itertools import groupby
 
-from common import delta_store, digests, failpoints, keys
+from common import digests, failpoints, keys
 from common.errors import DeliveryError
-from common.lock import runs_in_training
 from common.metrics import Metrics
-from common.model_names import local
 from common.queue import Delivery, Queue
 from common.settings import RefServerSettings
-from common.types import Completion, DeliveryProof, DroppedGroup, GenerationRequest, RolloutGroup
+from common.types import Completion, DroppedGroup, GenerationRequest, RolloutGroup
 from rankspace.errors import RankspaceError
-from services.ref_server.engine import Engine, Sample
+from services.ref_server.engine import Sample
 from services.ref_server.reference import Reference
+from services.ref_server.rendering import Renderer
+from services.ref_server.served_policy import ServedPolicy
 
 log = logging.getLogger("ref_server")
-
-
-class ServedPolicy:
-    """The engine together with which run's which version it holds."""
-
-    def __init__(self, engine: Engine, queue: Queue, settings: RefServerSettings, metrics: Metrics):
-        self.engine, self.queue, self.settings, self.metrics = engine, queue, settings, metrics
-        self.lock = threading.Lock()
-        self.paused = threading.Event()
-        self.run_id: str | None = None
-        self.version = -1
-        self.turned_at = time.monotonic()
-        self._push: tuple[str, int, str] | None = None
-        self._proofs: dict[tuple[str, int], DeliveryProof] = {}
-        self._outages = queue.outages
-
-    def ensure(self, run_id: str, min_version: int, patience_s: float = 30.0) -> None:
-        """Hold the newest announced version of `run_id`, which must be at least `min_version`; prove it if it changed.
-
-        Raises DeliveryError when that version does not appear within `patience_s` seconds.
-        """
-        self._notice_outage()
-        deadline = time.monotonic() + patience_s
-        newest = delta_store.latest(self.queue.client, run_id)
-        while newest is None or newest[0] < min_version:
-            if time.monotonic() > deadline:
-                raise DeliveryError(f"run {run_id}: policy version {min_version} was never pushed (newest is {newest})")
-            time.sleep(0.002)
-            newest = delta_store.latest(self.queue.client, run_id)
-        if self._push != (run_id, *newest):
-            self._load(run_id, newest[0])
-
-    def follow(self) -> None:
-        """Without requests: hold and prove the newest push of the run in training, if there is just one."""
-        self._notice_outage()
-        client = self.queue.client
-        runs = runs_in_training(client)
-        newest = delta_store.latest(client, runs[0]) if len(runs) == 1 else None
-        if newest is not None and self._push != (runs[0], *newest):
-            self._load(runs[0], newest[0])
-
-    def _notice_outage(self) -> None:
-        """Redis was away and may have forgotten our proofs: give them again. Groups sampled before are on their way."""
-        while self._outages != self.queue.outages:
-            self._outages = self.queue.outages
-            for proof in self._proofs.values():
-                delta_store.prove(self.queue.client, proof)
-
-    def _load(self, run_id: str, version: int) -> None:
-        delta = delta_store.load(self.queue.client, run_id, version)
-        loaded = self.engine.load(delta)
-        if loaded.modules != len(delta.modules):
-            raise DeliveryError(f"vLLM took {loaded.modules} weights of {len(delta.modules)} in the delta_S")
-        self.run_id, self.version, self._push = run_id, version, (run_id, version, delta.checksum)
-        replica = self.settings.replica
-        proof = DeliveryProof(
-            run_id=run_id,
-            version=version,
-            replica=replica,
-            checksum=loaded.checksum,
-            probe_logprobs=self.engine.probe(delta.probe_ids),
-            load_s=loaded.seconds,
-        )
-        self._prove(proof)
-        self.metrics["rs_delta_load_seconds"].labels(replica).set(loaded.seconds)
-        self.metrics["rs_generator_policy_version"].clear()  # only of the run now served
-        self.metrics["rs_generator_policy_version"].labels(replica, run_id).set(version)
-
-    def _prove(self, proof: DeliveryProof) -> None:
-        self._proofs[proof.run_id, proof.version] = proof
-        for oldest in list(self._proofs)[: -delta_store.PROOFS_KEPT]:
-            del self._proofs[oldest]
-        delta_store.prove(self.queue.client, proof)
 
 
 @dataclass
@@ -300,35 +227,3 @@ class Generator:
         """Tell the trainer not to wait for a group that will not come."""
         notice = DroppedGroup(run_id=request.run_id, group_id=request.group_id, stage="generate", reason=reason)
         self.queue.publish(keys.graded(request.run_id), notice)
-
-
-class Renderer:
-    """Chat messages -> token ids, and ids -> text, with the model's own tokenizer and template."""
-
-    def __init__(self, settings: RefServerSettings):
-        from transformers import AutoTokenizer
-
-        from rankspace.chat import Chat
-
-        self.folder = local(settings.model)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        self.chat = Chat(settings.chat_template_kwargs, settings.chat_date)
-
-    def __call__(self, messages: list[dict[str, str]]) -> list[int]:
-        """RankspaceError when the template refuses them."""
-        return self.chat.ids(self.tokenizer, messages)
-
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
-
-    def eos_ids(self) -> list[int]:
-        """Every id that ends a completion: the tokenizer's and those of generation_config.json."""
-        from transformers import GenerationConfig
-
-        ids = {self.tokenizer.eos_token_id}
-        try:
-            listed = GenerationConfig.from_pretrained(self.folder).eos_token_id
-        except OSError:  # the file is optional in a model folder
-            listed = None
-        ids.update(listed if isinstance(listed, list) else [listed])
-        return sorted(i for i in ids if i is not None)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.errors import ConfigError
-from services.sandbox import rowfiles
+from services.sandbox import row_command, rowfiles
 
 if TYPE_CHECKING:
     from services.sandbox.jail.executor import Isolation
@@ -27,14 +27,12 @@ ROW_LIMIT_S = 180.0
 
 def parser() -> cli.Parser:
     what = __doc__.split("\n")[0]
-    return rowfiles.parser("grade", what, "{uid, example, response}", "{uid, labels, reward, status}")
+    return row_command.parser("grade", what, "{uid, example, response}", "{uid, labels, reward, status}")
 
 
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
-    options = rowfiles.arguments(parser(), argv)
-    rows = rowfiles.read_lines(options.input)
-    rowfiles.check_jail(options.isolation, options.packages)
+    options, rows = row_command.opened(parser(), argv)
     counts = rowfiles.write_rows(options.output, _graded(rows, options), "status")
     summary = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
     print(f"{sum(counts.values())} rows: {summary}", file=sys.stderr)
@@ -42,7 +40,7 @@ def main(argv: list[str]) -> int:
 
 
 def _graded(rows: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for answer, reason in rowfiles.answers(rows, options, start_worker, grade_line, _failed, ROW_LIMIT_S, "grading"):
+    for answer, reason in row_command.answers(rows, options, start_worker, grade_line, _failed, ROW_LIMIT_S, "grading"):
         if reason:
             print(f"row {answer['uid']!r}: infra_error: {reason}", file=sys.stderr)
         yield answer
@@ -77,9 +75,10 @@ def grade_line(executor: Any, line: str) -> tuple[dict[str, Any], str]:
 
 
 def _evaluate(executor: Any, example: dict[str, Any], response: Any) -> Any:
+    from services.sandbox.jail.start import twice
     from services.sandbox.verdicts import published
 
-    return rowfiles.twice(lambda: published.evaluate(example, response, published.jailed(executor)))
+    return twice(lambda: published.evaluate(example, response, published.jailed(executor)))
 
 
 def _failed(line: str, reason: str) -> tuple[dict[str, Any], str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.errors import ConfigError
-from services.sandbox import rowfiles
+from services.sandbox import row_command, rowfiles
 
 if TYPE_CHECKING:
     from services.sandbox.jail.executor import Isolation
@@ -28,16 +28,14 @@ ROW_LIMIT_S = 60.0
 
 def parser() -> cli.Parser:
     what = __doc__.split("\n")[0]
-    return rowfiles.parser("oracle", what, "{id, code, method, tests}", "{id, gt_correct, reason, wall_s}")
+    return row_command.parser("oracle", what, "{id, code, method, tests}", "{id, gt_correct, reason, wall_s}")
 
 
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
-    options = rowfiles.arguments(parser(), argv)
-    lines = rowfiles.read_lines(options.input)
-    rowfiles.check_jail(options.isolation, options.packages)
+    options, rows = row_command.opened(parser(), argv)
     weak: Counter[bool] = Counter()
-    answers = rowfiles.answers(lines, options, start_worker, grade_line, _failed, ROW_LIMIT_S, "judging")
+    answers = row_command.answers(rows, options, start_worker, grade_line, _failed, ROW_LIMIT_S, "judging")
     counts = rowfiles.write_rows(options.output, _counted(answers, weak), "gt_correct")
     print(
         f"{sum(counts.values())} rows: {counts[True]} correct ({weak[True]} of them by weak tests), {counts[False]} not, "
@@ -74,15 +72,15 @@ def grade_line(oracle: Any, line: str) -> dict[str, Any]:
 
 
 def _verdict(oracle: Any, row: dict[str, Any]) -> Any:
+    from services.sandbox.jail.start import twice
+
     for name, kind in (("code", str), ("tests", list)):
         if not isinstance(row.get(name), kind):
             raise ConfigError(f"row field {name} is {type(row.get(name)).__name__}: give a {kind.__name__}")
     for name in ("setup_code", "method"):
         if not isinstance(row.get(name), (str, type(None))):
             raise ConfigError(f"row field {name} is {type(row[name]).__name__}: give a str or leave it out")
-    return rowfiles.twice(
-        partial(oracle.grade, row["code"], row["tests"], row.get("setup_code"), row.get("method") or "")
-    )
+    return twice(partial(oracle.grade, row["code"], row["tests"], row.get("setup_code"), row.get("method") or ""))
 
 
 def _failed(line: str, reason: str) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from common.queue import Delivery, Queue
 from common.settings import SandboxSettings, build, parse_assignments, read_settings_file
 from common.types import DroppedGroup, Grade, GradedGroup, Label, RolloutGroup
 from services.sandbox.jail.executor import SandboxError
+from services.sandbox.jail.start import jail_starts
 from services.sandbox.options import worker as parser
-from services.sandbox.rowfiles import jail_starts
 from services.sandbox.verdicts.beside import Beside
 from services.sandbox.verdicts.grade import infra_error
 from services.sandbox.verdicts.graders import grade_completion

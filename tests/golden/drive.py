@@ -31,8 +31,10 @@ from common.settings import RefServerSettings, SandboxSettings, TrainerSettings,
 from common.types import SamplingPlan
 from experiments.design import presets
 from services.ref_server.engine import Engine, Sample
-from services.ref_server.generation import Generator, Renderer, ServedPolicy
+from services.ref_server.generation import Generator
 from services.ref_server.reference import Reference
+from services.ref_server.rendering import Renderer
+from services.ref_server.served_policy import ServedPolicy
 from services.sandbox.worker import Worker
 from services.trainer import wiring
 from services.trainer.policy import Policy

@@ -31,8 +31,8 @@ from common.settings import RefServerSettings, build
 from experiments.design.presets import ORGANISM_MODEL
 from experiments.launch.stack import free_port
 from services.ref_server.app import build_app
-from services.ref_server.generation import ServedPolicy
 from services.ref_server.reference import Reference
+from services.ref_server.served_policy import ServedPolicy
 
 load_all_checks()
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

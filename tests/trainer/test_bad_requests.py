@@ -16,7 +16,8 @@ from common.settings import RefServerSettings
 from common.types import DeltaS, DroppedGroup, RolloutGroup, checksum
 from rankspace import RankspaceError
 from services.ref_server.engine import Loaded, Sample
-from services.ref_server.generation import Generator, ServedPolicy
+from services.ref_server.generation import Generator
+from services.ref_server.served_policy import ServedPolicy
 from services.trainer.rollouts import Rollouts
 
 

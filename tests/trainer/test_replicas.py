@@ -14,7 +14,8 @@ from common.queue import Queue, connect
 from common.settings import RefServerSettings
 from common.types import checksum
 from services.ref_server.engine import Loaded
-from services.ref_server.generation import Generator, ServedPolicy
+from services.ref_server.generation import Generator
+from services.ref_server.served_policy import ServedPolicy
 from services.trainer.publish import Publisher
 
 MODULES = [("m", 2)]
