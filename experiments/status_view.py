@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from experiments.launch import live_services
+from rankspace.progress import span
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -69,7 +70,7 @@ def _services(rows: Rows) -> Any:
 def _streams(rows: Rows) -> Any:
     view = _table("stream", "depth", "claimed", "oldest", right=("depth", "claimed", "oldest"))
     for row in rows:
-        oldest = "-" if row["oldest_claim_s"] is None else age_text(row["oldest_claim_s"])
+        oldest = _age(row["oldest_claim_s"])
         view.add_row(row["stream"], str(row["depth"]), str(row["claimed"]), oldest)
     return view if rows else None
 
@@ -103,7 +104,7 @@ def _models(table: Rows) -> Any:
 
 
 def _age(seconds: float | None) -> str:
-    return "-" if seconds is None else age_text(seconds)
+    return "-" if seconds is None else span(seconds)
 
 
 def _runs(table: Rows) -> Any:
@@ -127,11 +128,3 @@ def _runs(table: Rows) -> Any:
         times = _age(row.get("left_s")), _age(row["age_s"])
         view.add_row(row["run"], _state(row["state"]), step, *percent, *times, row["reason"])
     return view
-
-
-def age_text(seconds: float) -> str:
-    """'12 s', '3 min', '5.0 h', '2.0 d'."""
-    for limit, unit, size, digits in ((90, "s", 1, 0), (5400, "min", 60, 0), (172800, "h", 3600, 1)):
-        if seconds < limit:
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds / 86400:.1f} d"

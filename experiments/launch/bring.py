@@ -23,7 +23,7 @@ from typing import Any
 from common.errors import ConfigError
 from common.model_names import RECORD, Named, brought, parse, record, weight_files
 from experiments.launch import gguf_file, hub
-from rankspace.progress import ticking
+from rankspace.progress import span, ticking
 
 Say = Callable[[str], None]
 GIB = 2**30
@@ -57,7 +57,7 @@ def _from_hub(named: Named, say: Say, dtype: str) -> None:
     left = model.size - _bytes(staged)
     say(
         f"{model.name} at {model.commit[:12]}: {model.size / GIB:.2f} GiB in {len(model.files)} files, licence "
-        f"{model.licence}; {max(left, 0) / GIB:.2f} GiB to fetch, about {_minutes(left / HUB_BYTES_S)} at 50 MB/s; in memory "
+        f"{model.licence}; {max(left, 0) / GIB:.2f} GiB to fetch, about {span(max(left / HUB_BYTES_S, 1))} at 50 MB/s; in memory "
         f"about as much as on disk"
     )
     _require_room(named.folder.parent, left)
@@ -74,7 +74,7 @@ def _from_gguf(named: Named, say: Say, dtype: str) -> None:
     say(
         f"{path}: {facts.name}, {facts.architecture}, {facts.parameters / 1e6:.0f} M parameters in {facts.quantised}, licence "
         f"{facts.licence}; {size / GIB:.2f} GiB in {dtype} on disk, {6 * facts.parameters / GIB:.1f} GiB of memory while it "
-        f"is made, about {_minutes(facts.parameters / GGUF_PARAMETERS_S)}"
+        f"is made, about {span(max(facts.parameters / GGUF_PARAMETERS_S, 1))}"
     )
     if not facts.chat_template:
         say(f"warning: {path} carries no chat template; runs will refuse it until its folder has a chat_template.jinja")
@@ -180,7 +180,7 @@ def _progress(folder: Path, total: int, done: Callable[[], int], say: Say) -> It
         def tick() -> None:
             now, seconds = done(), time.monotonic() - began
             rate = (now - before) / seconds
-            left = f"about {_minutes((total - now) / rate)} left" if rate > 0 and now < total else "at work"
+            left = f"about {span(max((total - now) / rate, 1))} left" if rate > 0 and now < total else "at work"
             line = f"{folder.name}: {now / GIB:.2f} of {total / GIB:.2f} GiB, {seconds:.0f} s, {left}"
             say(line)
             log.write(line + "\n")
@@ -204,7 +204,3 @@ def _bytes(folder: Path) -> int:
         except OSError:
             continue
     return total
-
-
-def _minutes(seconds: float) -> str:
-    return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

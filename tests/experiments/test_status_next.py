@@ -12,7 +12,7 @@ import pytest
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
-from experiments import preparing, status, status_view
+from experiments import preparing, status
 from experiments.analysis import next_preset
 from experiments.design import presets
 
@@ -92,10 +92,6 @@ def test_a_model_on_its_way_and_one_left_half_way(tmp_path, monkeypatch, capsys)
     assert (left["state"], left["note"].endswith("the same command goes on")) == ("stopped", True)
     assert "1.00 of 3.00 GiB, 10 s, about 20 s left" in capsys.readouterr().out
     assert [row["state"] for row in preparing.models()] == ["stopped", "stopped"], "nobody is at it any more"
-
-
-def test_age_text():
-    assert [status_view.age_text(s) for s in (0, 89, 600, 18000, 432000)] == ["0 s", "89 s", "10 min", "5.0 h", "5.0 d"]
 
 
 def test_command_line(tmp_path, capsys):

@@ -29,7 +29,8 @@ def test_work_of_unknown_length_says_how_long_it_has_taken(capsys, tmp_path):
 
 
 def test_spans():
-    assert [span(s) for s in (4.4, 89, 90, 5399, 5400, 12600)] == ["4 s", "89 s", "2 min", "90 min", "1.5 h", "3.5 h"]
+    assert [span(s) for s in (0, 4.4, 89, 90, 5399)] == ["0 s", "4 s", "89 s", "2 min", "90 min"]
+    assert [span(s) for s in (5400, 12600, 172799, 432000)] == ["1.5 h", "3.5 h", "48.0 h", "5.0 d"]
 
 
 def test_quick_work_in_a_pipe_is_silent(capsys):
