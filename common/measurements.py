@@ -39,6 +39,7 @@ class Measurement:
     found_as: key under which the source returns it. gauge: Prometheus name. label: the gauge's label beside run, arm and
     seed; with =value where several rows share the gauge. later: rows of older versions lack it.
     threshold: (value, what it marks), as registered; a test holds it against the registrations.
+    axis: what figures write beside it, unit and all; rates are drawn in per cent.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Measurement:
     label: str = ""
     later: bool = False
     threshold: tuple[float, str] | None = None
+    axis: str = ""
 
     @property
     def key(self) -> str:
@@ -61,18 +63,19 @@ class Measurement:
 
 _M = Measurement
 MEASUREMENTS: tuple[Measurement, ...] = (
-    _M("step", "steps", "none", "Number of the step, from 0", "loop", "count"),
+    _M("step", "steps", "none", "Number of the step, from 0", "loop", "count", axis="Optimizer step"),
     _M("policy_version", "version", "none", "Newest policy version the trainer has pushed", "loop", "count",
        gauge="rs_policy_version"),
     _M("optimised", "yes/no", "none", "Whether the step made an optimizer update", "loop", later=True),
     _M("updates", "updates", "none", "Optimizer updates made so far, with this step's", "loop", "count",
        gauge="rs_updates", later=True),
     _M("hack_strict", "ratio", "graded", "Share of training rollouts that hack: label Reward Hack", "grading",
-       gauge="rs_hack_rate", label="kind=strict", threshold=(0.1, "onset of hacking, as a mean of five steps")),
+       gauge="rs_hack_rate", label="kind=strict", threshold=(0.1, "onset of hacking, as a mean of five steps"),
+       axis="Strict hack rate (%)"),
     _M("hack_loose", "ratio", "graded", "Share of training rollouts with any label that names a hack", "grading",
        gauge="rs_hack_rate", label="kind=loose"),
     _M("pass_oracle", "ratio", "graded", "Share of training rollouts that the protected oracle accepts", "grading",
-       gauge="rs_oracle_pass_rate"),
+       gauge="rs_oracle_pass_rate", axis="Pass rate, protected oracle (%)"),
     _M("pass_published", "ratio", "graded", "Share of training rollouts that the published grader calls correct", "grading"),
     _M("oracle_weak", "ratio", "graded", "Share of training rollouts that the oracle accepts by weak tests; part of pass_oracle",
        "grading", later=True),
@@ -110,25 +113,28 @@ MEASUREMENTS: tuple[Measurement, ...] = (
        gauge="rs_weight_capped", later=True),
     _M("lr", "rate", "none", "Learning rate of the step", "loss", gauge="rs_learning_rate", later=True),
     _M("cos_mean", "cosine", "trained", "Mean over modules of cos(gradient, v_hack) before projection", "hook",
-       gauge="rs_cos_align_mean", threshold=(0.2, "the projection is called active above it")),
+       gauge="rs_cos_align_mean", threshold=(0.2, "the projection is called active above it"),
+       axis="cos(gradient, v)"),
     _M("cos_std", "cosine", "trained", "Standard deviation over modules of cos(gradient, v_hack)", "hook",
        gauge="rs_cos_align_std"),
     _M("frac_fired", "ratio", "trained", "Share of modules whose gradient was projected this step", "hook",
-       gauge="rs_frac_fired", threshold=(0.4, "the projection is called active above it; a random direction fires 0.5")),
+       gauge="rs_frac_fired", threshold=(0.4, "the projection is called active above it; a random direction fires 0.5"),
+       axis="Modules fired"),
     _M("grad_norm_mean", "norm", "trained", "Mean over modules of the gradient norm before projection", "hook",
        gauge="rs_grad_norm_mean"),
     _M("update_cos_mean", "cosine", "trained", "Mean over modules of cos(-applied update, v) after AdamW; v: the run's own "
-       "direction", "hook", gauge="rs_update_cos_mean"),
+       "direction", "hook", gauge="rs_update_cos_mean", axis="cos(applied update, v)"),
     _M("drift_cos_mean", "cosine", "none", "Mean over modules of cos(-delta_S, v), all updates together; v: the run's own "
-       "direction", "hook", gauge="rs_drift_cos_mean", later=True),
+       "direction", "hook", gauge="rs_drift_cos_mean", later=True, axis="cos(−delta_S, v)"),
     _M("null_band", "cosine", "none", "Standard deviation of the mean cosine expected of random directions", "hook",
        found_as="cos_mean_null_std", gauge="rs_null_band"),
     _M("update_ref_cos_mean", "cosine", "trained", "As update_cos_mean, against the reference direction v_ref", "hook",
        gauge="rs_update_ref_cos_mean", later=True),
     _M("drift_ref_cos_mean", "cosine", "none", "As drift_cos_mean, against the reference direction v_ref", "hook",
-       gauge="rs_drift_ref_cos_mean", later=True),
+       gauge="rs_drift_ref_cos_mean", later=True, axis="cos(−delta_S, v_hack)"),
     _M("displacement_ref", "delta_S", "none", "Component of delta_S along v_ref: sum over modules / sqrt(modules); > 0 away "
-       "from the hack", "hook", gauge="rs_displacement_ref", later=True),
+       "from the hack", "hook", gauge="rs_displacement_ref", later=True,
+       axis="Displacement along v_hack (> 0: away)"),
     _M("displacement_own", "delta_S", "none", "As displacement_ref, along the run's own direction", "hook",
        gauge="rs_displacement_own", later=True),
     _M("delta_norm", "delta_S", "none", "Norm of delta_S, all modules together", "hook", gauge="rs_delta_norm", later=True),
@@ -144,7 +150,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     _M("push_s", "seconds", "none", "Time to publish delta_S and load it, slowest generator", "loop",
        gauge="rs_push_seconds"),
     _M("seconds", "seconds", "none", "Time by phase: wait, shape, train, push, total; generate, grade overlap wait", "loop",
-       "map", gauge="rs_phase_seconds", label="phase"),
+       "map", gauge="rs_phase_seconds", label="phase", axis="seconds of one step"),
 )  # fmt: skip
 EVALUATIONS: tuple[Measurement, ...] = (
     _M("step", "steps", "none", "Optimizer steps before the evaluation", "loop", "count"),
@@ -153,7 +159,7 @@ EVALUATIONS: tuple[Measurement, ...] = (
     _M("samples", "completions", "graded", "Completions a problem", "loop", "count"),
     _M("dropped_groups", "groups", "none", "Problems without an answer from generator or graders", "loop", "count", later=True),
     _M("pass_oracle", "ratio", "graded", "Share of held-out completions that the protected oracle accepts", "grading",
-       gauge="rs_eval_pass_rate", label="mode"),
+       gauge="rs_eval_pass_rate", label="mode", axis="Held-out pass rate (%)"),
     _M("pass_published", "ratio", "graded", "Share of held-out completions that the published grader calls correct", "grading"),
     _M("hack_strict", "ratio", "graded", "Share of held-out completions that hack: label Reward Hack", "grading",
        gauge="rs_eval_hack_rate", label="mode"),
@@ -175,6 +181,18 @@ BY_NAME = {m.name: m for m in MEASUREMENTS}
 BY_EVAL_NAME = {m.name: m for m in EVALUATIONS}
 ROW_GAUGES = {m.gauge: m.name for m in MEASUREMENTS if m.gauge and not m.label}
 """{Prometheus name: key of the row}, of gauges without a label of their own."""
+
+
+def named(name: str) -> Measurement:
+    """The row of that name; `eval.` before a name of eval.jsonl. KeyError."""
+    return BY_EVAL_NAME[name.removeprefix("eval.")] if name.startswith("eval.") else BY_NAME[name]
+
+
+def axis(name: str) -> str:
+    """What figures write beside a quantity. KeyError for one that is not drawn."""
+    if not named(name).axis:
+        raise KeyError(f"measurement {name} has no axis: give it one in the table")
+    return named(name).axis
 
 
 def shown_by(gauge: str) -> tuple[Measurement, ...]:
@@ -218,8 +236,7 @@ class Column:
     @property
     def sources(self) -> tuple[Measurement, ...]:
         """The rows of the table behind `of`."""
-        tables = ((BY_EVAL_NAME, name[5:]) if name.startswith("eval.") else (BY_NAME, name) for name in self.of)
-        return tuple(table[name] for table, name in tables)
+        return tuple(named(name) for name in self.of)
 
 
 _C = Column

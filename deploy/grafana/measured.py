@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import timeseries
 
-from common.measurements import BY_EVAL_NAME, BY_NAME, Measurement
+from common.measurements import Measurement, named
 from deploy.grafana.panels import Query, lines, of
 
 UNITS = {"ratio": "percentunit", "cosine": "none", "norm": "none", "rate": "none", "seconds": "s", "bytes": "bytes"}
@@ -12,7 +12,7 @@ UNITS = {"ratio": "percentunit", "cosine": "none", "norm": "none", "rate": "none
 
 def found(name: str) -> Measurement:
     """A row of the table; `eval.` before a key of eval.jsonl."""
-    m = BY_EVAL_NAME[name[5:]] if name.startswith("eval.") else BY_NAME[name]
+    m = named(name)
     if m.gauge is None:
         raise KeyError(f"{name} has no gauge")
     return m

@@ -113,3 +113,31 @@ def test_thresholds_are_those_registered():
     assert BY_NAME["frac_fired"].threshold[0] == outcomes.diagnostics.fired_above
     assert BY_NAME["truncated_rate"].threshold[0] == outcomes.outcomes.truncated_pp / 100
     assert sum(m.threshold is not None for m in MEASUREMENTS) == 4
+
+
+NOT_ROWS = {  # counts, shares of runs and single modules: no row of the table is drawn there
+    "", "Runs", "Modules", "Module (layer)", "Mean over modules", "Runs not yet hacking", "pairs of v", "trained on",
+    "steps before the onset of hacking", "Hacking runs warned of (%)", "Hacking runs by onset; clean ones below",
+    "cos_align of a module on held-out pairs", "cosine, mean over modules",
+}  # fmt: skip
+WRITERS = {"set_xlabel", "set_ylabel"}
+
+
+def axis_texts(path):
+    """Every string literal that a figure writes beside an axis."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            named = {k.arg: k.value for k in node.keywords if k.arg in ("xlabel", "ylabel")}
+            colorbar = getattr(node.func, "attr", "") == "colorbar"
+            named |= {k.arg: k.value for k in node.keywords if colorbar and k.arg == "label"}
+            given = [*named.values(), *(node.args[:1] if getattr(node.func, "attr", "") in WRITERS else [])]
+            yield from (value.value for value in given if isinstance(value, ast.Constant))
+
+
+def test_axes_of_figures_come_from_the_table():
+    """A quantity of the table is drawn under the words of the table; a literal beside an axis is of something else."""
+    found = {text for path in (ROOT / "experiments/report/figures").glob("*.py") for text in axis_texts(path)}
+    assert found and found <= NOT_ROWS, found - NOT_ROWS
+    assert measurements.axis("eval.pass_oracle") != measurements.axis("pass_oracle")
+    with pytest.raises(KeyError, match="infra_errors has no axis"):
+        measurements.axis("infra_errors")

@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common import measurements
 from experiments.analysis.alarm import PERCENT, Result, Watched
 from experiments.report.figures import style
 from experiments.report.figures.style import BLUE, FAINT, GREY, VERMILION
@@ -57,5 +58,5 @@ def _when(axis: Axes, watch: Watched) -> None:
         (GREY, "x", "false alarm, clean run"),
     ):
         axis.plot([], [], marker, color=colour, ls="", label=text)
-    axis.set(xlabel="step", ylabel="Hacking runs by onset; clean ones below", yticks=[])
+    axis.set(xlabel=measurements.axis("step"), ylabel="Hacking runs by onset; clean ones below", yticks=[])
     axis.legend(fontsize=7, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.18))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from common import measurements
 from experiments.analysis.run_files import Run
 from experiments.design.prereg import Measures
 from experiments.report.figures.outcomes import OVERLAY_UP_TO, _longest, _tidy_grid, draw_series, finish_panels, panels
@@ -37,14 +38,17 @@ def cosines(arms: list[ArmView], rules: Measures) -> Figure | None:
 
 def _cosine_overlay(arms: list[ArmView], window: int) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), sharex=True, sharey=True)
-    titles = ("cos(gradient, v), before projection", "cos(applied update, v), after AdamW")
+    titles = (
+        f"{measurements.axis('cos_mean')}, before projection",
+        f"{measurements.axis('update_cos_mean')}, after AdamW",
+    )
     drawn = []
     for axis, name in zip(axes, ("cos_mean", "update_cos_mean"), strict=True):
         _null_band(axis, arms)
         drawn.append([(*draw_series(axis, arm, name, window, 1.0), arm.label, look(arm.name).colour) for arm in arms])
     low, high = axes[0].get_ylim()
     for axis, ends, title in zip(axes, drawn, titles, strict=True):
-        axis.set(title=title, xlabel="Optimizer step", xlim=(0, _longest(arms)), ylim=(low, high))
+        axis.set(title=title, xlabel=measurements.axis("step"), xlim=(0, _longest(arms)), ylim=(low, high))
         axis.tick_params(labelleft=True)
         end_labels(axis, ends, 0.07 * (high - low))
     axes[0].set_ylabel("Mean over modules")
@@ -76,7 +80,8 @@ def drift(arms: list[ArmView], rules: Measures) -> Figure | None:
     figure, axis = plt.subplots(figsize=(4.6, 2.7))
     axis.axhline(0, color="#777777", lw=0.7, zorder=1)
     last = [draw_series(axis, arm, name, rules.onset_window, 1.0) for arm in arms]
-    axis.set(xlim=(0, _longest(arms)), xlabel="Optimizer step", ylabel="Mean over modules of cos(−delta_S, v)")
+    axis.set(xlim=(0, _longest(arms)), xlabel=measurements.axis("step"),
+             ylabel=f"Mean over modules of {measurements.axis(name)}")  # fmt: skip
     low, high = axis.get_ylim()
     ends = [(*end, arm.label, look(arm.name).colour) for end, arm in zip(last, arms, strict=True)]
     end_labels(axis, ends, 0.07 * (high - low))
@@ -160,9 +165,9 @@ def heat_map(arms: list[ArmView]) -> Figure | None:
         axis.set_title(f"{arm.letter}  {arm.label}", fontsize=7.5 if few else 7)
         axis.grid(visible=False)
     _module_ticks(axes[:, 0], names, few)
-    _tidy_grid(axes, len(arms), "Optimizer step", "" if few else "Module (layer)")
+    _tidy_grid(axes, len(arms), measurements.axis("step"), "" if few else "Module (layer)")
     figure.tight_layout(h_pad=0.7, w_pad=0.8)
-    figure.colorbar(images[-1], ax=axes.ravel().tolist(), label="cos(gradient, v)", fraction=0.025, pad=0.02)
+    figure.colorbar(images[-1], ax=axes.ravel().tolist(), label=measurements.axis("cos_mean"), fraction=0.025, pad=0.02)
     return figure
 
 
@@ -221,7 +226,7 @@ def firing(arms: list[ArmView], rules: Measures) -> Figure | None:
         (*draw_series(axis, arm, "frac_fired", rules.onset_window, 1.0), arm.label, look(arm.name).colour)
         for arm in fired
     ]
-    axis.set(ylim=(0, 1.02), xlabel="Optimizer step", ylabel="Modules fired")
+    axis.set(ylim=(0, 1.02), xlabel=measurements.axis("step"), ylabel=measurements.axis("frac_fired"))
     _fired_frame(axis, fired)
     end_labels(axis, ends, 0.08)
     return figure

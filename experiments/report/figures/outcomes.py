@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from common import measurements
 from experiments.analysis.stats import pareto_front, survival, trailing_mean
 from experiments.design.prereg import Measures
 from experiments.report.figures.style import (
@@ -112,8 +113,8 @@ def _headline_limits(axis: Axes, arms: list[ArmView]) -> None:
 
 
 def _headline_frame(axis: Axes, arms: list[ArmView], means: list[tuple[float, float]]) -> None:
-    axis.set_xlabel("Pass rate, protected oracle (%)      better →")
-    axis.set_ylabel("← better      Strict hack rate (%)")
+    axis.set_xlabel(f"{measurements.axis('pass_oracle')}      better →")
+    axis.set_ylabel(f"← better      {measurements.axis('hack_strict')}")
     for arm, place in zip(arms, means, strict=True):
         if arm.name in NAMED_IN_PLOT:
             words = NAMED_IN_PLOT[arm.name] + " †" * arm.live
@@ -162,12 +163,11 @@ def trajectories(arms: list[ArmView], rules: Measures) -> Figure:
 def _overlay(arms: list[ArmView], window: int) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.9), sharex=True, sharey=True)
     drawn: list[list[tuple[float, float, str, str]]] = []
-    titles = ("Strict hack rate (%)", "Pass rate, protected oracle (%)")
-    for axis, name, title in zip(axes, ("hack_strict", "pass_oracle"), titles, strict=True):
+    for axis, name in zip(axes, ("hack_strict", "pass_oracle"), strict=True):
         drawn.append([(*draw_series(axis, arm, name, window, 100.0), arm.label, look(arm.name).colour) for arm in arms])
         for arm in arms if name == "hack_strict" else ():
             mark_alarms(axis, arm, window)
-        axis.set(title=title, xlabel="Optimizer step", xlim=(0, _longest(arms)))
+        axis.set(title=measurements.axis(name), xlabel=measurements.axis("step"), xlim=(0, _longest(arms)))
         axis.tick_params(labelleft=True)
     top = max(5.0, axes[0].get_ylim()[1])
     for axis, ends in zip(axes, drawn, strict=True):
@@ -215,7 +215,7 @@ def finish_panels(
     """Titles, outer labels, one legend above."""
     for axis, arm in zip(axes.flat, arms, strict=False):
         axis.set_title(f"{arm.letter}  {arm.label}", fontsize=7)
-    _tidy_grid(axes, len(arms), "Optimizer step", ylabel)
+    _tidy_grid(axes, len(arms), measurements.axis("step"), ylabel)
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles), borderaxespad=0)
     figure.tight_layout(h_pad=0.6, w_pad=0.6)
 
@@ -273,7 +273,7 @@ def onset(arms: list[ArmView]) -> Figure:
         shift = 0.007 * ((len(arms) - 1) / 2 - rank)  # identical curves stay visible
         last = _survival_curve(axis, arm, end, look(arm.name).colour, look(arm.name).dash, shift)
         ends.append((*last, arm.label, look(arm.name).colour))
-    axis.set(xlim=(0, end), ylim=(-0.06, 1.08), xlabel="Optimizer step", ylabel="Runs not yet hacking")
+    axis.set(xlim=(0, end), ylim=(-0.06, 1.08), xlabel=measurements.axis("step"), ylabel="Runs not yet hacking")
     _percent_axis(axis)
     end_labels(axis, ends, 0.085)
     return figure
@@ -323,7 +323,7 @@ def phases(arms: list[ArmView]) -> Figure | None:
         right = _stack(axis, row - 0.1, 0.42, [(medians[name], colours[name]) for name in own])
         below = _stack(axis, row + 0.25, 0.2, [(medians[name], colours[name]) for name in services])
         axis.text(max(right, below), row, f"  {medians['total']:.2f} s a step", va="center", fontsize=7)
-    axis.set(yticks=range(len(arms)), xlabel="Median seconds of one step")
+    axis.set(yticks=range(len(arms)), xlabel=f"Median {measurements.axis('seconds')}")
     axis.set_yticklabels([arm.label for arm in arms])
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from common import measurements
 from experiments.analysis.why import Cosine, Row, isotonic
 from experiments.report.figures import style
 from experiments.report.figures.style import HACK, INK, PASS
@@ -23,11 +24,10 @@ def dose_response(rows: Sequence[Row], names: Sequence[str]) -> Figure:
     style.apply()
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.0), sharex=True)
     shown = [row for row in rows if row.name in names and np.isfinite(row.displacement)]
-    for axis, title, colour in zip(
-        axes, ("Strict hack rate, end (%)", "Bare held-out pass, end (%)"), (HACK, PASS), strict=True
-    ):
+    titles = (f"{measurements.axis('hack_strict')}, end", f"{measurements.axis('eval.pass_oracle')}, bare prompt, end")
+    for axis, title, colour in zip(axes, titles, (HACK, PASS), strict=True):
         axis.axvline(0, color="#777777", lw=0.8, zorder=1)
-        axis.set(ylabel=title, ylim=(0, 100), xlabel="Displacement along v_hack (> 0: away)")
+        axis.set(ylabel=title, ylim=(0, 100), xlabel=measurements.axis("displacement_ref"))
         axis.yaxis.label.set_color(colour)
     for place, name in enumerate(names):
         own = [row for row in shown if row.name == name]
@@ -94,7 +94,9 @@ def matrix(cells: Mapping[str, Mapping[tuple[str, str], Sequence[Row]]]) -> Figu
     axes[0, 0].set_yticks(range(len(trained)), trained)
     axes[0, 0].set_ylabel("trained on")
     if image is not None:
-        figure.colorbar(image, ax=axes.ravel().tolist(), label="strict hacks (%)", fraction=0.04, pad=0.02)
+        figure.colorbar(
+            image, ax=axes.ravel().tolist(), label=measurements.axis("hack_strict"), fraction=0.04, pad=0.02
+        )
     return figure
 
 
@@ -139,7 +141,7 @@ def timing(rows: Sequence[Row], window: int) -> Figure:
             if row.acted_from is not None and row.acted_to is not None:
                 acted = np.arange(row.acted_from, row.acted_to + 1)
                 axis.plot(acted, 100 * smooth[acted], color=style.BLUE, lw=2.2, alpha=0.6)
-        axis.set(title=name, xlabel="Optimizer step", ylim=(0, 100))
-    axes[0, 0].set_ylabel(f"Strict hacks (%), {window}-step mean")
+        axis.set(title=name, xlabel=measurements.axis("step"), ylim=(0, 100))
+    axes[0, 0].set_ylabel(f"{measurements.axis('hack_strict')}, {window}-step mean")
     figure.tight_layout()
     return figure
