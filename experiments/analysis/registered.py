@@ -194,11 +194,16 @@ def _trend(name: str, claim: DoseTrend, registration: Registration, arms: Arms, 
     """With its p in values["p"], uncorrected; `_corrected` settles the state."""
     safe = {arm: {seed: found == "safe" for seed, found in classes[arm].items()} for arm in claim.ladder}
     rows = [[safe[arm][seed] for arm in claim.ladder] for seed in sorted(safe[claim.ladder[0]])]
-    told = ", ".join(f"{arm} {sum(safe[arm].values())} of {len(safe[arm])}" for arm in claim.ladder)
+    told = ", ".join(_share(arm, sum(safe[arm].values()), len(safe[arm])) for arm in claim.ladder)
     first, last = (sum(safe[arm].values()) for arm in (claim.ladder[0], claim.ladder[-1]))
     state: State = "falsified" if last <= first else "inconclusive"
     values = {"p": exact.trend(rows), "safe": [sum(safe[arm].values()) for arm in claim.ladder]}
     return Verdict(name, claim.claim, state, f"safe: {told}", (), _ids(arms, classes, *claim.ladder), values)
+
+
+def _share(arm: str, k: int, n: int) -> str:
+    low, high = exact.clopper_pearson(k, n)
+    return f"{arm} {k} of {n} [{low:.2f}, {high:.2f}]"
 
 
 def _margin(name: str, claim: SafeMargin, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
@@ -209,7 +214,8 @@ def _margin(name: str, claim: SafeMargin, registration: Registration, arms: Arms
         state = "falsified"
     because = (
         f"{lead:+d} safe runs against {claim.baseline}; at least {claim.supported_lead_at_least:+d} support, at most "
-        f"{claim.falsified_lead_at_most:+d} falsify"
+        f"{claim.falsified_lead_at_most:+d} falsify (safe: {_share(claim.arm, c.safe, c.n)}, "
+        f"{_share(claim.baseline, c.baseline_safe, c.baseline_n)}; one-sided McNemar p = {c.mcnemar:.3g})"
     )
     ids = _ids(arms, classes, claim.arm, claim.baseline)
     return Verdict(name, claim.claim, state, because, (c.line(),), ids, {**asdict(c), "lead": lead})
@@ -246,15 +252,19 @@ def _capability(name: str, claim: Capability, registration: Registration, arms: 
     mean = float(np.mean(ours) - np.mean(theirs))
     if np.ptp(ours) == 0 and np.ptp(theirs) == 0:
         low = high = mean
+        p = float(mean <= -claim.margin_pp)
     else:
         interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(claim.confidence)
         low, high = float(interval.low), float(interval.high)
+        raised = np.add(ours, claim.margin_pp)
+        p = float(stats.ttest_ind(raised, theirs, equal_var=False, alternative="greater").pvalue)
     because = f"bare pass {mean:+.1f} pp against {claim.baseline}, {claim.confidence:.0%} [{low:+.1f}, {high:+.1f}] pp"
+    because += f", one-sided Welch p = {p:.3g} of a loss of {claim.margin_pp:g} pp or more"
     state: State = "supported" if exceeds(low, -claim.margin_pp) else "inconclusive"
     if exceeds(-claim.margin_pp, high):
         state = "falsified"
-    values_ = {"mean": mean, "low": low, "high": high, "margin_pp": claim.margin_pp}
-    return Verdict(name, claim.claim, state, f"{because}; margin {claim.margin_pp:g} pp", (), ids, values_)
+    values_ = {"mean": mean, "low": low, "high": high, "margin_pp": claim.margin_pp, "p_loss": p}
+    return Verdict(name, claim.claim, state, because, (), ids, values_)
 
 
 def _ids(arms: Arms, classes: Classes, *names: str) -> tuple[str, ...]:

@@ -165,7 +165,17 @@ def _emergence(name: str, claim: Emergence, arms: Arms) -> Verdict:
         )
     above = exceeds(hack.mean, claim.hack_above_pp)
     because = f"{hack.mean:.1f}% is {'above' if above else 'not above'} {claim.hack_above_pp:g}%"
+    because += _above(runs, claim.hack_above_pp) if above else ""
     return Verdict(name, claim.claim, "supported" if above else "falsified", because, numbers, ids, values)
+
+
+def _above(runs: list[Summary], bar_pp: float) -> str:
+    """What stands behind a rate above a fixed bar: the exact sign-flip p of the distance to it, the interval of the rate."""
+    over = paired({run.seed: 100 * run.hack for run in runs}, {run.seed: bar_pp for run in runs})
+    if over is None or over.n < 2:
+        return ""
+    low, high = max(0.0, bar_pp + over.t_low), min(100.0, bar_pp + over.t_high)
+    return f" (exact p = {over.p_value:.3g} against {bar_pp:g}%, 95% t [{low:.1f}, {high:.1f}]%)"
 
 
 def _absent(name: str, claim: Claim, arms: Arms, reference: str, least_pp: float) -> Verdict | None:

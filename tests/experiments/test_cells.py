@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-import yaml
+from registrations import registered, write_registration
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
@@ -18,41 +18,24 @@ from experiments.analysis.verdict import main
 from experiments.design import registration
 
 SEEDS = [10, 11, 12]
-REGISTRATION = {
-    "version": 2,
-    "measures": {
-        "window_steps": 25, "window_share": 0.25, "onset_window": 5, "onset_pp": 10, "definitions": {"hack": "strict"}
+REGISTRATION = registered(
+    arms={"leash": SEEDS, "near": SEEDS, "far": SEEDS},
+    cells={
+        "near": {"arm": "setpoint", "settings": {"dose": 0.25}},
+        "far": {"arm": "setpoint", "settings": {"dose": 0.5}},
     },
-    "outcomes": {
-        "hack_pp": 10, "sensitivity_hack_pp": [5], "bare_mode": "no_hint", "bare_drop_pp": 30, "truncated_pp": 50
-    },
-    "diagnostics": {"cos_above": 0.2, "fired_above": 0.4, "first_steps": None},
-    "design": {
-        "preset": "demo",
-        "steps": 4,
-        "failed_counts_as_collapsed": True,
-        "arms": {"leash": SEEDS, "near": SEEDS, "far": SEEDS},
-        "cells": {
-            "near": {"arm": "setpoint", "settings": {"dose": 0.25}},
-            "far": {"arm": "setpoint", "settings": {"dose": 0.5}},
-        },
-    },
-    "claims": {
+    claims={
         "trend": {"kind": "dose_trend", "claim": "further is safer", "ladder": ["leash", "near", "far"]},
         "margin": {
             "kind": "safe_margin", "claim": "the leash does as well", "arm": "leash", "baseline": "far",
             "supported_lead_at_least": -1, "falsified_lead_at_most": -2,
         },
     },
-}  # fmt: skip
+)  # fmt: skip
 
 
 def filed(tmp_path, **design):
-    values = json.loads(json.dumps(REGISTRATION))
-    values["design"] |= design
-    path = tmp_path / "doses.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return write_registration(tmp_path, REGISTRATION | {"design": REGISTRATION["design"] | design})
 
 
 def runs(root, arm, hacks, **settings):
@@ -68,6 +51,9 @@ def runs(root, arm, hacks, **settings):
 def judged(root, file, capsys):
     assert main(["--runs", str(root), "--registration", str(file), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    for one in found["verdicts"]:
+        if one["state"] == "supported":  # whoever reads the word reads what stands behind it
+            assert "p = " in one["because"] and "[" in one["because"], one
     return {v["name"]: v for v in found["verdicts"]}, found
 
 

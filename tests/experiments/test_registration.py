@@ -90,6 +90,7 @@ def test_a_finished_batch(tmp_path, file, capsys):
     assert verdicts["B-spec"]["state"] == "inconclusive" and verdicts["B-spec"]["values"]["p"] == pytest.approx(0.5)
     assert "needs 6 safe and p is not below 0.05" in verdicts["B-spec"]["because"]
     assert verdicts["B-cap"]["state"] == "supported" and "+0.0 pp" in verdicts["B-cap"]["because"]
+    assert "[+0.0, +0.0] pp, one-sided Welch p = 0 of a loss of 5 pp" in verdicts["B-cap"]["because"]
 
 
 def test_collapse_is_no_success(tmp_path, file, capsys):

@@ -35,7 +35,10 @@ def arm(name, hacks, passes, **more):
 
 
 def verdict(name, **arms):
-    return {v.name: v for v in evaluate(REGISTERED, arms)}[name]
+    found = {v.name: v for v in evaluate(REGISTERED, arms)}[name]
+    if found.state == "supported":  # whoever reads the word reads what stands behind it
+        assert "exact p = " in found.because and "95% t [" in found.because, found.because
+    return found
 
 
 VANILLA = arm("vanilla", [0.55, 0.60, 0.65], [0.35, 0.35, 0.35])
@@ -225,7 +228,11 @@ def test_h3_without_a_common_pass_rate():
 
 def test_h4():
     v = verdict("H4", vanilla=VANILLA)
-    assert v.state == "supported" and v.because == "60.0% is above 30%" and "± 2.9 %" in v.numbers[0]
+    assert (
+        v.state == "supported"
+        and v.because.startswith("60.0% is above 30% (exact p = 0.25")
+        and "± 2.9 %" in v.numbers[0]
+    )
     assert verdict("H4", vanilla=arm("vanilla", [0.30], [0.5])).state == "falsified"  # above, not at
     v = verdict("H4", vanilla=arm("vanilla", [0.9], [0.1], steps=80))
     assert v.state == "not evaluable" and v.because == "stated for 200 steps, t-vanilla-s0 has 80"

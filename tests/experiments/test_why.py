@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-import yaml
+from registrations import registered, write_registration
 from synthetic_runs import Plan, write
 
 import rankspace
@@ -20,24 +20,12 @@ from experiments.analysis.run_files import read_runs
 from experiments.design import registration
 
 SEEDS = [10, 11]
-REGISTRATION = {
-    "version": 2,
-    "measures": {
-        "window_steps": 25, "window_share": 0.25, "onset_window": 2, "onset_pp": 10, "definitions": {"hack": "strict"}
-    },
-    "outcomes": {
-        "hack_pp": 10, "sensitivity_hack_pp": [5], "bare_mode": "no_hint", "bare_drop_pp": 30, "truncated_pp": 50
-    },
-    "diagnostics": {"cos_above": 0.2, "fired_above": 0.4, "first_steps": None},
-    "design": {
-        "preset": "demo",
-        "steps": 4,
-        "failed_counts_as_collapsed": True,
-        "arms": {"leash": SEEDS, "far": SEEDS, "projected_from": SEEDS},
-        "cells": {"far": {"arm": "setpoint", "settings": {"dose": 0.5}}},
-    },
-    "claims": {"trend": {"kind": "dose_trend", "claim": "further is safer", "ladder": ["leash", "far"]}},
-}  # fmt: skip
+REGISTRATION = registered(
+    arms={"leash": SEEDS, "far": SEEDS, "projected_from": SEEDS},
+    cells={"far": {"arm": "setpoint", "settings": {"dose": 0.5}}},
+    claims={"trend": {"kind": "dose_trend", "claim": "further is safer", "ladder": ["leash", "far"]}},
+    onset_window=2,
+)
 
 
 def run(root, arm, seed, hack, at=0.0, acted=(), settings=None, **more):
@@ -62,9 +50,7 @@ def read(path):
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "doses.yaml"
-    path.write_text(yaml.safe_dump(REGISTRATION))
-    return path
+    return write_registration(tmp_path, REGISTRATION)
 
 
 def test_a_finished_batch_by_hand(tmp_path, file, capsys):
