@@ -1,4 +1,4 @@
-"""Runs out of the CSV files of a report, where the run directories are gone: runs.csv, steps.csv, evaluations.csv.
+"""Runs out of the CSV files of a report, where the run directories are gone: runs.csv, steps.csv, evaluations.csv (if any).
 
 What those files do not hold is absent: settings, rollouts, cosines of single modules, commands, packages. A number that an
 older report did not write is NaN and shown as not measured.
@@ -23,14 +23,16 @@ from experiments.analysis.run_files import PHASES, EvalRow, Provenance, Run, Sta
 from experiments.design import arms as arm_table
 from experiments.design import presets
 
-FILES = ("runs.csv", "steps.csv", "evaluations.csv")
+FILES = ("runs.csv", "steps.csv")
+EVALUATED = "evaluations.csv"  # the first reports had none
 OLDER = {"grad_norm_mean": "grad_norm"}  # column of today: its name in the first reports
 Row = dict[str, str]
 
 
 def choose(folder: Path) -> Chosen:
     """The runs of a report, by arm in table order. ConfigError naming file and column."""
-    runs, steps, evaluations = (_rows(folder / name) for name in FILES)
+    runs, steps = (_rows(folder / name) for name in FILES)
+    evaluations = _rows(folder / EVALUATED) if (folder / EVALUATED).exists() else []
     written = {(row.get("arm"), row.get("seed")) for row in steps}
     kept = [row for row in runs if (row.get("arm"), row.get("seed")) in written]
     left_out = [f"{row.get('run_id')} is {row.get('state')} after {row.get('steps')} steps, which steps.csv has not"
@@ -41,16 +43,21 @@ def choose(folder: Path) -> Chosen:
         raise ConfigError(f"--from-csv {folder}: runs.csv holds runs of presets {', '.join(names) or '(none)'}")
     by_arm = {name: tuple(r for r in found if r.arm == name) for name in arm_table.order([r.arm for r in found])}
     return Chosen(
-        names[0], by_arm, tuple(left_out), (_said(folder, found), *comparable.check_seeds(by_arm, allow=True))
+        names[0], by_arm, tuple(left_out), (*_said(folder, found), *comparable.check_seeds(by_arm, allow=True))
     )
 
 
-def _said(folder: Path, runs: list[Run]) -> str:
+def _said(folder: Path, runs: list[Run]) -> list[str]:
     made = ", ".join(sorted({str(run.provenance.git_commit) for run in runs}))
-    return (
+    said = [
         f"Made from the CSV files of an earlier report of these runs (commit {made}): settings, packages and problems could "
         "not be compared anew; rollouts, commands and figures by module are in that report only."
-    )
+    ]
+    if not (folder / EVALUATED).exists():
+        said.append(
+            f"That report wrote no {EVALUATED}: nothing is known of held-out problems, nor which runs are safe."
+        )
+    return said
 
 
 def _rows(path: Path) -> list[Row]:

@@ -54,6 +54,14 @@ def test_columns_of_older_reports_are_read_and_missing_ones_are_not_measured(fir
     assert run.config["projection"] == "one_sided" and run.preset == "demo"
 
 
+def test_the_first_reports_wrote_no_evaluations_and_that_is_said(first, tmp_path):
+    (first / "evaluations.csv").unlink()
+    assert build.main(["--from-csv", str(first), "--out", str(tmp_path / "again")]) == 0
+    text = (tmp_path / "again/report.md").read_text()
+    assert "That report wrote no evaluations.csv: nothing is known of held-out problems" in text
+    assert {run.evals for run in csv_files.choose(first).runs} == {()}
+
+
 def test_a_run_without_steps_is_left_out_by_name(first):
     lines = (first / "steps.csv").read_text().splitlines(keepends=True)
     (first / "steps.csv").write_text("".join(line for line in lines if not line.startswith("projected,1,")))
