@@ -10,9 +10,10 @@ Covers: wrong vector, wrong module order, a generator that skipped a push, stale
 weights that differ. Does not cover: a generator that proves one set of weights and samples from another on purpose.
 
 A resumed run pushes numbers again that its former process had pushed, and on a GPU the last bits differ. Proofs of such a
-former push are noted when the number is pushed again. A group sampled from it is trained on if that proof's probe
-log-probs are within the bound of ours (the ratio uses the group's own log-probs), and is stale otherwise. So is a group
-of a number that only the former process has reached.
+former push are noted when the number is pushed again; one that a generator was still loading then comes later, and our push
+of that number may never be loaded, because generators take the newest. A group sampled from a former push is trained on if
+that proof's probe log-probs are within the bound of ours (the ratio uses the group's own log-probs), and is stale otherwise.
+So is a group of a number that only the former process has reached.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from common.errors import DeliveryError
 from common.heartbeat import alive
 from common.lock import runs_in_training
 from common.queue import Queue
-from common.types import DeliveryProof, DeltaS, GradedGroup, checksum
+from common.types import DeliveryProof, DeltaS, GradedGroup, RolloutGroup, checksum
 
 REMEMBERED = 8
 PROOF_S = 20.0  # within which a generator that finds Redis restarted has given its proofs again
@@ -65,6 +66,7 @@ class Publisher:
         self.last_seconds: float | None = None
         self._resumed = False
         self._former: dict[int, set[str]] = {}  # version -> checksums proven before this process pushed that number
+        self._reached = -1  # newest version that Redis knew before this process's first push
         self._published_s: dict[int, float] = {}
         self._measured = -1
 
@@ -79,6 +81,9 @@ class Publisher:
             checksum=checksum(vector),
             probe_ids=self.probe_ids,
         )
+        if self.last is None:
+            announced = delta_store.latest(self.queue.client, self.run_id)
+            self._reached = -1 if announced is None else announced[0]
         self.expected[version] = Expected(delta.checksum, probe_logprobs)
         self.expected.pop(version - REMEMBERED, None)
         # a crash between push and checkpoint leaves proofs of this number for weights that were never saved; the resumed run
@@ -124,23 +129,40 @@ class Publisher:
             )
         if self.proven.get((group.replica, group.policy_version)) == expected.checksum:
             return True
-        former = self._former.get(group.policy_version, set())
-        deadline = time.monotonic() + patience_s
-        while True:
-            proof = delta_store.proof(self.queue.client, self.run_id, group.policy_version, group.replica)
-            if proof is not None and proof.checksum in former:
-                return probe_gap(expected.logprobs, proof.probe_logprobs) <= self.bound
-            if proof is not None and (proof.checksum == expected.checksum or time.monotonic() > deadline):
-                break
-            if time.monotonic() > deadline:
-                raise DeliveryError(
-                    f"generator {group.replica} sampled {group.group_id} from policy version {group.policy_version} without "
-                    "proving that it loaded it; restart the generator"
-                )
-            time.sleep(0.1)  # another checksum may be a load of a former push that was under way: the new one will come
+        proof = self._answer(group, expected, patience_s)
+        if self._may_be_former(group.policy_version, proof, expected):
+            return proof is not None and probe_gap(expected.logprobs, proof.probe_logprobs) <= self.bound
+        if proof is None:
+            raise DeliveryError(
+                f"generator {group.replica} sampled {group.group_id} from policy version {group.policy_version} without "
+                "proving that it loaded it; restart the generator"
+            )
         self._check(proof, expected)
         self.proven[group.replica, group.policy_version] = proof.checksum
         return True
+
+    def _answer(self, group: RolloutGroup, expected: Expected, patience_s: float) -> DeliveryProof | None:
+        """What the group's generator answered to its version: ours or a usable former one at once, else what stands there
+        after patience_s seconds, for a load of a former push may be under way and ours come after it."""
+        version, deadline = group.policy_version, time.monotonic() + patience_s
+        while True:
+            proof = delta_store.proof(self.queue.client, self.run_id, version, group.replica)
+            if proof is not None:
+                known = proof.checksum == expected.checksum or proof.checksum in self._former.get(version, ())
+                alike = probe_gap(expected.logprobs, proof.probe_logprobs) <= self.bound
+                if known or (version <= self._reached and alike):
+                    return proof
+            if time.monotonic() > deadline:
+                return proof
+            time.sleep(0.1)
+
+    def _may_be_former(self, version: int, proof: DeliveryProof | None, expected: Expected) -> bool:
+        """Whether a group of that version may be of a push by a process before this one."""
+        if proof is None:  # or Redis and its generator have both forgotten it
+            return version <= self._reached
+        if proof.checksum == expected.checksum:
+            return False
+        return version <= self._reached or proof.checksum in self._former.get(version, ())
 
     def require_all(self, oldest: int, patience_s: float, check: Callable[[], None]) -> None:
         """Wait until every living generator has proven version `oldest` or a newer one.

@@ -222,6 +222,26 @@ def test_a_group_of_a_former_push_with_other_weights_is_stale_and_counted(queue)
     assert list(collected.dropped) == ["r/train/0/1", "r/train/0/2"] and rollouts.outcomes["stale"] == 2
 
 
+@pytest.mark.parametrize(("ours", "trained"), [(-2.004, True), (-3.0, False)])
+def test_a_former_push_that_was_still_being_loaded_when_its_number_came_again(queue, ours, trained):
+    """Its proof comes after ours was pushed, and no generator loads ours: it takes the newest."""
+    old = Publisher(queue, "r", [("a", 3)], [1, 2, 3], 0.01)
+    for version in range(6):
+        old.push(version, bytes([version, 0, 0, 0]) * 3, [-1.0, -2.0])
+    new = Publisher(
+        queue, "r", [("a", 3)], [1, 2, 3], 0.01
+    )  # killed before its first checkpoint: from 0, nothing restored
+    for version in range(6):
+        new.push(version, bytes([version, 1, 0, 0]) * 3, [-1.0, ours])
+    prove(queue, version=4, digest=checksum(bytes([4, 0, 0, 0]) * 3))
+    assert new.require_proof(answer(0, version=4), patience_s=0.2) is trained
+    assert not new.require_proof(answer(1, version=3), patience_s=0.2), "its proof is lost: stale, not a fault"
+    new.push(6, b"\6\0\0\0" * 3, [-1.0, -2.0])
+    prove(queue, version=6, digest="f" * 64)
+    with pytest.raises(DeliveryError, match="another delta_S"):  # no former process has reached 6: it is a fault
+        new.require_proof(answer(0, version=6), patience_s=0.2)
+
+
 def test_a_load_of_a_former_push_that_was_under_way_is_waited_for(queue):
     new = resumed_at_10(queue)
     new.push(12, b"\3\0\0\0" * 3, [-1.0, -2.0])
