@@ -88,7 +88,7 @@ MEANINGS: dict[str, str] = {
     "lr_schedule": "after the warm-up",
     "betas": "of AdamW",
     "weight_decay": "of AdamW",
-    "grad_clip": "bound on the gradient's norm, after the projection; 0: none",
+    "grad_clip": "bound on the gradient's norm, after the projection",
     "zero_stage": "DeepSpeed ZeRO stage",
     "micro_batch": "completions a forward pass",
     "activation_checkpointing": "recompute activations to save memory",
