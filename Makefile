@@ -26,8 +26,8 @@ test-all: test    ## also the slow ones
 	@$(PY) -m pytest -n 2 --dist loadfile -m slow
 
 FAULTS := 24
-chaos: checks     ## kill, stop, cut and corrupt the running services; FAULTS=200 at night, SEED=n to repeat
-	@$(PY) -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
+chaos: checks     ## kill, stop, cut and corrupt the running services; FAULTS=200 at night, SEED=n to repeat, LIKE_GPU=1
+	@$(PY) -m tests.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(if $(LIKE_GPU),--like-gpu)
 
 audit: setup      ## known vulnerabilities of the locked packages, where the network allows
 	@$(PY) -m deploy.audit

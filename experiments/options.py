@@ -73,7 +73,7 @@ def model() -> cli.Parser:
 def samples() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments samples", description=cli.docstring("experiments.launch.samples"))
     _preset(p)
-    p.add_argument("--model", help="local model folder (default: the preset's)")
+    p.add_argument("--model", help="folder, hub name or FILE.gguf (default: the preset's)")
     p.add_argument("--problems", type=Path, help="JSON lines of problems (default: the preset's training problems)")
     p.add_argument("--loophole", default="none", help="how prompts are posed: a loophole's name, or none (bare)")
     p.add_argument("--n", type=int, default=8, help="completions a problem")
@@ -167,7 +167,7 @@ def measure_cos() -> cli.Parser:
     p.add_argument(
         "--v-hack", type=Path, metavar="FILE", help="another direction than the run's (default: its settings' v_hack)"
     )
-    p.add_argument("--model", metavar="DIR", help="where the run's model is now (default: its settings' model)")
+    p.add_argument("--model", metavar="MODEL", help="where the run's model is now (default: its settings' model)")
     return p
 
 

@@ -50,7 +50,9 @@ def parser() -> Parser:
 
 
 def _common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, help="a causal LM: directory or hub name")
+    command.add_argument(
+        "--model", required=True, help="a causal LM: directory, hub name, or FILE.gguf that is in models/"
+    )
     command.add_argument("--targets", nargs="+", help="module names or globs (default: every attention and MLP matrix)")
     command.add_argument("--svd-cache", type=Path, help="directory to keep SVDs in")
     command.add_argument("--adapter", choices=get_args(Kind), default="antipasto", help="which adapter it is for")

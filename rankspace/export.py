@@ -26,7 +26,7 @@ from .card import merged_card
 from .errors import RankspaceError
 from .fingerprint import Fingerprint
 from .merge import merged_weight, split_flat
-from .models import load_model, load_tokenizer, require_model
+from .models import find_model, load_model, load_tokenizer, require_model
 from .pissa import factors
 from .svd_cache import Progress, svd
 
@@ -108,6 +108,7 @@ def copy_tokenizer(base: str, out: Path) -> None:
     Raises:
         RankspaceError: the base has none.
     """
+    base = find_model(base)
     if not Path(base).is_dir():
         load_tokenizer(base).save_pretrained(out)
         return

@@ -27,7 +27,7 @@ def add_export(commands: Any) -> None:
     source.add_argument("--delta", type=Path, help="delta_S.safetensors as save_adapter or an export wrote it")
     source.add_argument("--run", type=Path, help="directory of a training run, e.g. runs/<id>: its newest checkpoint")
     command.add_argument("--step", type=int, help="of --run: the checkpoint after this many updates")
-    command.add_argument("--model", help="base model, directory or hub name (default: as the source names it)")
+    command.add_argument("--model", help="base model, as extract takes it (default: as the source names it)")
     command.add_argument("--out", type=Path, required=True, help="directory to make")
     command.add_argument("--adapter-only", action="store_true", help="write delta_S and its card, no merged weights")
     command.add_argument("--svd-cache", type=Path, help="directory that SVDs are kept in, e.g. that of the training")

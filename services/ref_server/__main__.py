@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m services.ref_server", description="Rollouts (vLLM) and reference log-probs.")
     p.add_argument("--config", help="settings file, JSON or YAML")
-    p.add_argument("--model", help="folder of the base model, Hugging Face format")
+    p.add_argument("--model", help="base model: folder, or hub name or FILE.gguf that is in models/")
     p.add_argument("--redis-url")
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of RefServerSettings")
     return p

@@ -3,6 +3,10 @@
 Each round is one training run with a few faults at random moments. After it: the run has finished, every group was
 trained once or dropped and counted, delta_S is bit for bit the uninterrupted run's, nothing is left behind. The seed is
 printed; the same seed gives the same faults in the same order (moments depend on the machine).
+
+--like-gpu: with the GPU presets' checkpoint_every 5, max_staleness 1 and bfloat16, and gradients that no restart repeats. A
+resumed run then pushes other weights under numbers that were pushed before. No bits are compared; all else must hold, and
+no restart may end in a refusal.
 """
 
 from __future__ import annotations
@@ -33,16 +37,19 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--seed", type=int, default=None)
     p.add_argument("--only", help="comma-separated names of faults")
     p.add_argument("--per-round", type=int, default=PER_ROUND, help="faults in one training run")
+    p.add_argument(
+        "--like-gpu", action="store_true", help="checkpoints every 5 steps, staleness 1, other bits each time"
+    )
     p.add_argument("--keep", type=Path, help="work here and keep it, instead of a temporary folder")
     args = p.parse_args(argv)
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     rng = random.Random(seed)
     chosen = plan(args.faults, rng, args.only.split(",") if args.only else None)
-    again = f"python -m tests.chaos --faults {args.faults} --seed {seed}"
+    again = f"python -m tests.chaos --faults {args.faults} --seed {seed}{' --like-gpu' if args.like_gpu else ''}"
     print(f"chaos: {len(chosen)} faults, seed {seed}; again: {again}", flush=True)
     with contextlib.ExitStack() as stack:
         root = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos")))
-        return run(root, chosen, args.per_round, rng)
+        return run(root, chosen, args.per_round, rng, args.like_gpu)
 
 
 def plan(number: int, rng: random.Random, only: list[str] | None) -> list[Fault]:
@@ -61,11 +68,11 @@ def plan(number: int, rng: random.Random, only: list[str] | None) -> list[Fault]
     return chosen
 
 
-def run(root: Path, chosen: list[Fault], per_round: int, rng: random.Random) -> int:
+def run(root: Path, chosen: list[Fault], per_round: int, rng: random.Random, like_gpu: bool = False) -> int:
     started = time.monotonic()
-    world = World(root, extra=_clocks(root))
+    world = World(root, _clocks(root), like_gpu)
     try:
-        calm = _calm(world)
+        calm = None if like_gpu else _calm(world)
         recovery: dict[str, list[float]] = defaultdict(list)
         waiting, number = list(chosen), 0
         while waiting:
@@ -99,7 +106,7 @@ def _calm(world: World) -> bytes:
 
 
 def _round(
-    world: World, name: str, faults: list[Fault], rng: random.Random, calm: bytes, recovery: dict
+    world: World, name: str, faults: list[Fault], rng: random.Random, calm: bytes | None, recovery: dict
 ) -> list[Fault]:
     """One run with these faults in it, and all checks after it; returns the faults for which the run was too short."""
     left = list(faults)

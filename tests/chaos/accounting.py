@@ -18,6 +18,7 @@ ACCOUNTED = ("trained", "zero_variance", "dropped", "stale")
 def everything(world: World, calm: bytes | None) -> list[str]:
     """All checks; returns remarks (what is allowed but worth saying)."""
     finished(world)
+    no_refusal(world)
     groups(world)
     nothing_left(world)
     return same_as(world, calm)
@@ -33,6 +34,13 @@ def finished(world: World) -> None:
     rows = [json.loads(line) for line in (s.run_dir / "eval.jsonl").read_text().splitlines()]
     counts = Counter((r["step"], r["mode"]) for r in rows)
     assert set(counts.values()) == {1}, f"evaluations {counts}"
+
+
+def no_refusal(world: World) -> None:
+    """No start of the trainer has taken a generator's proof of a former push for a fault."""
+    log = (world.root / f"{world.settings.run_id}.log").read_text(errors="replace")
+    refused = [line for line in log.splitlines() if "error:" in line and "generator" in line]
+    assert not refused, "\n".join(refused)
 
 
 def groups(world: World) -> None:

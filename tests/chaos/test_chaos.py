@@ -25,6 +25,15 @@ def test_faults_lose_nothing_and_change_no_bit():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_faults_lose_nothing_where_no_step_repeats_its_bits():
+    """The presets for GPUs: five steps lost at a kill, groups of the former process at hand, other weights each time."""
+    kills = "kill_trainer,kill_trainer_optimised,kill_trainer_pushed,kill_generator_at_work,kill_redis"
+    arguments = ("--faults", "10", "--like-gpu", "--only", kills)
+    assert "none lost or doubled a group" in run("tests.chaos", *arguments, limit=1400)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_ten_thousand_groups_leave_memory_level():
     run("tests.chaos.load", "--groups", "10000", limit=1700)

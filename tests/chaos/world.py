@@ -34,6 +34,9 @@ CLAIM_IDLE_S = 3.0
 GRADERS = 2
 # One group a batch: what a group's tokens are then depends on its own seed and the weights only, not on its neighbours.
 SERVER = {"max_batch_groups": 1, "claim_idle_s": CLAIM_IDLE_S, "max_deliveries": 20}
+# As the presets for GPUs have it, and gradients that no restart repeats (other_bits.py).
+GPU_RUN = {"checkpoint_every": 5, "max_staleness": 1, "dtype": "bfloat16", "probe_bound": 0.25}
+GPU_SERVER = {"dtype": "bfloat16"}
 RUN = {"steps": STEPS, "groups_per_step": GROUPS, "group_size": SIZE, "eval_problems": 1, "eval_samples": 1, "eval_every": 0,
        "checkpoint_every": 1, "keep_checkpoints": 2, "group_timeout_s": 240.0}  # fmt: skip
 
@@ -73,13 +76,14 @@ class ChaosStack(Stack):
 class World:
     """Services, the trainer of the round, and what the faults need to know about both."""
 
-    def __init__(self, root: Path, extra: Mapping[str, Mapping[str, str]] | None = None):
+    def __init__(self, root: Path, extra: Mapping[str, Mapping[str, str]] | None = None, like_gpu: bool = False):
+        self.like_gpu = like_gpu
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
         self.root = Path(root)
         ChaosStack.extra = extra or {}
-        preset = presets.get("smoke")
+        server = {**presets.get("smoke").server, **SERVER, **(GPU_SERVER if like_gpu else {})}
         self.stack = ChaosStack.start(
-            self.root / "stack", presets.ORGANISM_MODEL, {**preset.server, **SERVER}, GRADERS, "best_effort",
+            self.root / "stack", presets.ORGANISM_MODEL, server, GRADERS, "best_effort",
             sandbox={"claim_idle_s": CLAIM_IDLE_S, "max_deliveries": 20},
         )  # fmt: skip
         self.redis = self.stack.all_powerful()
@@ -99,7 +103,7 @@ class World:
     # -- the run of this round ------------------------------------------------------------------------------------
 
     def begin(self, name: str, run_dir: Path | None = None) -> None:
-        values = presets.resolve("smoke", "projected", 0, {}, self.root) | RUN
+        values = presets.resolve("smoke", "projected", 0, {}, self.root) | RUN | (GPU_RUN if self.like_gpu else {})
         values |= {"run_id": name, "run_dir": str(run_dir or self.root / name), "svd_cache": str(self.root / "svd")}
         self.settings = build(TrainerSettings, values | self.stack.access("trainer"))
         ensure_direction("smoke", "projected", 0, self.settings)
@@ -112,7 +116,8 @@ class World:
     def spawn_trainer(self, fault: str = "") -> subprocess.Popen:
         config = self.root / f"{self.settings.run_id}.json"
         config.write_text(dump(self.settings))
-        command = [sys.executable, "-m", "services.trainer", "--config", str(config)]
+        module = "tests.chaos.other_bits" if self.like_gpu else "services.trainer"
+        command = [sys.executable, "-m", module, "--config", str(config)]
         with open(self.root / f"{self.settings.run_id}.log", "ab") as out:
             return subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, env=environment() | {failpoints.VARIABLE: fault}
