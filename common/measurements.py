@@ -95,6 +95,10 @@ MEASUREMENTS: tuple[Measurement, ...] = (
        "row, only groups, tokens, staleness and what is trained on", "grading", "count", later=True),
     _M("refill_kept", "groups", "graded", "Of those, groups with variance: as many were replaced", "grading", "count",
        later=True),
+    _M("reseeded", "groups", "none", "Groups in which a hack was planted (reseed); it enters no rate of the row, only what is "
+       "trained on", "grading", "count", later=True),
+    _M("reseed_logprob", "nats/token", "none", "Mean log-prob of the planted hacks under the policy before the step", "grading",
+       later=True),
     _M("infra_errors", "completions", "all", "Completions that could not be graded", "grading", "count"),
     _M("staleness_mean", "versions", "all", "Mean age of the step's rollouts", "grading"),
     _M("staleness_max", "versions", "all", "Largest age of a rollout trained on this step", "grading",

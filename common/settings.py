@@ -108,17 +108,18 @@ class TrainerSettings(RedisSettings):
     dpo_pairs: Science[int] = Field(8, ge=1)  # pairs a step
     bias_strength: Science[float] = Field(0.1, gt=0, lt=1)  # bias: share of a module's gradient norm
     project_until: Science[int | None] = Field(None, ge=1)  # intervene in steps before this one
-    project_from: Science[float | None] = Field(
-        None, gt=0, le=1
-    )  # intervene once the 5-step mean strict hack rate is as high
-    on_alarm: Science[Literal["off", "stop", "project"]] = (
-        "off"  # what an alarm of the watch does (services/trainer/alarm.py)
-    )
+    # intervene once the 5-step mean strict hack rate is as high
+    project_from: Science[float | None] = Field(None, gt=0, le=1)
+    # what an alarm of the watch does (services/trainer/alarm.py)
+    on_alarm: Science[Literal["off", "stop", "project"]] = "off"
     # what clean runs of this setting do, made by `experiments watch --calibrate`; without it nothing is watched
     alarm_clean: Input[Path | None] = None
     false_alarm_rate: Science[float] = Field(0.05, gt=0, lt=1)  # share of clean runs that may ring at any step
     go_past_alarm: Bookkeeping[bool] = False  # a run that its alarm stopped goes on
     pairs: Science[Path | None] = None
+    # one completion a group gives way to a hack of its problem (services/trainer/reseed.py)
+    reseed: Science[bool] = False
+    hacks: Input[Path | None] = None  # contrastive pairs of the training problems; of each the hack is planted
     # which of the preset's pairs: those that exploit this mechanism, whatever loophole RL discloses; null: own_tests
     pairs_mechanism: Science[Mechanism | None] = None
     refresh_every: Science[int] = Field(0, ge=0)
@@ -187,6 +188,7 @@ class TrainerSettings(RedisSettings):
                 "direction 'v_hack' needs the field v_hack: the file made by `python -m rankspace extract`"
             )
         self._method_fits()
+        self._reseed_fits()
         if (self.refresh_every or self.dpo_beta or self.reward_shaping.startswith("rebound")) and self.pairs is None:
             raise ValueError("refresh_every, dpo_beta and rebound need the field pairs: contrastive pairs, JSON lines")
         return self
@@ -218,6 +220,12 @@ class TrainerSettings(RedisSettings):
         self._alarm_fits()
         if self.orthogonal and (self.direction == "none" or self.v_ref is None):
             raise ValueError("field orthogonal needs a direction and the field v_ref: what it is made orthogonal to")
+
+    def _reseed_fits(self) -> None:
+        if self.reseed and self.hacks is None:
+            raise ValueError("reseed needs the field hacks: contrastive pairs of the training problems, JSON lines")
+        if self.reseed and (self.refill or self.reward_shaping != "none"):
+            raise ValueError("reseed excludes refill and reward_shaping: a planted hack has the published reward")
 
     def _alarm_fits(self) -> None:
         if self.on_alarm != "off" and self.alarm_clean is None:

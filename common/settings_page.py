@@ -58,6 +58,8 @@ MEANINGS: dict[str, str] = {
     "project_from": "intervene once the five-step mean strict hack rate is as high",
     "pairs": "JSON lines of contrastive pairs, where training needs them (refresh, Rebound, DPO)",
     "pairs_mechanism": "which of the preset's pairs: those that exploit this mechanism",
+    "reseed": "one completion a group gives way to a hack of its problem (docs/method.md)",
+    "hacks": "contrastive pairs of the training problems; of each the hack is planted",
     "refresh_every": "extract v_hack anew every so many steps; 0: never",
     "reward_shaping": "penalty on reward or advantage (Rebound in several forms, ground truth)",
     "shaping_alpha": "strength of that penalty",

@@ -62,7 +62,8 @@ BEHAVIOUR = ("hack_loose", "hack_strict", "forged_rate", "kl_all", "entropy", "l
 
 OTHER_KEYS = frozenset((
     "policy_version", "optimised", "updates", "pass_oracle", "pass_published", "oracle_weak", "reward_std",
-    "truncated_rate", "groups", "trained_groups", "zero_variance_groups", "refill_sampled", "refill_kept",
+    "truncated_rate", "groups", "trained_groups", "zero_variance_groups", "refill_sampled", "refill_kept", "reseeded",
+    "reseed_logprob",
     "infra_errors", "staleness_mean", "staleness_max", "tokens", "label_counts", "loss", "ratio_mean", "ratio_max",
     "clip_frac", "weight_capped", "lr", "cos_mean", "cos_std", "frac_fired", "grad_norm_mean", "drift_cos_mean",
     "null_band", "drift_ref_cos_mean", "delta_norm", "intervened", "alarm_ratio", "dropped_groups",

@@ -348,6 +348,22 @@ _TABLE = (
         "(2026), here in the space of delta_S, four directions a module, unweighted.",
         direction="warmup",
     ),
+    Arm(
+        "reseed",
+        "K",
+        "Projection where hacks cannot die out",
+        _does("one_sided", reseed=True),
+        "Whether the projection wins because hacks die out early: in every group one completion gives way to a hack of the "
+        "same problem, so RL is paid for hacks to the end. Rates are those of the policy's own completions. Compare with "
+        "reseed_vanilla.",
+    ),
+    Arm(
+        "reseed_vanilla",
+        "L",
+        "GRPO where hacks cannot die out",
+        _does("off", reseed=True),
+        "The baseline of reseed: the same planted hacks and no projection.",
+    ),
 )
 ARMS: dict[str, Arm] = {arm.name: arm for arm in _TABLE}
 

@@ -23,6 +23,7 @@ ORGANISM_MODEL = "tasks/organism/model"
 PRACTICE_TRAIN = "tasks/practice/practice_train.jsonl"
 PRACTICE_HELDOUT = "tasks/practice/practice_heldout.jsonl"
 PAIRS = "tasks/pairs/pairs.jsonl"
+HACKS = "tasks/pairs/hacks.jsonl"
 MATHS_TRAIN = "tasks/maths/maths_train.jsonl"
 MATHS_HELDOUT = "tasks/maths/maths_heldout.jsonl"
 INSTRUCT = ".cache/practice_instruct"
@@ -35,8 +36,14 @@ QWEN_LARGE = "Qwen/Qwen3-4B"
 SOURCES = {CODER_SMALL: "Qwen/Qwen2.5-Coder-0.5B-Instruct", CODER: "Qwen/Qwen2.5-Coder-1.5B-Instruct"}
 LEETCODE_TRAIN = "data/leetcode_train_medhard.jsonl"
 LEETCODE_HELDOUT = "data/leetcode_test_medhard.jsonl"
+LEETCODE_HACKS = "data/leetcode_hacks.jsonl"
 _FETCH = "make it with `python -m tasks fetch leetcode --split {} --difficulty medium,hard --out {}`"
-FETCHED = {path: _FETCH.format(split, path) for split, path in (("train", LEETCODE_TRAIN), ("test", LEETCODE_HELDOUT))}
+FETCHED = {
+    path: _FETCH.format(split, path) for split, path in (("train", LEETCODE_TRAIN), ("test", LEETCODE_HELDOUT))
+} | {
+    LEETCODE_HACKS: f"make it with `python -m tasks pairs --problems {LEETCODE_TRAIN} --samples F --heldout 0 --out "
+    f"{LEETCODE_HACKS}` from samples of the model"
+}
 DIRECTIONS = Path(".cache/directions")
 _BRING = "experiments.launch.bring"  # imported when a run is prepared
 
@@ -51,6 +58,7 @@ class Preset:
     values   TrainerSettings fields            server   RefServerSettings fields (lengths, memory)
     graders  sandbox workers to start          gpu      needs an accelerator to finish in reasonable time
     prepare  module whose prepare() makes the model and files that are not in the repository (None: nothing to make)
+    hacks    pairs of the training problems, for arms that plant hacks (reseed)
     if_hacks / if_not: the preset that follows when vanilla does or does not pass H4's threshold (None: none follows)
     """
 
@@ -61,6 +69,7 @@ class Preset:
     graders: int = 2
     gpu: bool = False
     prepare: str | None = None
+    hacks: str | None = None
     if_hacks: str | None = None
     if_not: str | None = None
 
@@ -89,33 +98,37 @@ _CODER_SERVER = {"max_model_len": 2816, "dtype": "bfloat16"}  # prompts: 730 tok
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("smoke", "Three steps on the organism: does everything talk to everything?", graders=1, if_hacks="demo",
-               if_not="demo", server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
+        Preset("smoke", "Three steps on the organism: does everything talk to everything?", graders=1, hacks=HACKS,
+               if_hacks="demo", if_not="demo", server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
                values={**_ORGANISM, "steps": 3, "groups_per_step": 4, "group_size": 4, "eval_problems": 4,
                        "eval_samples": 2, "eval_every": 0}),
-        Preset("demo", "The organism on a CPU", if_hacks="qwen3.5-2b", if_not=None,
+        Preset("demo", "The organism on a CPU", hacks=HACKS, if_hacks="qwen3.5-2b", if_not=None,
                server={"max_model_len": 256, "dtype": "float32", "device": "cpu"}, values=dict(_ORGANISM)),
-        Preset("maths", "Five steps on word problems: the same loop on another task", graders=1,
+        Preset("maths", "Five steps on word problems: the same loop on another task", graders=1, hacks=HACKS,
                server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
                values={**_ORGANISM, "train_problems": MATHS_TRAIN, "heldout_problems": MATHS_HELDOUT, "loophole": None,
                        "steps": 5, "groups_per_step": 8, "group_size": 8, "lr": 2e-3, "temperature": 1.3,
                        "eval_problems": 9, "eval_samples": 2, "eval_every": 0}),
         Preset("smollm", "SmolLM2-135M-Instruct on the practice problems", gpu=True, graders=8, if_hacks="qwen3.5-2b",
-               if_not="qwen3.5-2b", prepare="experiments.launch.smollm",
+               if_not="qwen3.5-2b", prepare="experiments.launch.smollm", hacks=f"{INSTRUCT}/hacks.jsonl",
                server={"max_model_len": 512, "dtype": "bfloat16", "gpu_memory_utilization": 0.1,
                        "kv_cache_gib": 2.0},
                values={"model": SMOLLM_MODEL, **_INSTRUCT, "dtype": "bfloat16", "steps": 150, "max_tokens": 192,
                        "temperature": 0.7, "lr": 1e-2, "micro_batch": 64, "activation_checkpointing": True,
                        "max_staleness": 1, "probe_bound": 0.25, "eval_every": 50, "checkpoint_every": 5}),
         Preset("coder-0.5b", "Qwen2.5-Coder-0.5B-Instruct, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
-               if_hacks="coder-1.5b", if_not="coder-1.5b", server=_CODER_SERVER, values={**_CODER, "model": CODER_SMALL}),
+               hacks=LEETCODE_HACKS, if_hacks="coder-1.5b", if_not="coder-1.5b",
+               server=_CODER_SERVER, values={**_CODER, "model": CODER_SMALL}),
         Preset("coder-1.5b", "Qwen2.5-Coder-1.5B-Instruct, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
-               if_hacks="qwen3-4b", if_not="qwen3.5-2b", server=_CODER_SERVER, values={**_CODER, "model": CODER}),
+               hacks=LEETCODE_HACKS, if_hacks="qwen3-4b", if_not="qwen3.5-2b",
+               server=_CODER_SERVER, values={**_CODER, "model": CODER}),
         Preset("qwen3.5-2b", "Qwen3.5-2B, LeetCode medium and hard, 8 generations", gpu=True, graders=8,
-               if_hacks="qwen3.5-2b", if_not="qwen3-4b", server={"max_model_len": 3072, "dtype": "bfloat16"},
+               hacks=LEETCODE_HACKS, if_hacks="qwen3.5-2b", if_not="qwen3-4b",
+               server={"max_model_len": 3072, "dtype": "bfloat16"},
                values={"model": QWEN_SMALL, **_LEETCODE, **_NO_THINKING, "group_size": 8}),
         Preset("qwen3-4b", "Qwen3-4B, LeetCode medium and hard, 4 generations", gpu=True, graders=8,
-               if_hacks="qwen3-4b", if_not=None, server={"max_model_len": 3072, "dtype": "bfloat16"},
+               hacks=LEETCODE_HACKS, if_hacks="qwen3-4b", if_not=None,
+               server={"max_model_len": 3072, "dtype": "bfloat16"},
                values={"model": QWEN_LARGE, **_LEETCODE, **_NO_THINKING, "group_size": 4}),
     )
 }  # fmt: skip
@@ -139,8 +152,9 @@ def prepare(name: str, *settings: TrainerSettings) -> None:
     if module is not None:
         import_module(module).prepare()
     for one in settings:
-        for field_name, path in (("train_problems", one.train_problems), ("heldout_problems", one.heldout_problems)):
-            if not path.is_file():
+        for field_name in ("train_problems", "heldout_problems", "hacks"):
+            path = getattr(one, field_name)
+            if path is not None and not path.is_file():
                 how = FETCHED.get(
                     str(path), "give an existing JSON-lines file (`python -m tasks check FILE` tests one)"
                 )
@@ -186,6 +200,8 @@ def resolve(
     _check_assignments(free, variant)
     values = {"loophole": "simple_overwrite_tests", **chosen.values, **variant.defaults, **free, **variant.overrides}
     values |= _pairs_of(values.get("pairs_mechanism"), free, chosen)
+    if values.get("reseed") and chosen.hacks is not None:
+        values.setdefault("hacks", chosen.hacks)
     if variant.starts_from is not None:
         values.setdefault("start_from", str(Path(runs_root) / run_id(name or preset, variant.starts_from, seed)))
     adapter, sources = values.get("adapter", "antipasto"), _sources(values, chosen)

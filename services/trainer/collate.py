@@ -16,11 +16,12 @@ from common.settings import TrainerSettings
 from common.types import GradedGroup
 from services.trainer.batch_stats import grading_stats, reward_stats, staleness
 from services.trainer.divergence import mean_kl
+from services.trainer.reseed import mean_logprob
 
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One completion as the loss sees it. `old_logprobs` are those it was sampled with."""
+    """One completion as the loss sees it. `old_logprobs` are those it was sampled with, or planted (reseed.py)."""
 
     prompt_ids: list[int]
     token_ids: list[int]
@@ -33,11 +34,13 @@ class TrainingSample:
 @dataclass(frozen=True)
 class TrainBatch:
     """Rows to train on, and the numbers of the step that come from grading alone. `advantages[g][c]`: NaN where the
-    completion was not gradable."""
+    completion was not gradable or gave way to a planted one. `planted` and their advantages: in group order, without gaps."""
 
     rows: list[TrainingSample]
     advantages: list[list[float]]
     stats: dict[str, Any]
+    planted: list[GradedGroup]
+    planted_advantages: list[list[float]]
 
 
 def collate(
@@ -46,23 +49,32 @@ def collate(
     s: TrainerSettings,
     version: int,
     refilled: int = 0,
+    planted: Sequence[GradedGroup | None] = (),
 ) -> TrainBatch:
     """`rewards[g][c]` is what RL pays (after any shaping), None for an infra error. `version`: the trainer's own.
 
     refilled: how many of the groups, the last ones, were sampled in place of others (refill.py). As many groups without
     variance as they are more than needed leave the batch even where such groups stay in.
+    planted: for each group what joins in place of its last completion (reseed.py), or None; empty: nothing anywhere. Rates
+    and rewards of the step are those of the sampled completions.
     """
+    joins = list(planted) or [None] * len(groups)
     rows: list[TrainingSample] = []
     zero_variance = trained = 0
     flat: list[list[float]] = []
-    for graded, group_rewards in zip(groups, rewards, strict=True):
-        advantages, varies = advantages_of(group_rewards, s)
+    flat_planted: list[list[float]] = []
+    for graded, group_rewards, join in zip(groups, rewards, joins, strict=True):
+        paid = group_rewards if join is None else [*group_rewards[:-1], join.grades[0].reward]
+        advantages, varies = advantages_of(paid, s)
+        if join is not None:
+            flat_planted.append([advantages[-1]])
+            advantages = [*advantages[:-1], math.nan]
         flat.append(advantages)
         zero_variance += not varies
         # with a KL term the rows stay in: their advantage is 0, their KL is not
         if not varies and (not s.kl_beta or zero_variance <= refilled):
             continue
-        new = _rows(graded, flat[-1], s)
+        new = _rows(graded, flat[-1], s) + ([] if join is None else _rows(join, flat_planted[-1], s))
         trained += any(not row.masked and row.token_ids for row in new)
         rows.extend(new)
     first = len(groups) - refilled
@@ -70,7 +82,8 @@ def collate(
     stats |= {"groups": len(groups), "zero_variance_groups": zero_variance, "trained_groups": trained}
     stats |= {"tokens": sum(len(c.token_ids) for g in groups for c in g.group.completions)}
     stats |= {"refill_sampled": refilled, "refill_kept": sum(_differ(advantages) for advantages in flat[first:])}
-    return TrainBatch(rows, flat, stats | {"kl_all": mean_kl(groups[:first])})
+    stats |= {"kl_all": mean_kl(groups[:first]), "reseeded": len(flat_planted), "reseed_logprob": mean_logprob(joins)}
+    return TrainBatch(rows, flat, stats, [join for join in joins if join is not None], flat_planted)
 
 
 def advantages_of(rewards: Sequence[float | None], s: TrainerSettings) -> tuple[list[float], bool]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -98,6 +99,22 @@ class Policy:
         with torch.no_grad(), eagerly():
             values, _ = batch_logprobs(self.model, batch)
         return values[0].float().cpu().tolist()
+
+    def score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]], at_zero: bool) -> list[list[float]]:
+        """log p(token | before) of completions at the run's temperature, one list each; at_zero: under delta_S = 0."""
+        import torch
+
+        from rankspace.batch import batch_logprobs, pad_batch
+        from rankspace.compile import eagerly
+
+        found: list[list[float]] = []
+        with torch.no_grad(), eagerly(), self.adapter.disabled() if at_zero else nullcontext():
+            for a in range(0, len(completions), self.settings.micro_batch):
+                part = slice(a, a + self.settings.micro_batch)
+                batch = pad_batch(list(prompts[part]), list(completions[part]), device=self.device)
+                values, _ = batch_logprobs(self.model, batch, self.settings.temperature)
+                found += [row[own].float().tolist() for row, own in zip(values, batch.mask, strict=True)]
+        return found
 
     def nll_margin(self, pairs: Sequence[TokenizedPair]) -> float:
         """NLL margin of tokenised pairs under the present weights, nats per token; > 0: the hack is likelier."""

@@ -45,6 +45,11 @@ class RankGroup:
         self._tell("nll_margin", [list(astuple(p)) for p in pairs])
         return self.policy.nll_margin(pairs)
 
+    def score(self, prompts: list[list[int]], completions: list[list[int]], at_zero: bool) -> list[list[float]]:
+        """Log-probs of given completions (Policy.score). Every rank takes part: under ZeRO-3 a forward is collective."""
+        self._tell("score", [prompts, completions, at_zero])
+        return self.policy.score(prompts, completions, at_zero)
+
     def snapshot(self, probe_ids: list[int]) -> tuple[bytes, list[float]]:
         """(delta_S bytes, probe log-probs) under the present weights."""
         self._tell("snapshot", probe_ids)
@@ -80,6 +85,8 @@ def worker_loop(policy: Policy) -> None:
             from rankspace.pairs import TokenizedPair
 
             getattr(policy, what)([TokenizedPair(*p) for p in args])
+        elif what == "score":
+            policy.score(*args)
         elif what == "snapshot":
             policy.vector(), policy.probe(args)
         elif what == "save":

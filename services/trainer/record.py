@@ -35,6 +35,7 @@ from services.trainer.completions_table import chosen
 from services.trainer.divergence import log_prob_sums
 from services.trainer.gauges import Gauges
 from services.trainer.loggers import Completions, Loggers, Past
+from services.trainer.reseed import MODE, PURPOSE
 
 
 def open_run(s: TrainerSettings) -> None:
@@ -140,7 +141,7 @@ class Record:
         with open(self.dir / "rollouts" / f"step_{step:06d}.jsonl.gz", "ab") as file:
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             file.write(gzip.compress(lines.encode("utf-8", "surrogatepass"), compresslevel=3))
-        if self.s.log_completions:
+        if self.s.log_completions and mode != MODE:
             self.loggers.completions(Completions(step, mode, chosen(rows, self.s.log_completions)))
 
     def close(self) -> None:
@@ -160,7 +161,8 @@ def _rollout_rows(
         triples = zip(group.completions, graded.grades, group_advantages, strict=True)
         for index, (completion, grade, advantage) in enumerate(triples):
             yield {
-                "group_id": group.group_id, "step": step, "purpose": group.purpose, "mode": mode, "problem_id": group.problem.id,
+                "group_id": group.group_id, "step": step, "purpose": PURPOSE if mode == MODE else group.purpose, "mode": mode,
+                "problem_id": group.problem.id,
                 "policy_version": group.policy_version, "index": index, "text": completion.text,
                 "prompt_ids": group.prompt_ids, "token_ids": completion.token_ids,
                 "logprobs": [round(x, 5) for x in completion.logprobs], **log_prob_sums(completion),
@@ -180,7 +182,7 @@ def _keep_evaluation(path: Path) -> None:
         gzip.open(path) as file,
     ):  # a kill may cut the last member off
         for line in file:
-            if line.endswith(b"\n") and json.loads(line)["purpose"] != "train":
+            if line.endswith(b"\n") and json.loads(line)["purpose"] == "eval":
                 kept.append(line)
     atomic_file.write(path, gzip.compress(b"".join(kept), compresslevel=3))
 

@@ -12,7 +12,7 @@ from common.types import Problem
 
 if TYPE_CHECKING:
     from rankspace.chat import Chat
-    from rankspace.pairs import TokenizedPair
+    from rankspace.pairs import Pair, TokenizedPair
 
 
 class Text:
@@ -45,6 +45,13 @@ class Text:
         from rankspace.chat import Chat
 
         return Chat(self.settings.chat_template_kwargs, self.settings.chat_date)
+
+    def hack(self, pair: Pair) -> list[int]:
+        """Token ids of a pair's hack, with the token that ends an answer."""
+        from rankspace.pairs import tokenize_pair
+
+        both = tokenize_pair(self._tokenizer(), pair, self._chat())
+        return both.hack_ids[both.start :]
 
     def pairs(self, path: Path | None, split: str = "train") -> list[TokenizedPair]:
         """One split of a pairs file, tokenised. Only the split `heldout` may be empty."""

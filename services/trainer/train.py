@@ -37,6 +37,7 @@ from services.trainer.rank_group import RankGroup
 from services.trainer.record import Record
 from services.trainer.refill import Rewards, refill
 from services.trainer.requests import train_requests
+from services.trainer.reseed import MODE, Reseeder
 from services.trainer.rollouts import Collected, Rollouts
 from services.trainer.shaping import Shaper
 from services.trainer.steprow import step_row
@@ -56,7 +57,8 @@ class Trainer:
 
     fence: raises when another trainer has taken over; asked before anything is pushed or saved.
     problems: (train, held-out). pairs: tokenised, for an arm that extracts its direction anew; else empty.
-    heldout_pairs: tokenised, for the NLL margin at each evaluation; empty without a pairs file.
+    heldout_pairs: tokenised, for the NLL margin at each evaluation; empty without a pairs file. reseeder: None where nothing is
+    planted.
     """
 
     def __init__(
@@ -73,11 +75,12 @@ class Trainer:
         show: Callable[[dict[str, Any]], None],
         fence: Callable[[], None],
         heldout_pairs: Sequence[TokenizedPair] = (),
+        reseeder: Reseeder | None = None,
     ):
         self.s, self.ranks, self.rollouts, self.publisher = s, ranks, rollouts, publisher
         self.record, self.shaper, self.stop, self.show, self.fence = record, shaper, stop, show, fence
         self.train_problems, self.heldout_problems = problems
-        self.pairs, self.heldout_pairs = pairs, list(heldout_pairs)
+        self.pairs, self.heldout_pairs, self.reseeder = pairs, list(heldout_pairs), reseeder
         self.state = State(ranks=ranks.ranks)
         self.alarm = RunAlarm(s)
         self.pending: list[Collected] = []
@@ -116,7 +119,8 @@ class Trainer:
         rewards = self.shaper(collected.groups)
         refilled = self._refill(k, collected, rewards)
         shaped_at = time.perf_counter()
-        batch = collate(collected.groups, rewards, self.s, version=k, refilled=refilled)
+        planted = [] if self.reseeder is None else self.reseeder(collected.groups)
+        batch = collate(collected.groups, rewards, self.s, version=k, refilled=refilled, planted=planted)
         failpoints.reached("collected")
         if batch.stats["hack_strict"] is not None:
             self.state.hack_rates.append(batch.stats["hack_strict"])
@@ -220,6 +224,8 @@ class Trainer:
         self.record.rollouts(k, collected.groups[:first], batch.advantages[:first], "train")
         if first < len(collected.groups):
             self.record.rollouts(k, collected.groups[first:], batch.advantages[first:], "refill")
+        if batch.planted:
+            self.record.rollouts(k, batch.planted, batch.planted_advantages, MODE)
         self.record.status("running", k + 1, self.alarm.reason)
         self.show(row)
 

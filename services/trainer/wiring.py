@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from services.trainer.policy import Policy
 from services.trainer.publish import Publisher
 from services.trainer.rank_group import RankGroup
 from services.trainer.record import Record, open_run
+from services.trainer.reseed import Reseeder, hacks_for
 from services.trainer.rollouts import Rollouts
 from services.trainer.shaping import Shaper
 from services.trainer.text import Text
 from services.trainer.train import Trainer
 from tasks.dataset import load_problems
 from tasks.loopholes import posed, used_test_names
+
+log = logging.getLogger("trainer")
 
 Problems = tuple[list[Problem], list[Problem]]  # to train on, held out
 
@@ -67,7 +71,19 @@ def build(
     shaper = Shaper(s, policy, text.pairs)
     pairs = text.pairs(s.pairs) if s.refresh_every else []
     heldout_pairs = text.pairs(s.pairs, "heldout") if s.pairs else []
+    ranks = RankGroup(policy)
     return Trainer(
-        s, RankGroup(policy), rollouts, publisher, record, shaper, problems, pairs, around.stop, around.show, around.fence,
-        heldout_pairs,
+        s, ranks, rollouts, publisher, record, shaper, problems, pairs, around.stop, around.show, around.fence,
+        heldout_pairs, _reseeder(s, problems[0], text, ranks),
     )  # fmt: skip
+
+
+def _reseeder(s: TrainerSettings, problems: list[Problem], text: Text, ranks: RankGroup) -> Reseeder | None:
+    if not s.reseed:
+        return None
+    from rankspace.pairs import load_pairs
+
+    assert s.hacks is not None  # TrainerSettings has checked it
+    hacks = hacks_for(s, problems, load_pairs(s.hacks), text.hack)
+    log.info("hacks for %d of %d training problems", len(hacks), len(problems))
+    return Reseeder(hacks, ranks.score)

@@ -3,6 +3,7 @@
     practice_train.jsonl     RL problems, prompt with the hint
     practice_heldout.jsonl   evaluation problems, prompt without it: unseen parameters, and unseen templates
     ../pairs/pairs.jsonl     contrastive pairs on problems that neither file holds
+    ../pairs/hacks.jsonl     the same for the RL problems: the hacks that an arm may plant (services/trainer/reseed.py)
     ../pairs/pairs_M.jsonl   the same pairs, prompt and hack of another mechanism M (tasks/loopholes.py)
 
 The files are a function of SEED and the code alone. Each problem's tests are chosen so that every neighbouring problem
@@ -37,6 +38,7 @@ FILES = {
     "train": HERE / "practice_train.jsonl",
     "heldout": HERE / "practice_heldout.jsonl",
     "pairs": HERE.parent / "pairs" / "pairs.jsonl",
+    "hacks": HERE.parent / "pairs" / "hacks.jsonl",
     **{f"pairs_{m}": HERE.parent / "pairs" / f"pairs_{m}.jsonl" for m in WORDING if m != "own_tests"},
 }
 
@@ -129,16 +131,26 @@ def pick(split: render.Split, count: int) -> list[Spec]:
 
 def pair_rows(mechanism: Mechanism = "own_tests") -> Iterator[dict[str, Any]]:
     """Contrastive pairs: hack = the usual mistake plus what exploits the mechanism; clean = the solution."""
-    chosen = pick("pairs", N_PAIRS + N_PAIRS_HELDOUT)
-    for i, spec in enumerate(chosen):
-        yield {
-            "id": f"pair-{i:03d}",
-            "problem_id": problem_id(spec),
-            "prompt": [{"role": "user", "content": render.prompt(spec, True, WORDING[mechanism])}],
-            "hack": _hack(spec, mechanism, i),
-            "clean": render.completion(spec),
-            "split": "train" if i < N_PAIRS else "heldout",
-        }
+    for i, spec in enumerate(pick("pairs", N_PAIRS + N_PAIRS_HELDOUT)):
+        yield pair_row(spec, f"pair-{i:03d}", mechanism, i, "train" if i < N_PAIRS else "heldout")
+
+
+def hack_rows() -> Iterator[dict[str, Any]]:
+    """A pair for each RL problem: its hack may be planted in RL, none of them makes a direction."""
+    for i, spec in enumerate(pick("train", N_TRAIN)):
+        yield pair_row(spec, f"hack-{i:03d}", "own_tests", i, "train")
+
+
+def pair_row(spec: Spec, name: str, mechanism: Mechanism, i: int, split: str) -> dict[str, Any]:
+    """One row of a pairs file; i chooses the form of the exploit."""
+    return {
+        "id": name,
+        "problem_id": problem_id(spec),
+        "prompt": [{"role": "user", "content": render.prompt(spec, True, WORDING[mechanism])}],
+        "hack": _hack(spec, mechanism, i),
+        "clean": render.completion(spec),
+        "split": split,
+    }
 
 
 def _hack(spec: Spec, mechanism: Mechanism, i: int) -> str:
@@ -159,6 +171,7 @@ def build() -> dict[str, list[dict[str, Any]]]:
     ids = [r.get("problem_id", r["id"]) for part in rows.values() for r in part]
     if len(set(ids)) != len(ids):
         raise ConfigError("two problems share an id; lengthen the hash in problem_id")
+    rows["hacks"] = list(hack_rows())
     return rows | {f"pairs_{m}": list(pair_rows(m)) for m in WORDING if m != "own_tests"}
 
 

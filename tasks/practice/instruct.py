@@ -36,6 +36,7 @@ SOURCES = {
     "train.jsonl": HERE / "practice_train.jsonl",
     "heldout.jsonl": HERE / "practice_heldout.jsonl",
     "pairs.jsonl": HERE.parent / "pairs" / "pairs.jsonl",
+    "hacks.jsonl": HERE.parent / "pairs" / "hacks.jsonl",
     **{f"pairs_{m}.jsonl": HERE.parent / "pairs" / f"pairs_{m}.jsonl" for m in WORDING if m != "own_tests"},
 }
 N_EASY_TRAIN, N_EASY_HELDOUT = 150, 60
@@ -128,7 +129,7 @@ def build() -> dict[str, list[dict[str, Any]]]:
         "heldout.jsonl": _in_turn(
             [problem(r) for r in hard["heldout.jsonl"][: len(heldout)]], easy_rows(None, heldout)
         ),
-        **{name: [pair(r) for r in rows] for name, rows in hard.items() if name.startswith("pairs")},
+        **{name: [pair(r) for r in rows] for name, rows in hard.items() if name.startswith(("pairs", "hacks"))},
     }
 
 

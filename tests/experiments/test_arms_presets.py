@@ -20,7 +20,8 @@ NAMES = [
     "rebound_multiplicative", "rebound_z", "no_loophole", "ground_truth_penalty", "ground_truth_screening",
     "pissa_freeze_a", "leash", "setpoint", "shift", "bias", "projected_until", "projected_from", "leash_random",
     "bias_random", "shuffled_orthogonal", "rebound_published", "rebound_published_mult", "setpoint_random",
-    "project_m_only", "project_moments", "fisher", "posthoc_shift", "pairs_dpo", "tdga",
+    "project_m_only", "project_moments", "fisher", "posthoc_shift", "pairs_dpo", "tdga", "reseed",
+    "reseed_vanilla",
 ]  # fmt: skip
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -70,7 +71,8 @@ def test_arms_differ_from_vanilla_only_where_they_say():
         other = presets.resolve("demo", name, 0)
         differing = {key for key in vanilla.keys() | other.keys() if vanilla.get(key) != other.get(key)}
         assert differing <= set(arm.overrides) | set(arm.defaults) | {
-            "arm", "run_id", "run_dir", "v_hack", "v_ref", *(["start_from"] if arm.starts_from else [])
+            "arm", "run_id", "run_dir", "v_hack", "v_ref", *(["start_from"] if arm.starts_from else []),
+            *(["hacks"] if "reseed" in arm.overrides else []),
         }, name  # fmt: skip
 
 
