@@ -68,6 +68,7 @@ class Adapter:
         self._linears = linears
         self._enabled = True
         self._frozen_before: dict[str, bool] = {}
+        self.parameter = PARAMETER  # the last part of its parameters' names
 
     @property
     def modules(self) -> list[tuple[str, int]]:
@@ -85,7 +86,8 @@ class Adapter:
 
     def named_delta(self) -> dict[str, Tensor]:
         """Module name -> fp32 [r] copy of its delta_S on the CPU."""
-        return dict(zip(self._linears, split_flat(self.get_flat(), self.modules), strict=True))
+        modules = self.modules
+        return dict(zip((name for name, _ in modules), split_flat(self.get_flat(), modules), strict=True))
 
     def get_flat(self) -> Tensor:
         """All delta_S in module order, fp32 [sum r], a copy on the CPU. Under FSDP2 every rank must call it.
@@ -96,7 +98,7 @@ class Adapter:
             RankspaceError: the parameters are partitioned by ZeRO-3.
         """
         self._require_whole()
-        return torch.cat([whole(p.detach()).float().cpu() for p in self.parameters()])
+        return torch.cat([whole(p.detach()).float().cpu().flatten() for p in self.parameters()])
 
     @torch.no_grad()
     def set_flat(self, flat: Tensor) -> None:
@@ -204,9 +206,11 @@ class Adapter:
         return not any(hasattr(linear.weight, "ds_id") for linear in self._linears.values())
 
     def _require_whole(self) -> None:
-        for name, parameter in zip(self._linears, self.parameters(), strict=True):
+        for (name, _), parameter in zip(self.modules, self.parameters(), strict=True):
             if parameter.numel() == 0:
-                raise RankspaceError(f"{name}.delta_S is partitioned by ZeRO-3: use rankspace.ds_hook.gather_delta")
+                raise RankspaceError(
+                    f"{name}.{self.parameter} is partitioned by ZeRO-3: use rankspace.ds_hook.gather_delta"
+                )
 
 
 class _State:

@@ -30,6 +30,7 @@ from .atomic_dir import new_directory
 from .card import adapter_card
 from .direction import Direction
 from .errors import RankspaceError
+from .lora import LoraAdapter
 from .merge import split_flat
 from .pissa import left
 from .svd_cache import Progress, atomic_save, tensor_sha256
@@ -88,8 +89,12 @@ def save_adapter(
         trained: anything JSON-able to note, e.g. step=200, arm="projected".
 
     Raises:
-        RankspaceError: NaN or Inf, a directory that is not empty or not writable.
+        RankspaceError: a LoRA, NaN or Inf, a directory that is not empty or not writable.
     """
+    if isinstance(adapter, LoraAdapter):
+        raise RankspaceError(
+            "save_adapter writes delta_S: a LoRA is saved by PEFT, peft_model.save_pretrained(directory)"
+        )
     vector = (adapter.get_flat() if flat is None else flat).detach().float().cpu()
     notes = dict(trained) | ({} if direction is None else {"direction": describe(direction)})
     probes = [

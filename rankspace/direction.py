@@ -133,7 +133,7 @@ def _nll_gradient(model: nn.Module, adapter: Adapter, ids: Sequence[int], pair: 
     grads = torch.autograd.grad(
         completion_nll(model, ids, pair.start), adapter.parameters(), allow_unused=True, materialize_grads=True
     )
-    flat = torch.cat([g.detach().float().cpu() for g in grads])
+    flat = torch.cat([g.detach().float().cpu().flatten() for g in grads])
     if not torch.isfinite(flat).all():
         raise RankspaceError(f"pair {pair.id} gives a gradient with NaN or Inf: load the model in fp32 or bf16")
     return flat

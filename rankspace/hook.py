@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from types import MethodType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class GradientHook(StepHook):
 
     @torch.no_grad()
     def _delta(self) -> Tensor:
-        return torch.cat([whole(p.detach()).float() for p in self.adapter.parameters()])
+        return torch.cat([whole(p.detach()).float().flatten() for p in self.adapter.parameters()])
 
     @torch.no_grad()
     def _set(self, flat: Tensor) -> None:
@@ -85,7 +86,7 @@ class GradientHook(StepHook):
 
     def _moment(self) -> Tensor | None:
         kept = self._moments()
-        return torch.cat([whole(m).float() for m in kept]) if kept else None
+        return torch.cat([whole(m).float().flatten() for m in kept]) if kept else None
 
     @torch.no_grad()
     def _set_moment(self, flat: Tensor) -> None:
@@ -93,7 +94,7 @@ class GradientHook(StepHook):
             fill(moment, part)
 
     def _second(self) -> Tensor:
-        return torch.cat([whole(state["exp_avg_sq"]).float() for state in self._states()])
+        return torch.cat([whole(state["exp_avg_sq"]).float().flatten() for state in self._states()])
 
     @torch.no_grad()
     def _set_second(self, flat: Tensor) -> None:
@@ -115,39 +116,81 @@ class GradientHook(StepHook):
         return kept if len(kept) == len(found) else []
 
 
-def hook_into(owner: Any, method: str, hook: StepHook, logged: Callable[[dict[str, Any]], None] | None = None) -> None:
-    """Project around a trainer's own method that clips and steps: `owner.method(...)` becomes before_step, it, after_step.
+def hook_into(
+    owner: Any,
+    method: str,
+    hook: StepHook,
+    logged: Callable[[dict[str, Any]], None] | None = None,
+    clip: tuple[Any, str] | None = None,
+) -> None:
+    """Project around a trainer's own step: `owner.method(...)` becomes before_step, it, after_step.
 
-    For trainers whose optimizer step is one method, such as verl's `FSDPEngine.optimizer_step` (docs/library.md). Under
-    several ranks the method must be called on each of them, as it is wherever gradients are sharded.
+    For trainers whose optimizer step is one method that clips and steps, such as verl's `FSDPEngine.optimizer_step`; with
+    `clip` also for loops that clip and step in two calls, such as prime-rl's (docs/interop.md). Under several ranks the
+    calls must be made on each of them, as they are wherever gradients are sharded.
 
     Args:
         owner: the object that holds the method; only this object is changed.
-        method: its name. It may clip and must step once; its answer is passed on.
+        method: its name. It must step once; its answer is passed on.
         logged: called with the metrics after each step.
+        clip: (owner, name) of the call that clips, where the step is a later call of its own: the projection then comes
+            before that call. A step without such a call (clipping switched off) is projected at `method`.
 
     Raises:
-        RankspaceError: no such method, or one that is hooked already.
+        RankspaceError: no such method, or one that is hooked already; from a second clipping without a step between, since
+            an already projected gradient would be projected again.
     """
-    inner = getattr(owner, method, None)
-    if not callable(inner):
-        raise RankspaceError(f"{type(owner).__name__} has no method {method!r} to project around")
-    if getattr(inner, "_rankspace_hooked", False):
-        raise RankspaceError(
-            f"{type(owner).__name__}.{method} is hooked already: the gradient would be projected twice"
-        )
+    projected: list[dict[str, Any]] = []  # the metrics of a step that is under way
 
-    @functools.wraps(inner)
-    def stepped(*args: Any, **kwargs: Any) -> Any:
-        metrics = hook.before_step()
+    def project_once(*, clipping: bool) -> None:
+        if not projected:
+            projected.append(hook.before_step())
+        elif clipping:
+            raise RankspaceError(
+                f"{clip[1] if clip else method} was called twice without {type(owner).__name__}.{method} between: the"
+                " projection belongs to one clipping and one step"
+            )
+
+    def stepped(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        project_once(clipping=False)
+        metrics = projected.pop()  # before the step: one that raises leaves nothing behind
         answer = inner(*args, **kwargs)
         metrics |= hook.after_step()
         if logged is not None:
             logged(metrics)
         return answer
 
-    stepped._rankspace_hooked = True  # type: ignore[attr-defined]  # a mark on the function itself
-    setattr(owner, method, stepped)
+    def clipped(inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        project_once(clipping=True)
+        return inner(*args, **kwargs)
+
+    wrappers = [(owner, method, stepped)] + ([] if clip is None else [(*clip, clipped)])
+    inner_ones = [_hookable(place, name) for place, name, _ in wrappers]  # all are looked at before one is changed
+    for (place, name, wrapper), inner in zip(wrappers, inner_ones, strict=True):
+        setattr(place, name, _around(place, inner, wrapper))
+
+
+def _around(owner: Any, inner: Callable[..., Any], wrapper: Callable[..., Any]) -> MethodType:
+    """`wrapper(inner, ...)` as a method of `owner`: torch's schedulers bind the `step` that they find, a function would
+    then get the optimizer as its first argument."""
+
+    @functools.wraps(inner)
+    def around(_: Any, *args: Any, **kwargs: Any) -> Any:
+        return wrapper(inner, *args, **kwargs)
+
+    around._rankspace_hooked = True  # type: ignore[attr-defined]  # a mark on the function itself
+    return MethodType(around, owner)
+
+
+def _hookable(owner: Any, method: str) -> Callable[..., Any]:
+    """The method, or RankspaceError where there is none or it is hooked already."""
+    inner = getattr(owner, method, None)
+    whose = getattr(owner, "__name__", type(owner).__name__)  # a module has a name of its own
+    if not callable(inner):
+        raise RankspaceError(f"{whose} has no method {method!r} to project around")
+    if getattr(inner, "_rankspace_hooked", False):
+        raise RankspaceError(f"{whose}.{method} is hooked already: the gradient would be projected twice")
+    return cast("Callable[..., Any]", inner)
 
 
 def read_grad(adapter: Adapter) -> Tensor:
@@ -160,7 +203,8 @@ def read_grad(adapter: Adapter) -> Tensor:
     return whole_gradient(
         adapter,
         grads,
-        ".delta_S has no gradient: leave every adapter.parameters() trainable and call backward before, zero_grad after",
+        f".{adapter.parameter} has no gradient: leave every adapter.parameters() trainable and call backward before,"
+        " zero_grad after",
     )
 
 
@@ -180,7 +224,7 @@ def require_only_delta(optimizer: Any, adapter: Adapter) -> None:
     for (name, size), parameter in zip(adapter.modules, adapter.parameters(), strict=True):
         if hasattr(parameter, "ds_id") or parameter.numel() != size:
             raise RankspaceError(
-                f"{name}.delta_S is partitioned: under DeepSpeed use rankspace.ds_hook.ProjectionHook; of FSDP use"
+                f"{name}.{adapter.parameter} is partitioned: under DeepSpeed use rankspace.ds_hook.ProjectionHook; of FSDP use"
                 " fully_shard (FSDP2), which keeps parameters apart"
             )
         if is_sharded(parameter) and adapter.form != "factored":
@@ -189,7 +233,8 @@ def require_only_delta(optimizer: Any, adapter: Adapter) -> None:
             )
         if held.pop(id(parameter), None) is None:
             raise RankspaceError(
-                f"the optimizer does not hold {name}.delta_S: attach before making it, and give it adapter.parameters()"
+                f"the optimizer does not hold {name}.{adapter.parameter}: attach before making it, and give it"
+                " adapter.parameters()"
             )
     if others := [p for p in held.values() if p.requires_grad]:
         raise RankspaceError(

@@ -32,12 +32,13 @@ from typing import Any
 
 import torch
 
-from .adapter import PARAMETER, Adapter
+from .adapter import Adapter
 from .direction import Direction
 from .errors import RankspaceError
 from .hack_watch import CleanRuns, HackWatch
 from .hook import GradientHook
 from .hook_base import Intervention
+from .lora import LoraAdapter
 from .position import Placement
 from .projection import Variant
 from .trl_vllm import SENDING, send_merged
@@ -192,7 +193,8 @@ def _refuse_unsupported(args: Any, optimizer: Any, adapter: Adapter) -> None:
         )
     if getattr(args, "fp16", False):
         raise RankspaceError("fp16=True scales the loss and skips steps: use bf16=True, delta_S itself stays fp32")
-    if getattr(args, "use_vllm", False) and adapter not in SENDING:
+    # of a PEFT model TRL sends the merged weights by itself
+    if getattr(args, "use_vllm", False) and adapter not in SENDING and not isinstance(adapter, LoraAdapter):
         raise RankspaceError(
             "use_vllm=True sends vLLM the base weights without delta_S, so the policy would never change there: call"
             " rankspace.trl.send_merged(trainer, adapter) before trainer.train(), or set use_vllm=False"
@@ -201,10 +203,10 @@ def _refuse_unsupported(args: Any, optimizer: Any, adapter: Adapter) -> None:
 
 def _require_same_modules(model: Any, adapter: Adapter) -> None:
     """The trainer's model must carry the adapter's own delta_S: a copy would train, and nothing be projected."""
-    there = {id(p) for name, p in model.named_parameters() if name.rsplit(".", 1)[-1] == PARAMETER}
+    there = {id(p) for name, p in model.named_parameters() if name.endswith(f".{adapter.parameter}")}
     mine = {id(p) for p in adapter.parameters()}
     if there != mine:
         raise RankspaceError(
-            f"the trainer's model has {len(there)} delta_S, {len(there & mine)} of them of this adapter's {len(mine)}:"
-            " attach to the model object that the trainer gets, and give it no peft_config"
+            f"the trainer's model has {len(there)} {adapter.parameter}, {len(there & mine)} of them of this adapter's"
+            f" {len(mine)}: attach to the model object that the trainer gets, and give it no peft_config"
         )

@@ -4,11 +4,8 @@
     rankspace.trl.send_merged(trainer, adapter)            before trainer.train()
 
 TRL walks over the model's own parameters and hands each to vLLM under its name (`VLLMGeneration._iter_named_params`, in
-colocate and in server mode). Those are W0, and delta_S, which vLLM has no place for. So here, parameter by parameter:
-
-    <module>.weight of an adapted module      W0  ->  W0 + U diag(delta_S) Vh, rounded once to W0's dtype (merge.py)
-    <module>.delta_S                          left out
-    everything else                           as it is
+colocate and in server mode). Those are W0, and delta_S, which vLLM has no place for. So here they go through
+`sending.merged_parameters`.
 
 Probe, after each sync in colocate mode: mean |log-prob of vLLM − log-prob of the trainer's model| over one prompt, nats a
 token. Above the bound it raises: a policy that is not the one that trains would be sampled for ever, and nothing says so.
@@ -24,9 +21,9 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from .adapter import PARAMETER, Adapter
+from .adapter import Adapter
 from .errors import RankspaceError
-from .merge import merged_weight
+from .sending import merged_parameters
 
 SENDING: WeakSet[Adapter] = WeakSet()
 BOUNDS = {torch.float32: 0.01, torch.bfloat16: 0.25, torch.float16: 0.1}  # nats a token, by the weights' dtype
@@ -66,30 +63,6 @@ def send_merged(trainer: Any, adapter: Adapter, bound: float | None = None, prob
     generation._iter_named_params, generation.sync_weights = merged, proven
     generation._weight_metadata = None  # of a walk that still held delta_S
     SENDING.add(adapter)
-
-
-@torch.no_grad()
-def merged_parameters(parameters: Iterator[tuple[str, Tensor]], adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) as vLLM knows them: adapted weights merged, delta_S left out. See the top of this file.
-
-    Raises:
-        RankspaceError: an adapted weight did not come by under its own name, so vLLM would keep the old one.
-    """
-    deltas, missing = adapter.named_delta(), {name for name, _ in adapter.modules}
-    for name, tensor in parameters:
-        module, _, last = name.rpartition(".")
-        if last == PARAMETER:  # vLLM has no such parameter and would refuse the whole sync
-            continue
-        if last == "weight" and module in deltas:
-            missing.discard(module)
-            U, Vh = adapter.basis(module)
-            tensor = merged_weight(tensor.detach(), U, deltas[module].to(tensor.device), Vh)
-        yield name, tensor
-    if missing:
-        raise RankspaceError(
-            f"{len(missing)} adapted weights were not sent to vLLM under their own names, {sorted(missing)[0]} first: the"
-            " trainer wraps the model in a way that renames its parameters"
-        )
 
 
 def require_same_policy(llm: Any, model: Any, ids: Sequence[int], bound: float | None = None) -> float:

@@ -197,3 +197,69 @@ def test_a_step_of_ones_own_is_projected_before_it_clips():
         rankspace.hook_into(engine, "optimizer_step", rankspace.GradientHook(engine.optimizer, adapter, direction))
     with pytest.raises(RankspaceError, match="no method 'step_it'"):
         rankspace.hook_into(engine, "step_it", rankspace.GradientHook(engine.optimizer, adapter, direction))
+
+
+class Loop:
+    """Order of calls as in prime-rl's loop: one call clips, another steps, a scheduler follows."""
+
+    def __init__(self, clips=True):
+        torch.manual_seed(0)
+        self.model = torch.nn.Sequential()
+        self.model.add_module("up_proj", torch.nn.Linear(6, 4))
+        self.adapter = rankspace.attach(self.model)
+        self.direction = rankspace.random_direction(self.adapter.modules, 1)
+        self.optimizer, self.clips, self.seen = torch.optim.SGD(self.adapter.parameters(), lr=1.0), clips, []
+        hook = rankspace.GradientHook(self.optimizer, self.adapter, self.direction)
+        rankspace.hook_into(self.optimizer, "step", hook, self.seen.append, clip=(self, "clip"))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)  # binds `step` anew
+
+    def clip(self, limit):
+        return float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), limit))
+
+    def backward(self):
+        self.optimizer.zero_grad()
+        (self.model(torch.ones(3, 6)) ** 2).sum().backward()
+        return self.adapter.parameters()[0].grad.clone()
+
+
+@pytest.mark.parametrize("clips", [True, False])
+def test_a_loop_that_clips_and_steps_in_two_calls_is_projected_before_the_first(clips):
+    loop = Loop()
+    g = loop.backward()
+    wanted, _ = rankspace.project(g, loop.direction.vectors, rankspace.Layout.of(loop.adapter.modules), "one_sided")
+    limit = 0.5 if clips else float("inf")
+    if clips:
+        assert loop.clip(limit) == pytest.approx(float(g.norm()))
+    loop.optimizer.step()
+    loop.scheduler.step()
+    assert loop.adapter.get_flat() == pytest.approx(-wanted * min(1.0, limit / float(g.norm())), rel=1e-4)
+    assert len(loop.seen) == 1 and {"cos_mean", "update_cos_mean"} <= set(loop.seen[0])
+
+
+def test_clipping_twice_without_a_step_is_an_error():
+    loop = Loop()
+    loop.backward()
+    loop.clip(0.5)
+    with pytest.raises(RankspaceError, match=r"clip was called twice without SGD.step between"):
+        loop.clip(0.5)
+
+
+def test_a_step_that_raises_leaves_nothing_behind():
+    loop = Loop()
+    loop.backward()
+    loop.clip(1.0)
+    with pytest.raises(TypeError):
+        loop.optimizer.step(closure=3)
+    loop.backward()
+    loop.clip(1.0)
+    loop.optimizer.step()
+    assert len(loop.seen) == 1
+
+
+def test_nothing_is_hooked_where_one_of_the_two_calls_is_missing():
+    loop = Loop()
+    optimizer = torch.optim.SGD(loop.adapter.parameters(), lr=1.0)
+    hook = rankspace.GradientHook(optimizer, loop.adapter, loop.direction)
+    with pytest.raises(RankspaceError, match="Loop has no method 'clip_it'"):
+        rankspace.hook_into(optimizer, "step", hook, clip=(loop, "clip_it"))
+    assert not getattr(optimizer.step, "_rankspace_hooked", False)

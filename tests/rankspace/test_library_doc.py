@@ -66,7 +66,7 @@ def require_projected(names, gradients, steps):
     assert len(gradients) == steps and adapter.get_flat().norm() > 0
     moved = 0
     for step in gradients:
-        g = torch.cat([step.pop(id(p)) for p in adapter.parameters()])
+        g = torch.cat([step.pop(id(p)).flatten() for p in adapter.parameters()])
         assert not step
         assert ((layout.pad(g) * layout.pad(v)).sum(-1) <= 1e-6 * max(g.norm().item(), 1e-12)).all()
         moved += bool(g.norm() > 0)
@@ -74,7 +74,7 @@ def require_projected(names, gradients, steps):
 
 
 def test_the_page_has_the_blocks_that_these_tests_run():
-    assert set(BLOCKS) == {"plain", "grpo", "engine", "load"}
+    assert set(BLOCKS) == {"plain", "lora", "grpo", "engine", "load"}
     assert PAGE.count("```python") == len(BLOCKS) and len(COMMANDS) == 4
     assert not [name for name in re.findall(r"^\| `(\w+)[(`]", PAGE, re.MULTILINE) if not known(name)]
     table = PAGE.split("## API")[1].split("## Limits")[0]
@@ -99,6 +99,22 @@ def test_plain_loop_then_export_then_load(desk, monkeypatch, capsys):
         assert ours(command) == 0
     names = run("load")
     assert names["difference"] < 1e-4 and names["change"] > 10 * names["difference"]
+
+
+def test_lora_script(desk, monkeypatch, capsys):
+    """Only B trains, what is stepped on has no pull towards the hack, and PEFT reads its own files back."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.chdir(desk)
+    seen: list[dict] = []
+    names = run("lora", seen)
+    require_projected(names | {"direction": names["v_hack"]}, seen, 3)
+    assert capsys.readouterr().out.count("fired in") == 3
+    base = AutoModelForCausalLM.from_pretrained("Qwen/Qwen3-0.6B", dtype="auto")
+    again = rankspace.attach_lora(peft.PeftModel.from_pretrained(base, "out/lora"))
+    assert torch.equal(again.get_flat(), names["adapter"].get_flat())
+    assert again.fingerprint == names["adapter"].fingerprint  # A as it was drawn
 
 
 def test_trl_script(desk, monkeypatch):

@@ -15,8 +15,9 @@ trl = pytest.importorskip("trl")
 pytest.importorskip("vllm")
 import transformers  # noqa: E402
 
+from rankspace.sending import merged_parameters  # noqa: E402
 from rankspace.trl import send_merged  # noqa: E402
-from rankspace.trl_vllm import SENDING, merged_parameters, require_same_policy  # noqa: E402
+from rankspace.trl_vllm import SENDING, require_same_policy  # noqa: E402
 
 MODEL = "tasks/organism/model"
 
