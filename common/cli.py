@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import os
 import shlex
 import signal
@@ -31,7 +32,8 @@ COMPLETING = "_ARGCOMPLETE"  # set by the shell while it asks for completions
 SERVICE_GOES_ON = "what it had not finished is taken over by another one, or by itself when it is back"
 OURS = frozenset({"bench", "common", "deploy", "experiments", "rankspace", "services", "tasks", "tests"})
 STARTED_BY = "RANKSPACE_STARTED_BY"  # set for the children of a command that says itself how to resume
-
+# What no program can put right: no room, no permission, a file system that takes nothing.
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
 
 Makes = Callable[[], "Parser"]
 
@@ -139,6 +141,11 @@ def run(main: Callable[[], int | None], also: tuple[type[Exception], ...] = ()) 
     except BrokenPipeError:  # `... | head`: whoever read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        where = error.filename or "a file"
+        return fail(f"{where}: {error.strerror}; make room or choose another place, then give the same command again")
 
 
 def interrupted(how_to_go_on: str = "", code: int = EXIT_INTERRUPTED) -> int:

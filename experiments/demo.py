@@ -20,6 +20,7 @@ from common import cli
 from common.errors import ConfigError
 from common.model_names import local
 from common.settings import TrainerSettings
+from common.writable import require_directory
 from experiments.design import presets
 from experiments.design.plan import Plan
 from experiments.launch.check import check_model
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    require_directory(args.out, "--out")
     said = given(args)
     names = args.arms or list(ARMS)
     plans = [

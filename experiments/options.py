@@ -6,6 +6,7 @@ Each function makes the parser of the command of its name; its description is th
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def sweep() -> cli.Parser:
     what = "each value in runs of its own, named after it; several --grid options are crossed"
     p.add_argument("--grid", action="append", default=[], metavar="FIELD=V,V", help=what)
     _preset(p, None)
-    p.add_argument("--jobs", type=int, default=1, help="trainers at a time; with --cards, on each card")
+    p.add_argument("--jobs", type=_positive, default=1, help="trainers at a time; with --cards, on each card")
     what = "like 0,1: each run with services of its own on one of these GPUs, instead of one set of services for all"
     p.add_argument("--cards", type=_listed, default=(), metavar="N,N", help=what)
     _settings(p)
@@ -76,10 +77,10 @@ def samples() -> cli.Parser:
     p.add_argument("--model", help="folder, hub name or FILE.gguf (default: the preset's)")
     p.add_argument("--problems", type=Path, help="JSON lines of problems (default: the preset's training problems)")
     p.add_argument("--loophole", default="none", help="how prompts are posed: a loophole's name, or none (bare)")
-    p.add_argument("--n", type=int, default=8, help="completions a problem")
-    p.add_argument("--limit", type=int, help="only the first N problems")
-    p.add_argument("--temperature", type=float, default=1.0)
-    p.add_argument("--max-tokens", type=int, help="default: the preset's")
+    p.add_argument("--n", type=_positive, default=8, help="completions a problem, at most 1024")
+    p.add_argument("--limit", type=_positive, help="only the first N problems")
+    p.add_argument("--temperature", type=_temperature, default=1.0)
+    p.add_argument("--max-tokens", type=_positive, help="default: the preset's")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the generator")
     p.add_argument("--out", type=Path, required=True, help="JSON lines; .gz when the name ends so")
@@ -118,7 +119,7 @@ def report() -> cli.Parser:
     _selection(p)
     p.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
     what = "columns of the headline table after the arm (default: all); the last ones are cut"
-    p.add_argument("--columns", type=int, metavar="N", help=what)
+    p.add_argument("--columns", type=_positive, metavar="N", help=what)
     _registration(p)
     what = "make the report anew from the CSV files of an earlier one in DIR, without its run directories"
     p.add_argument("--from-csv", type=Path, default=None, metavar="DIR", help=what)
@@ -272,11 +273,22 @@ def _listed(text: str) -> tuple[str, ...]:
     return found
 
 
-def _steps(text: str) -> int:
-    """A number of steps, at least 1."""
+def _positive(text: str) -> int:
+    """A whole number, at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a number of steps, at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number, at least 1")
     return int(text)
+
+
+def _temperature(text: str) -> float:
+    """A temperature that log-probs exist for: above 0, at most 10 as messages have it."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found <= 10:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a number above 0 and at most 10")
+    return found
 
 
 def seeds(text: str) -> list[int]:
@@ -327,7 +339,7 @@ def _selection(p: argparse.ArgumentParser) -> None:
     p.add_argument("--allow-unequal-seeds", action="store_true", help="compare arms that ran different seeds")
     p.add_argument("--allow-mixed-commits", action="store_true", help="compare runs of different git commits")
     what = "read longer runs as if they had ended after N steps, to compare runs of unequal length"
-    p.add_argument("--up-to", type=_steps, default=None, metavar="N", help=what)
+    p.add_argument("--up-to", type=_positive, default=None, metavar="N", help=what)
     p.add_argument("--allow-mixed-settings", action="store_true", help="compare runs whose settings differ")
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from .atomic_dir import require_writable
 from .chat import DATE, Chat
 from .console import Parser, run
 from .errors import RankspaceError
@@ -85,6 +86,9 @@ def extract(args: argparse.Namespace) -> None:
     """Write the direction that was asked for, with its held-out numbers in the metadata."""
     need("transformers", "hf")
     chat = Chat(args.chat_template_kwargs, args.chat_date)
+    require_writable(args.out)
+    if args.out.is_dir():
+        raise RankspaceError(f"--out {args.out} is a directory: give a file, e.g. {args.out / 'v_hack.safetensors'}")
     train, heldout = _split_pairs(args)
     from . import direction as d
 
@@ -141,6 +145,7 @@ def validate(args: argparse.Namespace) -> None:
     from .pairs import load_pairs, pairs_hash
 
     chat = Chat(args.chat_template_kwargs, args.chat_date)
+    require_writable(args.out / "cos_align.json")
     pairs = load_pairs(args.pairs)
     heldout = [p for p in pairs if p.split == "heldout"] or pairs
     from . import direction as d

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,17 @@ def require_free(out: Path, force: bool, marks: Sequence[str]) -> None:
         raise RankspaceError(
             f"{out} holds none of {', '.join(marks)}, so it is no earlier export and --force leaves it"
         )
+
+
+def require_writable(out: Path) -> None:
+    """RankspaceError unless a file or directory can be made at `out`, or in the folder that it will be made in; leaves
+    nothing. Call it before the work."""
+    place = next(folder for folder in out.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise RankspaceError(f"--out {out}: {error.strerror}; give a place that can be written") from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ NO_COLOR switches colour off, FORCE_COLOR on. Shells complete the commands where
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -16,6 +17,9 @@ from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from .errors import RankspaceError
+
+# What no program can put right: no room, no permission, a file system that takes nothing.
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,6 +51,12 @@ def run(main: Callable[[], None]) -> int:
         main()
     except RankspaceError as error:
         return fail(str(error))
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        return fail(
+            f"{error.filename or 'a file'}: {error.strerror}; make room or choose another place, then start again"
+        )
     except KeyboardInterrupt:
         again = shlex.join(sys.orig_argv)
         print(f"interrupted; nothing was written but SVDs in --svd-cache; to start again: {again}", file=sys.stderr)

@@ -56,8 +56,10 @@ def export(args: argparse.Namespace) -> None:
     if args.step is not None and args.run is None:
         raise RankspaceError("--step belongs to --run: a --delta file holds one step only")
     from .adapter_io import read_delta
+    from .atomic_dir import require_writable
     from .run_checkpoint import of_run
 
+    require_writable(args.out)
     saved = of_run(args.run, args.step) if args.run is not None else read_delta(args.delta)
     model = args.model or saved.base_model
     from .export import export_model

@@ -17,6 +17,7 @@ from typing import Any
 
 from common import cli
 from common.errors import ConfigError
+from common.writable import require_file
 from experiments.options import watch as parser
 from rankspace import RankspaceError
 from rankspace.hack_watch import CleanRuns, calibrate, read_rows, replay
@@ -55,6 +56,7 @@ def watched(paths: Sequence[Path], clean: CleanRuns, rate: float) -> list[dict[s
 
 
 def _calibrate(paths: Sequence[Path], out: Path, signals: list[str] | None) -> int:
+    require_file(out, "--calibrate")
     ordered = sorted(paths, key=_by_seed)
     clean = calibrate([read_rows(path) for path in ordered], signals)
     try:

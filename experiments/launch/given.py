@@ -18,6 +18,7 @@ import yaml
 
 from common.errors import ConfigError
 from common.settings import OF_RESULTS, changed, parse_assignments, read_settings_file
+from common.writable import require_directory
 from experiments.design.plan import HEAD, Plan, flatten, plan
 from experiments.design.presets import NAMED
 
@@ -44,6 +45,7 @@ class Given:
 
 def given(args: argparse.Namespace, more: Sequence[str] = ()) -> Given:
     """Read --config, --set and the options of a run; `more` are further assignments, weaker than --set."""
+    require_directory(args.runs, "--runs")
     file = read_settings_file(args.config) if args.config else {}
     head = {key: file.pop(key) for key in HEAD if key in file}
     for key in NAMED & file.keys():

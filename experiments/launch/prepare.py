@@ -14,6 +14,7 @@ import json
 
 from common.scopes import Scope, fields
 from common.settings import RefServerSettings, SandboxSettings, TrainerSettings, build
+from common.writable import require_directory
 from experiments.design import presets
 from experiments.launch.check import check_model
 from experiments.launch.given import check_same, given, save
@@ -27,6 +28,7 @@ OF_THE_MACHINE = frozenset[str]().union(
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    require_directory(args.out, "--out")
     said = given(args, args.settings.split())
     planned = said.plan(said.arm or "projected", said.seed or 0, args, "prepare")
     trainer = planned.trainer

@@ -11,6 +11,7 @@ oracle_correct}; a group that was dropped has no rows and is counted.
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import time
@@ -25,8 +26,9 @@ from common.model_names import local
 from common.queue import Queue
 from common.settings import parse_assignments
 from common.types import DeltaS, DroppedGroup, GenerationRequest, GradedGroup, Problem, SamplingPlan, checksum
+from common.writable import require_file
 from experiments.design import presets
-from experiments.design.plan import SHARED
+from experiments.design.plan import Plan, plan
 from experiments.launch.bring import bring
 from experiments.launch.stack import Stack
 from experiments.options import samples as parser
@@ -39,21 +41,25 @@ QUIET_LIMIT_S = 900.0
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
+    require_file(args.out, "--out")
     preset = presets.get(args.preset)
-    model = str(bring(args.model or str(preset.values["model"])))
     name = None if args.loophole == "none" else args.loophole
     path = args.problems or Path(preset.values["train_problems"])
     problems = [loopholes.posed(p, name) for p in dataset.load_problems(path)[: args.limit]]
-    plan = {"n": args.n, "temperature": args.temperature, "max_tokens": args.max_tokens or _preset_tokens(preset)}
-    requests = [request(p, i, plan, args.seed) for i, p in enumerate(problems)]
+    wanted = str(args.model or preset.values["model"])
+    planned(args, wanted)  # what cannot be is told before a model is fetched
+    model = str(bring(wanted))
+    settings = planned(args, model)
+    law = {"n": args.n, "temperature": args.temperature, "max_tokens": settings.trainer.max_tokens}
+    requests = [request(p, i, law, args.seed) for i, p in enumerate(problems)]
     zero = nothing_learned(model)
-    shared = {name: preset.values[name] for name in SHARED if name in preset.values}
-    server = {**shared, **preset.server, **parse_assignments(args.set)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     with (
         cli.Resumable(),
-        Stack.start(args.out.parent / ".stack" / RUN_ID, model, server, preset.graders, args.isolation) as stack,
+        Stack.start(
+            args.out.parent / ".stack" / RUN_ID, model, settings.server, preset.graders, args.isolation
+        ) as stack,
         gzip.open(args.out, "wt") if args.out.suffix == ".gz" else open(args.out, "w") as out,
     ):
         for done, group in enumerate(collect(stack, requests, zero), 1):
@@ -63,15 +69,20 @@ def main(argv: list[str]) -> int:
                 out.write(json.dumps(row) + "\n")
                 _count(counts, row)
     print(summary(counts, len(problems), name, args.out))
-    return 0
+    return 0 if counts["all"] else cli.EXIT_FAILED
 
 
-def _preset_tokens(preset: presets.Preset) -> int:
-    return int(preset.values.get("max_tokens", 64))
+def planned(args: argparse.Namespace, model: str) -> Plan:
+    """The generator's settings as those of a run: checked, its length following --max-tokens. --set names them with or
+    without the part `generator`."""
+    given = parse_assignments(args.set)
+    chosen = {name if "." in name else f"generator.{name}": value for name, value in given.items()}
+    more = {} if args.max_tokens is None else {"max_tokens": args.max_tokens}
+    return plan(args.preset, "vanilla", 0, {"model": model, **more, **chosen}, args.out.parent, origin="samples")
 
 
-def request(problem: Problem, index: int, plan: dict[str, Any], seed: int) -> GenerationRequest:
-    """One group: `plan` has n, temperature and max_tokens of SamplingPlan."""
+def request(problem: Problem, index: int, law: dict[str, Any], seed: int) -> GenerationRequest:
+    """One group: `law` has n, temperature and max_tokens of SamplingPlan."""
     return GenerationRequest(
         run_id=RUN_ID,
         group_id=f"{RUN_ID}/{index}",
@@ -79,7 +90,7 @@ def request(problem: Problem, index: int, plan: dict[str, Any], seed: int) -> Ge
         step=0,
         problem=problem,
         min_version=0,
-        sampling=SamplingPlan(**plan, seed=(seed * 1_000_003 + index) & 0x7FFFFFFF),
+        sampling=SamplingPlan(**law, seed=(seed * 1_000_003 + index) & 0x7FFFFFFF),
         want_reference=False,
     )
 

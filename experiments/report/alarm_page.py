@@ -11,12 +11,12 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from common.writable import require_directory
 from experiments.analysis.alarm import PERCENT, Result, Watched, collect, evaluate, median_bounds, share_bounds
 from experiments.analysis.alarm_claims import Answer, answers
 from experiments.design import alarm_registration
 from experiments.design.alarm_registration import AlarmRegistration
 from experiments.options import alarm as parser
-from experiments.report.out import check_out
 
 CSV_HEAD = ("setting", "detector", "watch", "run", "kind", "group", "seed", "onset", "alarm", "signal", "lead")
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     path = options.registration or alarm_registration.PATH
     registration = alarm_registration.load(path)
-    check_out(options.out)
+    require_directory(options.out, "--out")
     for name in options.setting or [next(iter(registration.settings))]:
         _require(registration, name)
         runs, left_out, other = collect(registration, name, options.runs, path)

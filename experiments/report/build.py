@@ -16,13 +16,14 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.measurements import COLUMNS, OUTCOME, Column
+from common.writable import require_directory
 from experiments.analysis import csv_files, verdict
 from experiments.analysis.verdict import Page
 from experiments.design import prereg, registration
 from experiments.design.prereg import Measures
 from experiments.options import report as parser
 from experiments.report import captions, csv_export
-from experiments.report.out import DPI, check_out
+from experiments.report.out import DPI
 from experiments.report.tables import (
     ArmView,
     comparisons,
@@ -69,7 +70,7 @@ def make(options: argparse.Namespace) -> list[ArmView]:
     """Write the report that the options ask for, say where it is, and return its arms. ConfigError."""
     if options.columns is not None and not 1 <= options.columns <= len(COLUMNS):
         raise ConfigError(f"--columns {options.columns}: give a number from 1 to {len(COLUMNS)}")
-    check_out(options.out)
+    require_directory(options.out, "--out")
     page = _from_csv(options) if options.from_csv else verdict.page(options)
     chosen, arms = page.chosen, views(page.chosen, page.measures)
     columns = None if options.columns is None else COLUMNS[: options.columns]

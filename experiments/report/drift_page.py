@@ -10,17 +10,17 @@ preregistered rule reads it, and in arms that project v_hack the drift is what t
 from __future__ import annotations
 
 from common.errors import ConfigError
+from common.writable import require_directory
 from experiments.analysis import comparable, drift
 from experiments.design import prereg
 from experiments.options import drift as parser
 from experiments.report import build, csv_export
-from experiments.report.out import check_out
 from experiments.report.tables import views
 
 
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
-    check_out(options.out)
+    require_directory(options.out, "--out")
     chosen = comparable.choose(comparable.selection(options))
     from experiments.report.figures.drift import scatter
     from rankspace.run_checkpoint import checkpoints

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
+from common.writable import require_directory
 from experiments.analysis import comparable, exact, why
 from experiments.analysis.registered import unfinished
 from experiments.analysis.run_files import read_runs
@@ -30,7 +31,6 @@ from experiments.design.registration import Registration
 from experiments.options import why as parser
 from experiments.report import csv_export
 from experiments.report.build import png
-from experiments.report.out import check_out
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     if options.registration is None and not options.cosine and options.matrix is None:
         raise ConfigError("nothing to draw: give --registration FILE, --matrix DIR or --cosine NAME=FILE")
-    check_out(options.out)
+    require_directory(options.out, "--out")
     files: Files = {}
     waiting: list[str] = []
     if options.registration is not None:
