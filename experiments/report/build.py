@@ -74,7 +74,7 @@ def make(options: argparse.Namespace) -> list[ArmView]:
     page = _from_csv(options) if options.from_csv else verdict.page(options)
     chosen, arms = page.chosen, views(page.chosen, page.measures)
     columns = None if options.columns is None else COLUMNS[: options.columns]
-    files = build_report(page, arms, options.title, columns, options.rollouts)
+    files = build_report(page, arms, options.title, columns, options.rollouts, viewer=not options.from_csv)
     more = "table.tex, runs.csv"
     if not options.from_csv:
         files |= csv_export.files(chosen.runs) | export.files(chosen.runs)
@@ -90,11 +90,17 @@ def _from_csv(options: argparse.Namespace) -> Page:
 
 
 def build_report(
-    page: Page, arms: list[ArmView], title: str, columns: tuple[Column, ...] | None = None, samples: int = 10
+    page: Page,
+    arms: list[ArmView],
+    title: str,
+    columns: tuple[Column, ...] | None = None,
+    samples: int = 10,
+    viewer: bool = True,
 ) -> dict[str, bytes]:
     """Every file of the report by its path under the output directory. Reads rollouts; writes nothing.
 
     columns: of the headline table; None: those that some run has numbers for, and the outcome classes.
+    viewer: viewer/index.html will lie beside the report, so that it is linked.
     """
     pictures = draw(arms, page.measures)
     context = describe(page, arms, title, columns, samples)
@@ -105,7 +111,7 @@ def build_report(
         ("report.md", "report.md.j2"),
         ("table.tex", "table.tex.j2"),
     ):
-        files[name] = render(template, pictures=by_name, **context).encode(errors="backslashreplace")
+        files[name] = render(template, pictures=by_name, viewer=viewer, **context).encode(errors="backslashreplace")
     files["runs.csv"] = runs_csv(context["runs"])
     return files
 

@@ -109,7 +109,24 @@ def test_page_is_self_contained_and_every_link_lands(which, request):
     page = Page(request.getfixturevalue(which)["report.html"])
     assert page.open == [] and "script" not in page.tags
     assert page.sources and all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert page.links and all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    outside = [link for link in page.links if not link.startswith("#")]
+    assert outside == ["viewer/index.html"]  # written beside it
+    assert len(page.links) > 1 and all(link[1:] in page.ids for link in page.links if link not in outside)
+
+
+def test_no_viewer_is_linked_where_none_is_written(tmp_path, capsys):
+    """A report made anew from CSV files has no rollouts to show."""
+    assert build.main(["--from-csv", "docs/results/organism", "--out", str(tmp_path / "anew")]) == 0
+    assert not (tmp_path / "anew/viewer").exists()
+    for name in ("report.html", "report.md"):
+        assert "viewer/index.html" not in (tmp_path / "anew" / name).read_text()
+
+
+def test_a_summary_holds_no_link_and_the_foot_names_the_code(demo):
+    html = demo["report.html"]
+    assert html.count("<summary>") > 1
+    assert not [s for s in re.findall(r"<summary>.*?</summary>", html, re.DOTALL) if "<a " in s]  # a click opens it
+    assert re.search(r"Preset demo\. Code: \S+", html)
 
 
 def test_every_number_of_the_headline_table_is_traced(demo):
