@@ -304,7 +304,9 @@ def load_direction(
     """
     path = Path(path)
     if not path.is_file():
-        raise RankspaceError(f"no v_hack at {path}: make it with python -m rankspace extract --out {path}")
+        raise RankspaceError(
+            f"no v_hack at {path}: make it with python -m rankspace extract --model M --pairs P --out {path}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             head = json.loads((file.metadata() or {})["rankspace"])

@@ -3,6 +3,7 @@
 <run>/config.json                          model, adapter, arm, seed, projection, v_hack
 <run>/modules.json                         {"names": [...], "ranks": [...]}
 <run>/v_hack.json                          metadata of the direction, with the fingerprint of the base; may be absent
+<run>/v_hack.safetensors                   that direction; may be absent
 <run>/checkpoints/step_NNNNNN/delta_S.f32  little-endian fp32, in the order of modules.json
 """
 
@@ -85,7 +86,8 @@ def _direction(run: Path, config: dict[str, Any]) -> tuple[dict[str, Any], str |
     path = run / "v_hack.json"
     meta = _object(path) if path.is_file() else {}
     fingerprint = meta.get("fingerprint")
-    source = config.get("v_hack")
+    kept = run / "v_hack.safetensors"
+    source = kept if kept.is_file() else config.get("v_hack")
     if source and Path(source).is_file():
         direction = load_direction(source)
         if direction.metadata.get("pairs_hash") == meta.get("pairs_hash"):  # else the file was made anew since

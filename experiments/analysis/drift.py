@@ -7,13 +7,14 @@ The sign is that of a gradient: positive means that delta_S has moved to where h
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
 from experiments.analysis.measures import Summary
-from experiments.analysis.run_files import Run
+from experiments.analysis.run_files import Run, direction_file
 
 if TYPE_CHECKING:
     from rankspace.direction import Direction
@@ -86,9 +87,15 @@ def row(p: Place) -> list[object]:
 
 
 def own_direction(runs: list[Run]) -> Path:
-    """The v_hack that these runs' settings name."""
-    found = sorted({str(run.config["v_hack"]) for run in runs if (run.direction or {}).get("kind") == "v_hack"})
+    """The v_hack of these runs: their own copies, all of the same content, else the file that their settings name."""
+    files = [direction_file(run.path, run.config) for run in runs if (run.direction or {}).get("kind") == "v_hack"]
+    found = {_content(path): path for path in files if path is not None}
     if len(found) != 1:
-        what = "name no v_hack" if not found else f"name several ({', '.join(found)})"
+        what = "name no v_hack" if not found else f"have several ({', '.join(sorted(map(str, found.values())))})"
         raise ConfigError(f"these runs {what}; give --v-hack FILE")
-    return Path(found[0])
+    return next(iter(found.values()))
+
+
+def _content(path: Path) -> bytes | Path:
+    """Its sha256; a file that is not there is told apart by its name."""
+    return hashlib.sha256(path.read_bytes()).digest() if path.is_file() else path

@@ -3,6 +3,7 @@
     runs/<run_id>/config.json, provenance.json, status.json      one object each
                   metrics.jsonl, modules.jsonl, eval.jsonl       one row a line; steps count from 0
                   modules.json, v_hack.json                      one object each; may be absent
+                  v_hack.safetensors                             the direction acted along; older runs lack it
                   rollouts/step_000003.jsonl.gz                  one row a completion
                   rollouts/cos_000003.jsonl                      by measure-cos, for the viewer; may be absent
 
@@ -226,6 +227,12 @@ def read_rollouts(run: Run, step: int) -> list[dict[str, Any]]:
         if not run.finished and step >= max(rollout_steps(run)):
             return []  # the live run is writing it now
         raise ConfigError(f"{path}: damaged ({type(error).__name__}: {error}); delete the file or restore it") from None
+
+
+def direction_file(run: Path, config: dict[str, Any]) -> Path | None:
+    """The file of the direction that a run acts along: its own copy, else the one that its settings name, if any."""
+    kept, named = run / "v_hack.safetensors", config.get("v_hack")
+    return kept if kept.is_file() else None if named is None else Path(str(named))
 
 
 def rollout_steps(run: Run) -> list[int]:

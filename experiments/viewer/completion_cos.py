@@ -21,7 +21,7 @@ from common import atomic_file
 from common.errors import ConfigError
 from common.model_names import local
 from common.settings import TrainerSettings, build
-from experiments.analysis.run_files import ROLLOUT_NAME
+from experiments.analysis.run_files import ROLLOUT_NAME, direction_file
 from experiments.options import measure_cos as parser
 from experiments.viewer.rows import RolloutRow, members, parse, token_digest
 
@@ -56,6 +56,7 @@ def _settings(run: Path, v_hack: Path | None, model: str | None) -> TrainerSetti
         values = json.loads((run / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"--run {run}: config.json cannot be read ({error}); give a run directory") from None
+    v_hack = v_hack or direction_file(run, values)
     changed = {name: value for name, value in (("v_hack", v_hack), ("model", model)) if value is not None}
     settings = build(TrainerSettings, values | changed, str(run / "config.json"))
     if settings.v_hack is None:

@@ -6,6 +6,7 @@
     rollouts/      step_000003.jsonl.gz, every completion with its verdicts
     tensorboard/   wandb/ wandb_run.json       where the settings ask for them (loggers.py)
     v_hack.json    metadata of the direction, with its held-out validation
+    v_hack.safetensors, v_ref.safetensors      copies of the direction files, so that the run can be moved without .cache
     alarm.json     evidence of the alarm, where one rang
 
 A step's rows are written before its checkpoint; after a crash the rows at or above the checkpoint's step are cut off, so
@@ -52,6 +53,17 @@ def open_run(s: TrainerSettings) -> None:
             )
     s.run_dir.mkdir(parents=True, exist_ok=True)
     atomic_file.write(path, dump(s))
+
+
+def keep_directions(s: TrainerSettings) -> None:
+    """Copy what the arm acts along and what positions are measured against, if files, into run_dir."""
+    used = {
+        "v_hack": s.v_hack if s.direction == "v_hack" else None,
+        "v_ref": s.v_ref if s.direction != "none" else None,
+    }
+    for name, path in used.items():
+        if path is not None:
+            atomic_file.write(s.run_dir / f"{name}.safetensors", path.read_bytes())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from services.trainer import evaluate
 from services.trainer.policy import Policy
 from services.trainer.publish import Publisher
 from services.trainer.rank_group import RankGroup
-from services.trainer.record import Record, open_run
+from services.trainer.record import Record, keep_directions, open_run
 from services.trainer.reseed import Reseeder, hacks_for
 from services.trainer.rollouts import Rollouts
 from services.trainer.shaping import Shaper
@@ -60,6 +60,7 @@ def build(
     from rankspace import gpu
 
     open_run(s)
+    keep_directions(s)
     text = Text(s)
     # However often a trainer is restarted, its groups are no poison.
     queue = Queue(client, f"trainer-{s.run_id}", claim_idle_s=3600, max_deliveries=2**31)

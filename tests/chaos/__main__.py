@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     rng = random.Random(seed)
-    chosen = plan(args.faults, rng, args.only.split(",") if args.only else None)
+    chosen = plan(args.faults, rng, args.only.split(",") if args.only else None, args.like_gpu)
     again = f"python -m tests.chaos --faults {args.faults} --seed {seed}{' --like-gpu' if args.like_gpu else ''}"
     print(f"chaos: {len(chosen)} faults, seed {seed}; again: {again}", flush=True)
     with contextlib.ExitStack() as stack:
@@ -52,9 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         return run(root, chosen, args.per_round, rng, args.like_gpu)
 
 
-def plan(number: int, rng: random.Random, only: list[str] | None) -> list[Fault]:
+def plan(number: int, rng: random.Random, only: list[str] | None, like_gpu: bool = False) -> list[Fault]:
     """Every kind once before any kind twice, in random order; kinds this machine cannot inject are named and left out."""
-    kinds = [FAULTS[name] for name in only] if only else available()
+    kinds = [FAULTS[name] for name in only] if only else available(like_gpu)
     for missing in () if only else sorted(set(FAULTS) - {f.name for f in kinds}):
         print(f"chaos: {missing} left out: needs {FAULTS[missing].needs}", flush=True)
     chosen: list[Fault] = []

@@ -263,7 +263,7 @@ def full_disk(w: World, rng: random.Random) -> str:
     return f"trainer ended with code {code}"
 
 
-@fault(25)
+@fault(25, needs="two checkpoints")
 def truncated_checkpoint(w: World, rng: random.Random) -> str:
     """The one before it is used, and what had been trained since is asked for again."""
     w.wait(lambda: w.finished() or w.step() >= 3, 240, "three steps")
@@ -387,8 +387,13 @@ def shim(folder: Path) -> Path | None:
     return library
 
 
-def available() -> list[Fault]:
-    """The faults that this machine can inject."""
+def available(like_gpu: bool = False) -> list[Fault]:
+    """The faults that this machine can inject. like_gpu: into runs that keep one checkpoint until they end."""
     root = os.geteuid() == 0 and shutil.which("mount") is not None
-    has = {"": True, "tmpfs": root, "a C compiler": bool(shutil.which("cc") or shutil.which("gcc"))}
+    has = {
+        "": True,
+        "two checkpoints": not like_gpu,
+        "tmpfs": root,
+        "a C compiler": bool(shutil.which("cc") or shutil.which("gcc")),
+    }
     return [f for f in FAULTS.values() if has[f.needs]]

@@ -100,8 +100,21 @@ def test_without_a_flag_the_direction_is_the_one_in_the_settings(tmp_path):
     argv = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     named(run(tmp_path / "runs", [1, 2, 3, 4, 5]), direction(tmp_path / "own"))
     assert drift_page.main(argv) == 0
-    named(run(tmp_path / "runs", [1, 2, 3, 4, 5], seed=1), direction(tmp_path / "another"))
-    with pytest.raises(ConfigError, match=r"name several .*another.*own.*; give --v-hack FILE"):
+    named(run(tmp_path / "runs", [1, 2, 3, 4, 5], seed=1), direction(tmp_path / "another", -V))
+    with pytest.raises(ConfigError, match=r"have several .*another.*own.*; give --v-hack FILE"):
+        drift_page.main(argv)
+
+
+def test_runs_that_were_moved_bring_their_direction_along(tmp_path):
+    """Each run's own copy; the file that its settings name is gone, or has been made anew from other pairs."""
+    argv = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    for seed in (0, 1):
+        path = run(tmp_path / "runs", [1, 2, 3, 4, 5], seed=seed)
+        named(path, tmp_path / f"gone-{seed}")
+        direction(path / "v_hack.safetensors")
+    assert drift_page.main(argv) == 0
+    save_direction(Direction("v_hack", -V, MODULES, {}), tmp_path / "runs/demo-vanilla-s1/v_hack.safetensors")
+    with pytest.raises(ConfigError, match="have several"):
         drift_page.main(argv)
 
 

@@ -12,7 +12,7 @@ from common.errors import ConfigError
 from common.metrics import Metrics
 from common.settings import TrainerSettings, build
 from services.trainer import preflight
-from services.trainer.record import Record, open_run
+from services.trainer.record import Record, keep_directions, open_run
 from tests.samples import broken, grade, graded
 
 MODEL = "tasks/organism/model"
@@ -51,6 +51,20 @@ def test_a_crash_leaves_each_step_once_after_resuming(settings):
     assert (first["advantage"], second["advantage"], second["status"]) == (1.0, None, "infra_error")
     made = graded([grade(), broken()]).group
     assert first["prompt_ids"] == made.prompt_ids and first["token_ids"] == made.completions[0].token_ids
+
+
+@pytest.mark.parametrize(
+    ("acts", "kept"), [("none", []), ("random", ["v_ref"]), ("v_hack", ["v_hack", "v_ref"])]
+)  # fmt: skip
+def test_a_run_keeps_the_directions_that_it_uses(settings, tmp_path, acts, kept):
+    files = {name: tmp_path / f"{name}_of_the_cache" for name in ("v_hack", "v_ref")}
+    for name, path in files.items():
+        path.write_text(name)
+    s = settings.model_copy(update={"direction": acts, **files})
+    open_run(s)
+    keep_directions(s)
+    found = {path.stem: path.read_text() for path in s.run_dir.glob("*.safetensors")}
+    assert found == {name: name for name in kept}
 
 
 def test_another_config_in_the_same_directory_is_refused_and_named(settings):
