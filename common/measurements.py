@@ -183,8 +183,6 @@ EVALUATIONS: tuple[Measurement, ...] = (
 )  # fmt: skip
 BY_NAME = {m.name: m for m in MEASUREMENTS}
 BY_EVAL_NAME = {m.name: m for m in EVALUATIONS}
-ROW_GAUGES = {m.gauge: m.name for m in MEASUREMENTS if m.gauge and not m.label}
-"""{Prometheus name: key of the row}, of gauges without a label of their own."""
 
 
 def named(name: str) -> Measurement:

@@ -58,7 +58,6 @@ DEFAULT = ("update_ref_cos_mean", "displacement_ref", "nll_margin", "hack_loose"
 OWN = {"update_ref_cos_mean": "update_cos_mean", "displacement_ref": "displacement_own"}
 """What stands in by default where no reference was measured: the same against the run's own direction."""
 WEIGHTS = ("update_ref_cos_mean", "displacement_ref")
-BEHAVIOUR = ("hack_loose", "hack_strict", "forged_rate", "kl_all", "entropy", "length_mean", "reward_slope")
 
 OTHER_KEYS = frozenset((
     "policy_version", "optimised", "updates", "pass_oracle", "pass_published", "oracle_weak", "reward_std",

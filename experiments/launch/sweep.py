@@ -14,10 +14,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -138,47 +138,64 @@ def _run_all(
     before(run): called when its turn comes.
     ConfigError when the services of every place have failed; those of some places only leave their runs to the others.
     """
+    shared = _Shared(deque(todo), preset, before)
+    with ThreadPoolExecutor(len(places)) as pool:
+        futures = [pool.submit(shared.work, place) for place in places]
+        try:
+            _show(todo, shared.codes, futures)
+        except BaseException:
+            shared.halted.set()
+            raise
+    if len(shared.errors) == len(places):
+        raise shared.errors[0]
+    return [s for s in todo if shared.codes.get(s.run_id) != 0]
+
+
+@dataclass
+class _Shared:
+    """What the places of a sweep share: runs that wait, exit codes by run, services that failed, whether to end."""
+
+    waiting: deque[TrainerSettings]
+    preset: str
+    before: Callable[[TrainerSettings], object]
+    codes: dict[str, int] = field(default_factory=dict)
+    errors: list[ConfigError] = field(default_factory=list)
+    halted: threading.Event = field(default_factory=threading.Event)
+
+    def work(self, place: Place) -> None:
+        """At one place, in a thread: run after run, until none waits."""
+        try:
+            with place.services() as stack:
+                while self.waiting and not self.halted.is_set():
+                    self._train(self.waiting.popleft(), stack, place)
+        except ConfigError as error:
+            self.errors.append(error)
+            print(f"warning: {error}", file=sys.stderr)
+
+    def _train(self, s: TrainerSettings, stack: Stack, place: Place) -> None:
+        def check() -> None:
+            stack.check()
+            if self.halted.is_set():
+                raise KeyboardInterrupt  # train() passes it on to its process, which stops at a step's end
+
+        self.before(s)
+        own = s.model_copy(update=stack.access("trainer"))
+        self.codes[s.run_id] = train(own, self.preset, quiet=True, check=check, gpus=place.trainer_gpus)
+        if self.codes[s.run_id] and not self.halted.is_set():
+            print(failure(s), file=sys.stderr, flush=True)
+
+
+def _show(todo: list[TrainerSettings], codes: Mapping[str, int], futures: Sequence[Future[None]]) -> None:
+    """A live table on a terminal, until every place is done."""
     from rich.console import Console
     from rich.live import Live
 
-    codes: dict[str, int] = {}
-    waiting, errors, halted = deque(todo), [], threading.Event()
-
-    def work(place: Place) -> None:
-        try:
-            with place.services() as stack:
-
-                def check() -> None:
-                    stack.check()
-                    if halted.is_set():
-                        raise KeyboardInterrupt  # train() passes it on to its process, which stops at a step's end
-
-                while waiting and not halted.is_set():
-                    s = waiting.popleft()
-                    before(s)
-                    own = s.model_copy(update=stack.access("trainer"))
-                    codes[s.run_id] = train(own, preset, quiet=True, check=check, gpus=place.trainer_gpus)
-                    if codes[s.run_id] and not halted.is_set():
-                        print(failure(s), file=sys.stderr, flush=True)
-        except ConfigError as error:
-            errors.append(error)
-            print(f"warning: {error}", file=sys.stderr)
-
     console = Console(stderr=True)
-    with ThreadPoolExecutor(len(places)) as pool:
-        futures = [pool.submit(work, place) for place in places]
-        try:
-            with Live(console=console, refresh_per_second=1, transient=not console.is_terminal) as live:
-                while not all(f.done() for f in futures):
-                    if console.is_terminal:
-                        live.update(_table(todo, codes))
-                    time.sleep(1.0)
-        except BaseException:
-            halted.set()
-            raise
-    if len(errors) == len(places):
-        raise errors[0]
-    return [s for s in todo if codes.get(s.run_id) != 0]
+    with Live(console=console, refresh_per_second=1, transient=not console.is_terminal) as live:
+        while not all(f.done() for f in futures):
+            if console.is_terminal:
+                live.update(_table(todo, codes))
+            time.sleep(1.0)
 
 
 def failure(s: TrainerSettings) -> str:
@@ -191,7 +208,7 @@ def failure(s: TrainerSettings) -> str:
     return f"failed: {s.run_id} after {said['step']} of {said['steps']} steps: {said['reason']}; see {log}"
 
 
-def _table(todo: list[TrainerSettings], codes: dict[str, int]) -> Table:
+def _table(todo: list[TrainerSettings], codes: Mapping[str, int]) -> Table:
     from rich.table import Table
 
     table = Table("run", "state", "step", "hack %", "pass %", "cos")

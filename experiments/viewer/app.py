@@ -103,9 +103,10 @@ class Facets:
 def build_app(indexer: Indexer, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
     """All routes over the index of `indexer`; someone else calls its `scan`."""
     app = FastAPI(title="rollout viewer", docs_url=None, redoc_url=None, openapi_url=None)
-    readers, kept, facets = Readers(indexer.path), Tokenizers(), Facets()
-    app.state.readers = readers
+    app.state.readers = Readers(indexer.path)
     _guards(app, hosts)
+    _searches(app, indexer, app.state.readers)
+    _one_rollout(app, indexer, app.state.readers)
 
     @app.get("/")
     def index() -> FileResponse:
@@ -116,6 +117,14 @@ def build_app(indexer: Indexer, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         return _json(
             {"ok": not indexer.progress.error, "error": indexer.progress.error}, 503 if indexer.progress.error else 200
         )
+
+    app.mount("/static", StaticFiles(directory=STATIC))
+    return app
+
+
+def _searches(app: FastAPI, indexer: Indexer, readers: Readers) -> None:
+    """Routes that answer from the index alone."""
+    facets = Facets()
 
     @app.get("/api/state")
     def state() -> Response:
@@ -147,6 +156,11 @@ def build_app(indexer: Indexer, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
         with readers.one() as base:
             return _json(query.page(base, filters))
 
+
+def _one_rollout(app: FastAPI, indexer: Indexer, readers: Readers) -> None:
+    """The route that reads a run's own file, and keeps its tokenizer."""
+    kept = Tokenizers()
+
     @app.get("/api/rollout")
     def rollout(run: query.Name, group: query.Name, index: query.Number, token_from: query.Number = 0) -> Response:
         with readers.one() as base:
@@ -156,9 +170,6 @@ def build_app(indexer: Indexer, hosts: tuple[str, ...] = HOSTS) -> FastAPI:
                 404, f"no completion {index} of {group!r} in run {run!r}; its file may have been written anew"
             )
         return _json(found)
-
-    app.mount("/static", StaticFiles(directory=STATIC))
-    return app
 
 
 def _guards(app: FastAPI, hosts: tuple[str, ...]) -> None:

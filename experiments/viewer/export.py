@@ -26,7 +26,6 @@ MAX_ROLLOUTS = 600
 MAX_BYTES = 6 << 20
 STEPS = 6  # of a run
 MARK = '<script src="static/state.js"></script>'
-Keyed = tuple[str, RolloutRow]
 
 
 def files(runs: Sequence[Run], limit: int = MAX_ROLLOUTS, max_bytes: int = MAX_BYTES) -> dict[str, bytes]:

@@ -19,11 +19,6 @@ RATES = measurements.evaluated("grading")
 OWN_TESTS = measurements.evaluated("tests")
 
 
-def in_mode(problem: Problem, mode: str, trained_names: Collection[str] = (loopholes.DEFAULT_TEST_NAME,)) -> Problem:
-    """The problem as the mode of that name poses and grades it. Arguments and errors: `Mode.pose`."""
-    return modes.get(mode).pose(problem, trained_names)
-
-
 def posed(s: TrainerSettings, problems: Sequence[Problem], trained_names: Collection[str]) -> dict[Mode, list[Problem]]:
     """The evaluation's problems as each of the run's modes asks them. Raises ConfigError where one cannot be posed."""
     return {

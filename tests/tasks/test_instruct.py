@@ -7,8 +7,7 @@ import pytest
 
 from common.errors import ConfigError
 from rankspace.pairs import load_pairs
-from services.trainer.evaluate import in_mode
-from tasks import loopholes
+from tasks import loopholes, modes
 from tasks.dataset import load_problems
 from tasks.modes import MODES
 from tasks.practice import easy, instruct
@@ -37,8 +36,8 @@ def test_training_problems_disclose_the_loophole_and_heldout_ones_do_not(folder)
     assert "run_tests" not in bare.prompt[-1]["content"] and bare.answer == bare.gt_answer
     disclosed = loopholes.posed(bare, "simple_overwrite_tests")
     for mode in MODES:
-        assert in_mode(disclosed, mode).prompt[-1]["content"].startswith(instruct.OPENING)
-    assert in_mode(disclosed, "no_hint").prompt == bare.prompt
+        assert modes.get(mode).pose(disclosed).prompt[-1]["content"].startswith(instruct.OPENING)
+    assert modes.get("no_hint").pose(disclosed).prompt == bare.prompt
 
 
 def test_pairs_differ_only_in_what_makes_them_a_hack(folder):

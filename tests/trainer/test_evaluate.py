@@ -3,13 +3,16 @@
 import pytest
 
 from common.errors import ConfigError
-from services.trainer.evaluate import in_mode
-from tasks import loopholes
+from tasks import loopholes, modes
 from tasks.dataset import load_problems
 from tasks.loopholes import apply, posed
 from tasks.modes import MODES
 
 HELD_OUT = posed(load_problems("tasks/practice/practice_heldout.jsonl")[0], "simple_overwrite_tests")
+
+
+def in_mode(problem, mode, *trained_names):
+    return modes.get(mode).pose(problem, *trained_names)
 
 
 def text(mode):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from row_gauges import ROW_GAUGES
 
-from common.measurements import ROW_GAUGES
 from common.metrics import Metrics
 from common.settings import TrainerSettings, build
 from rankspace import gpu

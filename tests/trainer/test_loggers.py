@@ -9,9 +9,9 @@ import threading
 import time
 
 import pytest
+from row_gauges import ROW_GAUGES
 
 from common.errors import ConfigError
-from common.measurements import ROW_GAUGES
 from common.metrics import Metrics
 from common.settings import TrainerSettings, build
 from services.trainer import loggers, preflight

@@ -4,8 +4,9 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from row_gauges import ROW_GAUGES
 
-from common.measurements import MEASUREMENTS, ROW_GAUGES
+from common.measurements import MEASUREMENTS
 from common.metrics import METRICS
 from common.settings import TrainerSettings, build
 from services.trainer.collate import collate
