@@ -102,11 +102,16 @@ def kill_generator_before_it_puts(w: World, rng: random.Random) -> str:
     return f"{place}, the {times}. time"
 
 
-@fault(5)
-def kill_grader_at_work(w: World, rng: random.Random) -> str:
+def _grader(w: World) -> tuple[str, bool]:
+    """The process of a grader, and whether it is at work: waits for one that is, for 20 seconds."""
     _until(w, w.grading, 20)
     busy = w.grading()
-    name = (busy[0] if busy else "grader-0").replace("grader", "sandbox")
+    return (busy[0] if busy else "grader-0").replace("grader", "sandbox"), bool(busy)
+
+
+@fault(5)
+def kill_grader_at_work(w: World, rng: random.Random) -> str:
+    name, busy = _grader(w)
     w.send(name, signal.SIGKILL)
     return name if busy else f"{name}, idle"
 
@@ -188,9 +193,7 @@ def _stop(w: World, name: str, seconds: float) -> str:
 @fault(7)
 def stop_grader_past_its_claim(w: World, rng: random.Random) -> str:
     """The other one takes its group over; both answer."""
-    _until(w, w.grading, 20)
-    busy = w.grading()
-    name = (busy[0] if busy else "grader-0").replace("grader", "sandbox")
+    name, _ = _grader(w)
     return _stop(w, name, CLAIM_IDLE_S + rng.uniform(1, 2))
 
 

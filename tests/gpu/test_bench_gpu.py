@@ -43,6 +43,11 @@ def test_every_form_of_the_step_runs_and_the_table_says_so(tmp_path, capsys):
 SMALL = ["--shape", "tiny", "--device", "cpu", "--dtype", "float32"]
 
 
+def _short(tmp_path, repeats):
+    sizes = f"--tokens 8 --repeats {repeats} --groups 2 --kv-cache 0.2".split()
+    return [*sizes, "--out", str(tmp_path / "bench.json")]
+
+
 def _found(tmp_path, name):
     everything = json.loads((tmp_path / "bench.json").read_text())
     return everything[name], table(everything)
@@ -50,18 +55,7 @@ def _found(tmp_path, name):
 
 @pytest.mark.slow
 def test_a_push_is_measured_from_the_optimizer_to_the_first_token(tmp_path):
-    own = [
-        "--tokens",
-        "8",
-        "--repeats",
-        "2",
-        "--groups",
-        "2",
-        "--kv-cache",
-        "0.2",
-        "--out",
-        str(tmp_path / "bench.json"),
-    ]
+    own = _short(tmp_path, repeats=2)
     assert main(["push", *SMALL, *own, "--work", str(tmp_path)]) == 0
     found, text = _found(tmp_path, "push tiny")
     ours, full = found["ours"], found["full"]
@@ -74,18 +68,7 @@ def test_a_push_is_measured_from_the_optimizer_to_the_first_token(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_whole_loop_is_measured_phase_by_phase(tmp_path):
-    own = [
-        "--tokens",
-        "8",
-        "--repeats",
-        "3",
-        "--groups",
-        "2",
-        "--kv-cache",
-        "0.2",
-        "--out",
-        str(tmp_path / "bench.json"),
-    ]
+    own = _short(tmp_path, repeats=3)
     own += ["--preset", "demo", "--gpus", "0", "1", "--bases-on", "host"]
     before = dict(presets.get("demo").values)
     assert main(["loop", *SMALL, *own, "--work", str(tmp_path)]) == 0

@@ -1,14 +1,9 @@
 """Groups are handed on when they are ready: each once, the shortest first, with the tokens of a batch sampled whole."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.programs import result_of
+
 PROGRAM = """
 import json
 from common.settings import RefServerSettings
@@ -48,10 +43,5 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_groups_are_handed_on_as_they_finish_and_an_error_leaves_no_request_behind(tmp_path):
-    script = tmp_path / "hand_on.py"
-    script.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script)], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.rpartition("RESULT ")[2])
+    found = result_of(tmp_path, PROGRAM)
     assert found == {"order": [1, 2, 0], "same": True, "raised": 1, "left": False, "same_after_the_error": True}

@@ -1,15 +1,10 @@
 """A push while requests are in work: they go on under the new weights, and every log-prob is that of the weights it was
 sampled under."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.programs import result_of
+
 PROGRAM = """
 import json
 import numpy as np
@@ -65,12 +60,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_each_token_is_scored_by_the_version_that_sampled_it(tmp_path):
-    script = tmp_path / "push.py"
-    script.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script)], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.rpartition("RESULT ")[2])
+    found = result_of(tmp_path, PROGRAM)
     assert "while requests are in work" in found["refused"]
     half = len(found["rows"]) // 2
     for old, new in zip(found["rows"][:half], found["rows"][half:], strict=True):

@@ -1,14 +1,9 @@
 """Two tensor-parallel shards hold what one worker holds: the same probe log-probs before, with and after a delta_S."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.programs import result_of
+
 PROGRAM = """
 import json, sys
 import numpy as np
@@ -43,15 +38,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_shards_are_as_good_as_one(tmp_path):
-    script = tmp_path / "shards.py"
-    script.write_text(PROGRAM)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    found = {}
-    for shards in (1, 2):
-        command = [sys.executable, str(script), str(shards)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        found[shards] = json.loads(done.stdout.rpartition("RESULT ")[2])
+    found = {shards: result_of(tmp_path, PROGRAM, shards) for shards in (1, 2)}
     for one, two in zip(found[1], found[2], strict=True):
         assert two == pytest.approx(one, abs=1e-4)
     base, moved, back = found[2]
