@@ -19,7 +19,7 @@ checks: setup     # what only the tests need: docker compose, hadolint, kubectl 
 test: lint        ## lint and the tests, under 10 minutes on 2 cores
 	@$(PY) -m pytest -n 2 --dist loadfile $(COVERAGE)
 
-test-all: COVERAGE := --cov  # of the pure parts, with its gate; costs the fast tests a quarter more time
+test-all: COVERAGE := --cov  # with its gate; costs the fast tests a quarter more time
 test-all: test    ## also the slow ones
 	@bash deploy/fetch_prometheus.sh
 	@bash deploy/fetch_chromium.sh
