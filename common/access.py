@@ -57,6 +57,7 @@ class Patience(Retry):
         self.outages += connection in self._made
         self._made.add(connection)
 
+    # redis-py copies the retry for each connection; the count of outages must be one
     def __deepcopy__(self, memo: dict[int, Any]) -> Patience:
         return self
 
@@ -97,6 +98,7 @@ def connect(url: str, wait_s: float = 3.0, username: str | None = None, password
     """A checked connection. QueueError within `wait_s` seconds, naming the address without its password."""
     who = {k: v for k, v in {"username": username, "password": password}.items() if v is not None}
     try:
+        # without patience: a wrong address is to be told within seconds, not after a minute
         probe = redis.Redis.from_url(
             url, socket_connect_timeout=wait_s, socket_timeout=wait_s, retry=Retry(NoBackoff(), 0), **who
         )

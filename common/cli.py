@@ -139,6 +139,7 @@ def run(main: Callable[[], int | None], also: tuple[type[Exception], ...] = ()) 
             ".venv/bin/activate` in each shell (or write .venv/bin/python for python)"
         )
     except BrokenPipeError:  # `... | head`: whoever read has enough
+        # Python flushes stdout once more at exit, and would print a traceback
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:

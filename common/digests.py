@@ -29,6 +29,7 @@ def digest(group: RolloutGroup) -> str:
 def seal(client: redis.Redis, group: RolloutGroup) -> None:
     """Maker: ref_server, before it puts the group on its way."""
     key = keys.seals(group.run_id, group.group_id)
+    # together: a seal without an expiry would stay for ever
     pipe = client.pipeline(transaction=True)
     pipe.sadd(key, digest(group))
     pipe.expire(key, KEPT_S)

@@ -171,6 +171,7 @@ class Metrics:
     """The metrics of one service, in a registry of its own. `metrics["rs_step"]` is the prometheus_client object."""
 
     def __init__(self, service: str):
+        # not the global one: tests and the golden run hold several services in one process
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # process_resident_memory_bytes, process_cpu_seconds_total, ...
         self._by_name = {m.name: self._make(m) for m in METRICS if m.service == service}

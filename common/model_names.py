@@ -42,6 +42,7 @@ def parse(name: str) -> Named:
         if name.endswith(".gguf"):
             return Named("gguf", name, MODELS / path.stem)
         hub = _HUB.fullmatch(name)
+        # models/NAME has the form of a hub name and is where ours lie
         if hub is not None and path.parts[0] != str(MODELS):
             return Named("hub", hub[1], MODELS / hub[1].partition("/")[2], hub[2])
     return Named("folder", name, path)

@@ -161,6 +161,7 @@ class Queue:
                         # The main thread meets the same error at its next command and reports it.
                         return
 
+        # as `ticking` of rankspace/progress.py, which common does not import
         thread = threading.Thread(target=touch, daemon=True)
         thread.start()
         try:
@@ -209,6 +210,7 @@ class Queue:
             "list[tuple[bytes, Fields]]", self.client.xrange(stream, after, last, count=SWEPT_AT_ONCE)
         ):
             ids = [entry_id for entry_id, _ in entries]
+            # a message in somebody's hands lies behind the last delivery too, and is not swept
             pending = self.client.xpending_range(stream, group, ids[0], ids[-1], 10**6)
             if dead := set(ids) - {p["message_id"] for p in cast("list[dict[str, Any]]", pending)}:
                 self.client.xdel(stream, *dead)
@@ -226,6 +228,7 @@ class Queue:
         if cursor is None:
             return []
         found = self._read(stream, group, cursor, count)
+        # read on from there: an entry in work stays pending, and would be handed out again and again
         self._recovery[stream, group] = found[-1][0] if found else None
         entries = [(entry_id, fields) for entry_id, fields in found if fields]  # one without was deleted meanwhile
         return self._with_attempts(stream, group, entries)  # reading one's own pending list counts as a delivery

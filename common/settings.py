@@ -254,6 +254,7 @@ def changed(old: dict[str, Any], new: dict[str, Any], finished: bool = False) ->
     no field any more counts as it stands. finished: also the fields count that a resumed run may change.
     """
     free = RESUMABLE - OF_RESULTS if finished else RESUMABLE
+    # as JSON: config.json holds a tuple as a list and a path as text
     defaults = {
         name: json.loads(json.dumps(field.get_default(call_default_factory=True), default=str))
         for name, field in TrainerSettings.model_fields.items()

@@ -97,6 +97,7 @@ def untouched_second(second_before: Tensor, g: Tensor, share: float, beta2: floa
 def without_hackward(first: Tensor, v: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """A first moment [sum r] without its component towards the hack; bool [M]: the modules where it had one."""
     rows, m = unit_rows_of(v, layout, first.device)[0], layout.pad(first)
+    # the step is −m: what lies along v in m would move delta_S along −v, to the hack
     along = (rows * m).sum(dim=-1).clamp_min(0.0)
     return layout.unpad(m - along[:, None] * rows).to(first.dtype), along > 0
 
@@ -109,6 +110,7 @@ def fisher_update(update: Tensor, v: Tensor, layout: Layout, inverse_root: Tenso
     rows, u, p = unit_rows_of(v, layout, update.device)[0], layout.pad(update), layout.pad(inverse_root)
     along = (rows * u).sum(dim=-1)
     steepest = p * rows
+    # u is the applied step itself, so here the negative part leads to the hack
     share = along.clamp_max(0.0) / (rows * steepest).sum(dim=-1)
     return layout.unpad(u - share[:, None] * steepest).to(update.dtype), along < 0
 

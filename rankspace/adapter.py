@@ -132,6 +132,7 @@ class Adapter:
         fresh = all(linear._rankspace.version == self.version for linear in self._linears.values())
         if fresh or self.form == "factored" or not self._whole():
             return
+        # one look for all: looks from the host at each were part of what made a step as slow as LoRA (LOG 2026-11-24)
         deltas = [p.detach().float() for p in self.parameters()]
         if not torch.isfinite(torch.cat(deltas)).all():
             raise RankspaceError("delta_S holds NaN or Inf: the training run diverged, take an earlier checkpoint")
@@ -178,16 +179,24 @@ class Adapter:
         run = _factored_forward if form == "factored" else _merged_forward
         for linear in self._linears.values():
             linear.forward = run.__get__(linear)  # type: ignore[method-assign]  # on the instance: the class stays
+            # made anew: `summed` wants a leaf that gathers a gradient, `merged` one that gathers none
             linear._rankspace.merged = linear._rankspace.used_delta = linear._rankspace.version = None
 
     def require_fresh(self) -> None:
         """Raise RankspaceError if the merged weights in use belong to an older delta_S (one host sync)."""
-        for name, linear in self._linears.items():
-            used = linear._rankspace.used_delta
-            if used is not None and not torch.equal(used, linear.delta_S.detach().to(used)):
-                raise RankspaceError(
-                    f"{name}: merged weights are older than delta_S; call adapter.refresh() after each step"
-                )
+        merged = {name: (one._rankspace.used_delta, one.delta_S) for name, one in self._linears.items()}
+        stale = {
+            name: (used != now.detach().to(used)).any() for name, (used, now) in merged.items() if used is not None
+        }
+        if not stale:
+            return
+        first = next(iter(stale.values()))
+        found = torch.stack([one.to(first.device) for one in stale.values()]).tolist()
+        if any(found):
+            name = list(stale)[found.index(True)]
+            raise RankspaceError(
+                f"{name}: merged weights are older than delta_S; call adapter.refresh() after each step"
+            )
 
     def detach(self) -> None:
         """Give the model back as it was before `attach`: parameters, buffers, forward and requires_grad."""
@@ -374,6 +383,7 @@ def _remerge(self: Adapted, delta: Tensor) -> None:
     state = self._rankspace
     if state.merged is None or state.used_delta is None:  # they are made together
         state.merged = torch.empty_like(self.weight, requires_grad=False)
+        # `merged` finds the gradient of delta by itself: one of the whole weight would cost its memory for nothing
         state.merged.requires_grad_(state.adapter.form == "summed")
         state.used_delta = torch.empty_like(delta)
     state.used_delta.copy_(delta)

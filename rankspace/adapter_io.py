@@ -136,6 +136,7 @@ def read_delta(path: str | Path) -> SavedDelta:
             head["modules"] = [(str(name), int(r)) for name, r in head["modules"]]
             flat = torch.cat([file.get_tensor(name).reshape(-1) for name, _ in head["modules"]])
         saved = SavedDelta(flat=flat, **head)
+        # refuses a vector of another length than its own list of modules
         split_flat(saved.flat, saved.modules)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RankspaceError(f"{path} is no adapter of rankspace, or is damaged: save it again") from error
@@ -213,6 +214,7 @@ def require_bases(saved: SavedDelta, probes: Sequence[Sequence[float]]) -> None:
         for then, now, norm in zip(saved.probes, probes, norms, strict=True)
     ]
     worst = max(range(len(errors)), key=errors.__getitem__)
+    # "not <=", so that a NaN fails
     if not errors[worst] <= PROBE_TOLERANCE:
         raise RankspaceError(
             f"the singular vectors of {saved.modules[worst][0]} came out turned on this machine (the weight change differs"
@@ -232,6 +234,7 @@ def probe(delta: Tensor, U: Tensor | None, Vh: Tensor, rows: int) -> list[float]
 
 def _signs(name: str, n: int) -> Tensor:
     """±1 [n, PROBES], the same on every machine and in every version of torch."""
+    # a hash: torch's generators promise the same numbers neither across versions nor devices
     bits = hashlib.shake_256(f"rankspace-probe/{FORMAT}/{name}".encode()).digest(n)
     columns = torch.frombuffer(bytearray(bits), dtype=torch.uint8)[:, None] >> torch.arange(PROBES, dtype=torch.uint8)
     return (columns & 1).double() * 2 - 1

@@ -56,6 +56,7 @@ def new_directory(out: Path, force: bool = False, marks: Sequence[str] = ()) -> 
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         yield draft
+        # contents before the name: after a power cut the new name must not stand for empty files
         for path in (*draft.rglob("*"), draft):
             if path.is_file():
                 path.chmod(0o644)  # safetensors writes 0600, and whoever serves the model is often another user

@@ -89,6 +89,7 @@ def batch_logprobs(
     if _plain_and_frozen(head) and _shaping(model) is None:
         picked, entropy = linear_logprobs(states, head.weight, ids, temperature, compiled=compiled)
     else:
+        # slower, but through the head itself: it may train, have a bias, be gathered by ZeRO-3, or be capped
         picked, entropy = completion_logprobs(shaped(model, head(states)), ids, temperature)
     zeros = torch.zeros(batch.mask.shape, dtype=picked.dtype, device=picked.device)
     return zeros.masked_scatter(batch.mask, picked), zeros.masked_scatter(batch.mask, entropy)

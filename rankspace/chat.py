@@ -56,6 +56,7 @@ class Chat:
 
     def ids(self, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of `text`. RankspaceError as there, or when nothing comes out."""
+        # the template has written the first special token already; a second one would be another prompt
         found = tokenizer(self.text(tokenizer, messages), add_special_tokens=False)["input_ids"]
         if not found:
             raise RankspaceError("the chat template makes nothing of the prompt")
@@ -66,6 +67,7 @@ class Chat:
 
         Rollouts of Gemma and Phi-3.5 end with a turn's end that is not the tokenizer's EOS; a pair must end as they do.
         """
+        # an answer that no template has in its own words
         answer, eos = "a0b1c2d3", int(tokenizer.eos_token_id)
         told = [*messages, {"role": "assistant", "content": answer}]
         try:

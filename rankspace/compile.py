@@ -51,4 +51,5 @@ def eagerly() -> AbstractContextManager[None]:
 def uncompile_layers(model: nn.Module) -> None:
     """Run the layers as plain Python again."""
     for layer in cast(Any, model).get_decoder().layers:
+        # torch has no public way back from Module.compile
         layer._compiled_call_impl = None

@@ -204,14 +204,26 @@ def subspace_direction(gradients: PairGradients, k: int, metadata: dict[str, Any
     for (name, _), d in zip(
         gradients.modules, torch.split(gradients.difference.double(), list(layout.ranks), dim=1), strict=True
     ):
-        _, S, Vh = torch.linalg.svd(d, full_matrices=False)
-        if S[k - 1] <= 1e-10 * S[0].clamp_min(1e-300):
+        top = leading(d, k)
+        if top is None:
             raise RankspaceError(
                 f"the pair differences of {name} span fewer than {k} dimensions: lower --k or add pairs"
             )
-        top = Vh[:k]
-        parts.append(torch.where(top @ d.mean(dim=0) < 0, -1.0, 1.0)[:, None] * top)
+        parts.append(top)
     return Direction("subspace", torch.cat(parts, dim=1).float(), gradients.modules, {**(metadata or {}), "k": k})
+
+
+def leading(rows: Tensor, k: int) -> Tensor | None:
+    """Top-k right singular vectors of float64 rows [n, r], not centred, each turned towards their mean: [k, r].
+
+    None where the rows span fewer dimensions.
+    """
+    _, S, Vh = torch.linalg.svd(rows, full_matrices=False)
+    if S[k - 1] <= 1e-10 * S[0].clamp_min(1e-300):
+        return None
+    # the sign of a singular vector is arbitrary, and a one-sided projection takes away one side only
+    sign: Tensor = torch.where(Vh[:k] @ rows.mean(dim=0) < 0, -1.0, 1.0)
+    return sign[:, None] * Vh[:k]
 
 
 def _mean_direction(
@@ -261,6 +273,7 @@ def validate(direction: Direction, heldout: PairGradients) -> dict[str, Any]:
 def require_gate(validation: dict[str, Any], gate: float = GATE) -> None:
     """Raise RankspaceError unless more than a share `gate` of the modules aligns with v on held-out pairs."""
     share = validation["frac_positive"]
+    # "not >", so that a NaN fails
     if not share > gate:
         raise RankspaceError(
             f"v_hack fails its gate: cos_align > 0 in {share:.0%} of modules on {validation['n_pairs']} held-out pairs,"

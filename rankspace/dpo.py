@@ -56,6 +56,7 @@ class PairContrast:
 
     def drawn(self, step: int) -> list[int]:
         """Places of the pairs of a step."""
+        # more than any number of steps, so no two seeds share a stream
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         return torch.randperm(len(self.pairs), generator=generator)[: self.at_once].tolist()
 

@@ -167,6 +167,7 @@ def gather_delta(engine: Any, adapter: Adapter) -> Tensor:
         value = masters.get(id(parameter))
         if value is None:
             value = safe_get_full_fp32_param(parameter)
+        # no master: ZeRO-0 with fp32 delta_S, whose parameter is what the optimizer steps
         parts.append((parameter if value is None else value).detach().float().reshape(-1).clone())
     return torch.cat(parts)
 
@@ -292,6 +293,7 @@ def _optimized_ids(engine: Any) -> set[int]:
 
 def _grad_dtype(engine: Any, adapter: Adapter) -> torch.dtype:
     parameter = adapter.parameters()[0]
+    # the buffer of ZeRO-1 in bf16, else the plain .grad of ZeRO-0, else what the engine says it accumulates in
     staged: Tensor | None = getattr(parameter, "_hp_grad", None)
     if staged is not None:
         return staged.dtype

@@ -84,6 +84,7 @@ def fold(
     for done, ((name, _), delta) in enumerate(zip(saved.modules, parts, strict=True), start=1):
         weight = model.get_parameter(f"{name}.weight")
         basis = svd(weight, svd_cache_dir)
+        # of the weight as it was: it is overwritten below
         fingerprint.add(name, weight.shape, basis.content)
         U, Vh = factors(basis, saved.kind)
         probes.append(probe(delta, U, Vh, weight.shape[0]))
@@ -112,6 +113,7 @@ def copy_tokenizer(base: str, out: Path) -> None:
     if not Path(base).is_dir():
         load_tokenizer(base).save_pretrained(out)
         return
+    # copied, not loaded and saved: transformers writes a tokenizer in a form of its own
     found = {path for pattern in TOKENIZER_FILES for path in Path(base).glob(pattern) if path.is_file()}
     if not any(path.name.startswith(("tokenizer", "vocab", "spiece")) or path.suffix == ".tiktoken" for path in found):
         raise RankspaceError(f"{base} holds no tokenizer files: put them beside the weights of the base model")

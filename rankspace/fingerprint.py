@@ -15,6 +15,7 @@ class Fingerprint:
     """Fed module by module, so that a large model need not be held as a whole."""
 
     def __init__(self, kind: Kind = "antipasto"):
+        # nothing for the first kind: fingerprints from before there was a second one stay valid
         self._digest = hashlib.sha256(b"" if kind == "antipasto" else kind.encode())
 
     def add(self, name: str, shape: Sequence[int], content: str) -> None:

@@ -47,6 +47,7 @@ def delta_gradient(x: Tensor, g: Tensor, U: Tensor | None, Vh: Tensor) -> Tensor
     if U is None:
         return (g.T @ (x @ Vh.T)).to(wide).reshape(-1)
     tokens = x.shape[0]
+    # left: gU and xVhᵀ; right: G = gᵀx, then UᵀG
     if tokens * r * (inner + out) <= out * inner * (tokens + r):
         return ((g @ U).to(wide) * (x @ Vh.T)).sum(dim=0)
     return from_outer(g.T @ x, U, Vh)

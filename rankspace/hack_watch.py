@@ -294,12 +294,14 @@ def _in_all(name: str, runs: Sequence[Mapping[str, Mapping[int, float]]]) -> boo
 def _scale(name: str, runs: Sequence[Mapping[int, float]], horizon: int) -> Scale:
     overall = math.fsum(x for run in runs for x in run.values()) / sum(map(len, runs))
     by_step = [[run[t] for run in runs if t in run] for t in range(horizon)]
+    # a step that no run has the signal in: one without an update, or without an evaluation
     mean = tuple(math.fsum(xs) / len(xs) if xs else overall for xs in by_step)
     squares = [(x - m) ** 2 for xs, m in zip(by_step, mean, strict=True) if len(xs) > 1 for x in xs]
     freedom = sum(len(xs) - 1 for xs in by_step if len(xs) > 1)
     spread = max(SIGNALS[name].least, math.sqrt(math.fsum(squares) / freedom) if freedom else 0.0)
     ones = tuple(1.0 for _ in ALLOWANCES)
     reached = [_peaks(name, Scale(mean, spread, ones), run) for run in runs]
+    # q is at least 1: a CUSUM that never left zero in the few runs of the scale would else count as infinitely high
     return Scale(
         mean, spread, tuple(max(1.0, *(max(peak[2 * k : 2 * k + 2]) for peak in reached)) for k in range(len(ones)))
     )

@@ -234,6 +234,7 @@ def policy_loss(
     _check_caps(ratio_cap, importance_cap, clip_high)
     _check_loss_inputs(logprobs, old_logprobs, ref_logprobs, advantages, mask, kl_beta, kind, normaliser)
     zero = torch.zeros((), dtype=logprobs.dtype, device=logprobs.device)
+    # where, not a product: 0 · NaN is NaN, and a masked token may hold anything
     logp = torch.where(mask, logprobs, zero)
     log_ratio = (logp - torch.where(mask, old_logprobs, zero)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
@@ -242,6 +243,7 @@ def policy_loss(
     kl = torch.zeros_like(logp)
     if ref_logprobs is not None:
         d = (torch.where(mask, ref_logprobs, zero) - logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        # expm1: exp(d) − 1 has no digits left for the small d of a young policy
         kl = torch.expm1(d) - d
         per_token = per_token + kl_beta * kl if kl_beta else per_token
     loss = _aggregate(torch.where(mask, per_token, zero), mask, kind, normaliser)
@@ -259,6 +261,7 @@ def _objective(
 ) -> Tensor:
     """What each token adds to the objective (−pg_t)."""
     if importance_cap is not None:
+        # the weight held constant: the gradient is weight · A ∇logp and nothing besides
         return ratio.detach().clamp(max=importance_cap) * A * logp
     objective = torch.minimum(ratio * A, ratio.clamp(1 - clip[0], 1 + clip[1]) * A)
     return objective if ratio_cap is None else torch.where(A < 0, torch.maximum(objective, ratio_cap * A), objective)

@@ -89,6 +89,7 @@ def _moved(U: Tensor | None, *where: Any, **how: Any) -> Tensor | None:
 @contextmanager
 def _tensor_cores() -> Iterator[None]:
     """TF32 for fp32 products on a GPU; nothing elsewhere."""
+    # plain fp32 here was part of what made a step as slow as LoRA (LOG 2026-11-24)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:

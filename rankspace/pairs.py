@@ -72,6 +72,7 @@ def load_pairs(path: str | Path, split: str | None = None) -> list[Pair]:
 def _require_apart(path: Path, pairs: Sequence[Pair]) -> None:
     """Refuse what would validate a direction on its own training pairs: a shared problem, or the same texts under two
     problem ids."""
+    # as text: 7 and "7" are one problem
     problems = {split: {str(p.problem_id) for p in pairs if p.split == split} for split in SPLITS}
     if both := sorted(problems["train"] & problems["heldout"]):
         raise RankspaceError(f"{path}: problem_id {both[0]} is in both splits: keep train and heldout problems apart")
@@ -90,6 +91,7 @@ def _numbered(path: Path) -> list[tuple[int, str]]:
         raise RankspaceError(f"{path} is not a whole gzip file: give a JSON-lines file of contrastive pairs") from error
     except UnicodeDecodeError as error:
         raise RankspaceError(f"{path} is not UTF-8 text: give a JSON-lines file of contrastive pairs") from error
+    # not splitlines: JSON text may hold U+2028, which that would cut at
     return [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 

@@ -28,6 +28,7 @@ def factors(basis: Basis, kind: Kind) -> tuple[Tensor | None, Tensor]:
     if kind == "antipasto":
         return basis.U, basis.Vh
     k = min(PISSA_RANK, *basis.Vh.shape, basis.U.shape[0])
+    # the square root, as in PiSSA: both factors get the same share of the scale
     return None, basis.S[:k, None].sqrt() * basis.Vh[:k]
 
 

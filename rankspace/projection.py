@@ -171,6 +171,7 @@ def unit_rows_of(v: Tensor, layout: Layout, device: torch.device) -> Tensor:
     Raises:
         RankspaceError: a row is zero or not finite, or the k vectors of a module are not orthonormal.
     """
+    # torch counts writes in _version: a direction changed in place is another one
     key = (v._version, layout, device)
     for kept, of, found in _kept_rows:
         if kept() is v and of == key:

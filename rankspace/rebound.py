@@ -99,6 +99,7 @@ def _residuals(model: nn.Module, ids: Tensor, mask: Tensor, layers: Sequence[int
     for layer in layers:
         if not 1 <= layer < len(hidden):
             raise RankspaceError(f"layer {layer} does not exist: the model has {len(hidden) - 1}")
+    # hidden_states[0] is the embedding, so block n is at index n
     return [hidden[layer] for layer in layers]
 
 

@@ -48,6 +48,7 @@ def _histogram(validation: dict[str, Any], title: str) -> bytes:
     band = 2 * validation["null_std_mean"]
     low, high = min([*cos, -band]), max([*cos, band])
     margin = 0.05 * (high - low)
+    # not pyplot: a library leaves the caller's backend and figures alone
     figure = Figure(figsize=(7.5, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.add_subplot()

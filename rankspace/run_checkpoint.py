@@ -71,6 +71,7 @@ def _checkpoint(run: Path, step: int | None) -> tuple[int, Path]:
 
 def _vector(path: Path, size: int) -> Tensor:
     data = bytearray(path.read_bytes())
+    # the file has no header: its length says whether it is whole
     if len(data) != 4 * size:
         raise RankspaceError(f"{path} has {len(data)} bytes, its modules need {4 * size}: damaged, take another --step")
     if sys.byteorder == "big":

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import Adapter
-from .direction import Direction, completion_nll
+from .direction import Direction, completion_nll, leading
 from .errors import RankspaceError
 from .pairs import TokenizedPair
 from .projection import Layout
@@ -71,10 +71,10 @@ def top_directions(updates: Tensor, modules: Sequence[tuple[str, int]], k: int) 
         )
     parts = []
     for (name, _), u in zip(modules, torch.split(updates.double().cpu(), list(layout.ranks), dim=1), strict=True):
-        _, sizes, rows = torch.linalg.svd(u, full_matrices=False)
-        if sizes[k - 1] <= 1e-10 * sizes[0].clamp_min(1e-300):
+        top = leading(u, k)
+        if top is None:
             raise RankspaceError(f"the warm-up moved {name} in fewer than {k} dimensions: lower --k")
-        parts.append(torch.where(rows[:k] @ u.sum(dim=0) < 0, -1.0, 1.0)[:, None] * rows[:k])
+        parts.append(top)
     return torch.cat(parts, dim=1).float()
 
 

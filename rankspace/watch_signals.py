@@ -108,6 +108,7 @@ class Reader:
     def _formed(self, name: str, x: float) -> float | None:
         form = SIGNALS[name].form
         if form == "change":
+            # delta_S starts at zero, so the first change is the value itself
             before, self.last[name] = self.last.get(name, 0.0), x
             return x - before
         if form == "slope":

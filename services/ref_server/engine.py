@@ -65,6 +65,7 @@ class Engine:
         self.eos_ids = eos_ids
         self.llm = LLM(
             model=model_path(settings.model),
+            # token ids end to end: the prompt is rendered by us, and nothing is tokenised twice
             skip_tokenizer_init=True,
             dtype=settings.dtype,
             max_model_len=settings.max_model_len,
@@ -72,8 +73,10 @@ class Engine:
             gpu_memory_utilization=settings.gpu_memory_utilization,
             tensor_parallel_size=settings.tensor_parallel_size,
             worker_extension_cls="services.ref_server.worker_extension.DeltaWorker",
+            # after temperature: the law that the tokens were drawn from, which the importance ratio needs
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
+            # the engine's own; each request has a seed, which makes a run repeatable token for token
             seed=0,
             **_text_only(settings.model),
             **(cpu_only if on_cpu else _gpu_only(settings)),
@@ -136,6 +139,7 @@ class Engine:
         """log p(ids[i+1] | ids[:i+1]) under the loaded weights; len(ids) - 1 values."""
         from vllm import SamplingParams
 
+        # one token, thrown away: vLLM gives log-probs of a prompt only along with a completion
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         prompt: PromptType = {"prompt_token_ids": ids}
         output = self.llm.generate([prompt], params, use_tqdm=False)[0]

@@ -180,6 +180,7 @@ class Generator:
         now = time.perf_counter()
         handed.reference_s += now - before
         made = self._group(request, prompt, samples, refs, self.policy.version, now - handed.started)
+        # sealed before it is sent: a group that overtook its seal would be refused
         digests.seal(self.queue.client, made)
         failpoints.reached("sampled")
         self.queue.publish(keys.ROLLOUTS, made)

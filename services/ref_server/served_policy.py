@@ -45,6 +45,7 @@ class ServedPolicy:
                 raise DeliveryError(f"run {run_id}: policy version {min_version} was never pushed (newest is {newest})")
             time.sleep(0.002)
             newest = delta_store.latest(self.queue.client, run_id)
+        # by checksum too: a resumed trainer pushes a number again, with other bits
         if self._push != (run_id, *newest):
             self._load(run_id, newest[0])
 

@@ -64,8 +64,10 @@ class DeltaWorker:
             loaded = self._delta_put(source.merged(flat))
         else:
             source.merge_into(flat, self.delta_places)
+            # the time told, and the proof, are of weights that are there
             torch.cuda.synchronize()
             loaded = len(self.delta_places)
+        # computed anew from what was loaded: a copy of the message would prove nothing
         held = flat.numpy().astype("<f4").tobytes()
         return {"checksum": checksum(held), "seconds": time.perf_counter() - started, "modules": loaded}
 
@@ -84,6 +86,7 @@ class DeltaWorker:
         if self.device.type != "cuda":
             return None
         names = [name for name, _ in source.modules]
+        # the base weights first: places are told by W0, and an earlier delta_S may lie there
         self._delta_put((f"{name}.weight", weight) for name, weight in zip(names, source.weights, strict=True))
         return find_places(self.model_runner.get_model(), names, source.weights)
 

@@ -147,6 +147,7 @@ class Worker:
         except Exception as error:  # whatever it is, it is ours: one completion without a grade, not one grader less
             log.error("group %s: %s", group.group_id, error, exc_info=not isinstance(error, SandboxError))
             grade = infra_error(f"{type(error).__name__}: {error}")
+            # a jail that failed once is not used again: nobody knows what state it is in
             if jail is not None:
                 jail.close()
                 jail = None

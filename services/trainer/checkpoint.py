@@ -82,6 +82,7 @@ def _save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
     if policy.rank != 0:
         return
     (draft / "delta_S.f32").write_bytes(vector)
+    # after the second barrier: every rank has written its part
     (draft / "state.json").write_text(json.dumps(asdict(state), indent=1))
     for path in draft.iterdir():
         sync(path)
@@ -92,6 +93,7 @@ def _save(policy: Policy, state: State, run_dir: Path, keep: int) -> None:
     os.replace(draft, final)
     shutil.rmtree(former, ignore_errors=True)
     sync(final.parent)
+    # removed last: until the new one is on disk the old ones are what a resume needs
     for old in checkpoints(run_dir)[:-keep]:
         shutil.rmtree(old)
 
@@ -168,6 +170,7 @@ def _load_one(policy: Policy, folder: Path) -> State:
         scatter_delta(policy.engine, policy.adapter, flat.to(policy.device))
     except RankspaceError as error:
         raise _Damaged(str(error)) from None
+    # after scatter_delta, which may refuse: a checkpoint that is passed over must not leave its RNG
     torch.set_rng_state(tensors.pop("rng"))
     if policy.settings.refresh_every:
         policy.set_direction(tensors.pop("direction"))

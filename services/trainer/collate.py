@@ -80,6 +80,7 @@ def collate(
     first = len(groups) - refilled
     stats = grading_stats(groups[:first]) | reward_stats(rewards[:first]) | staleness(groups, version)
     stats |= {"groups": len(groups), "zero_variance_groups": zero_variance, "trained_groups": trained}
+    # all groups: tokens tell what the step cost, rates what the policy does
     stats |= {"tokens": sum(len(c.token_ids) for g in groups for c in g.group.completions)}
     stats |= {"refill_sampled": refilled, "refill_kept": sum(_differ(advantages) for advantages in flat[first:])}
     stats |= {"kl_all": mean_kl(groups[:first]), "reseeded": len(flat_planted), "reseed_logprob": mean_logprob(joins)}

@@ -30,10 +30,12 @@ def directions(s: TrainerSettings, adapter: Adapter) -> tuple[Direction | None, 
     else:
         assert s.v_hack is not None  # TrainerSettings has checked it
         direction = load_direction(s.v_hack, adapter.modules, adapter.fingerprint)
+        # preflight has read the same from the file's header; this is the direction as it was loaded
         require_validated(direction, s.gate)
     if s.orthogonal:
         assert reference is not None  # TrainerSettings has checked it
         direction = orthogonalised(direction, reference)
+    # only a v_hack: against a control, "towards the hack" would mean nothing
     if reference is None and direction.kind == "v_hack":
         reference = direction
     return direction, reference

@@ -27,6 +27,7 @@ def start_distributed(device: str) -> tuple[int, int]:
     import torch
 
     if device == "cpu":
+        # DeepSpeed chooses its accelerator when it is imported, by what the machine has
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 

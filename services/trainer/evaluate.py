@@ -44,6 +44,7 @@ def evaluate(
         mode: eval_requests(s, given, step, mode.name, version, mode.stream)
         for mode, given in posed(s, problems, trained_names).items()
     }
+    # all modes before the first is waited for: the generator batches across them
     for requests in asked.values():
         rollouts.ask(requests)
     rows = []
@@ -60,6 +61,7 @@ def row(groups: Sequence[GradedGroup], step: int, mode: Mode, samples: int, drop
     stats = grading_stats(groups)
     head = {"step": step, "mode": mode.name, "problems": len(groups), "samples": samples, "dropped_groups": dropped}
     rates = {name: stats[name] for name in RATES}
+    # a test function that was asked for is no attempt
     if not mode.counts_hacks:
         rates |= {"hack_strict": None, "hack_loose": None}
     return head | rates | (_own_tests(groups) if mode.asks_tests else {})

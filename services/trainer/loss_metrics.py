@@ -15,8 +15,10 @@ def mean_by_tokens(losses: list[dict[str, Any]]) -> dict[str, Any]:
         for k in ("ratio_mean", "clip_frac", "kl", "entropy")
     }
     negative = sum(m["n_negative"] for m in losses)
+    # weighted by its own population: rows with negative advantage, of which a micro-batch may have none
     out["weight_capped"] = sum(m["weight_capped"] * m["n_negative"] for m in losses) / max(negative, 1.0)
     out["ratio_max"] = max(m["ratio_max"] for m in losses)
+    # added, not averaged: each loss is normalised by the whole step's sequences
     return out | {"loss": sum(m["loss"] for m in losses)}
 
 

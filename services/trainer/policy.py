@@ -207,6 +207,7 @@ class Policy:
         logprobs, entropy = self.engine(batch, s.temperature)
         masked = torch.tensor([r.masked for r in rows], device=self.device)
         refs = [r.ref_logprobs for r in rows if r.ref_logprobs is not None]
+        # a constant, also where groups were left out: dr_grpo's step must not grow as groups lose their variance
         span = s.groups_per_step * s.group_size * s.max_tokens
         try:
             return policy_loss(
@@ -239,6 +240,7 @@ class Policy:
             "gradient_clipping": s.grad_clip,
             "zero_optimization": {"stage": s.zero_stage},
             "zero_allow_untested_optimizer": True,
+            # never: the run has a progress line of its own
             "steps_per_print": 2**31,
         }
         # the engine wraps the whole of the loss's forward, so that its hooks see one call a micro-batch

@@ -120,6 +120,7 @@ class Publisher:
         """
         group = graded.group
         expected = self.expected.get(group.policy_version)
+        # the former process got further than its last checkpoint: its number, but not our weights
         if expected is None and self._resumed and group.policy_version > max(self.expected, default=0):
             return False
         if expected is None:

@@ -99,6 +99,7 @@ def _broadcast(policy: Policy, data: bytes | None) -> bytes:
     import torch
     from torch import distributed
 
+    # two broadcasts: the others must know how much to make room for
     size = torch.tensor([len(data or b"")], device=policy.device)
     distributed.broadcast(size, 0)
     buffer = (

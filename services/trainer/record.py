@@ -177,6 +177,7 @@ def _rollout_rows(
                 "problem_id": group.problem.id,
                 "policy_version": group.policy_version, "index": index, "text": completion.text,
                 "prompt_ids": group.prompt_ids, "token_ids": completion.token_ids,
+                # rounded; the sums beside them are not, so KL can be computed again exactly
                 "logprobs": [round(x, 5) for x in completion.logprobs], **log_prob_sums(completion),
                 "finish_reason": completion.finish_reason, "reward": grade.reward,
                 "advantage": None if math.isnan(advantage) else advantage, "label": grade.label,

@@ -15,6 +15,7 @@ from common.types import GenerationRequest, Problem, SamplingPlan
 
 def sub_seed(*parts: object) -> int:
     """A 31-bit seed from any printable parts; stable across machines and Python versions."""
+    # not hash(): Python salts it for each process
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "little") & 0x7FFFFFFF
 
@@ -71,6 +72,7 @@ def eval_requests(
             problem=problem,
             min_version=version,
             sampling=_plan(s, s.eval_samples, sub_seed(s.seed, "eval", step, stream or mode, i)),
+            # no KL is taken of evaluations
             want_reference=False,
         )
         for i, problem in enumerate(problems[: s.eval_problems])

@@ -27,5 +27,6 @@ def intervenes(s: TrainerSettings, k: int, rates: Sequence[float], alarmed: bool
     if s.project_until is not None:
         return k < s.project_until
     if s.project_from is not None:
+        # any past window, not the last: once on, it stays on when the hacks are gone
         return any(sum(rates[i : i + WINDOW]) / WINDOW >= s.project_from for i in range(len(rates) - WINDOW + 1))
     return True
