@@ -55,12 +55,14 @@ class ListNode:
 """
 
 # The baseline's child: limit itself, read setup, program and tests as one text from stdin, then the job as in the jail.
+# The job is executed as a unit of its own: its future import would be a syntax error after other statements.
 _CHILD = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, ({published.JOB_LIMITS.cpu_s}, {published.JOB_LIMITS.cpu_s}))
 source, setup, harness, tests, limits = sys.stdin.read(), None, None, None, {published.LIMITS}
-""" + published.job_text()
+exec(compile({published.job_text()!r}, "<job>", "exec", dont_inherit=True))
+"""
 
 
 def fresh_interpreter(program: published.Program, setup_code: str) -> published.JobResult:
@@ -179,8 +181,24 @@ def compare(name: str, rows: list[dict[str, Any]], workers: int, rounds: int) ->
         "ratio": rate["ours"] / rate["baseline"],
         "ratio_target": TARGET[name],
         "row_ratio": {"lowest": ratios[0], "p5": ratios[len(ratios) // 20], "median": statistics.median(ratios)},
-        "disagreements": sum(a[2:] != b[2:] for a, b in zip(answers["baseline"], answers["ours"], strict=True)),
+        "differ": unlike(rows, answers["baseline"], answers["ours"]),
     }
+
+
+def unlike(rows: list[dict[str, Any]], baseline: list[tuple[Any, ...]], ours: list[tuple[Any, ...]]) -> list[str]:
+    """The uids of the rows whose labels or reward are not the same on both sides."""
+    return [row["uid"] for row, a, b in zip(rows, baseline, ours, strict=True) if a[2:] != b[2:]]
+
+
+def complaint(result: dict[str, Any]) -> str:
+    """One line on what is wrong with the figures of a set, "" where nothing is. Sides that judge differently have done
+    different work, so then the ratio says nothing."""
+    name, differ = result["set"], result["differ"]
+    if differ:
+        return f"{name}: the two sides judge {len(differ)} of {result['rows']} rows differently, first {differ[0]}"
+    if result["ratio"] < result["ratio_target"]:
+        return f"{name}: {result['ratio']:.1f} times the baseline, the target is {result['ratio_target']:.0f}"
+    return ""
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -192,7 +210,7 @@ def table(results: list[dict[str, Any]]) -> str:
         lowest = result["row_ratio"]["lowest"]
         ratios = (f"{result['ratio']:.1f}x", f">= {result['ratio_target']:.0f}x", f"{lowest:.1f}x")
         rates = (f"{rate['baseline']:.1f}", f"{rate['ours']:.1f}")
-        lines.append((result["set"], *counts, *rates, *ratios, str(result["disagreements"])))
+        lines.append((result["set"], *counts, *rates, *ratios, str(len(result["differ"]))))
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
@@ -222,8 +240,10 @@ def main(argv: list[str]) -> int:
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps({"cpus": os.cpu_count(), "results": results}, indent=1) + "\n")
-    failed = [r["set"] for r in results if r["ratio"] < r["ratio_target"] or r["disagreements"]]
-    return 1 if failed else 0
+    complaints = [line for line in map(complaint, results) if line]
+    for line in complaints:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if complaints else 0
 
 
 if __name__ == "__main__":

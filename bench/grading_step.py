@@ -6,7 +6,8 @@
 
 Baseline, in the same run: the order in use before, N lanes of one group each, every completion's programs one after the
 other and its oracle after them. `steps` in X.json has, per step, {"completions", "wall_s", "slowest_s", "cpu_s"} of the
-worker, `baseline` the same of the former order; `differ` counts labels and oracle verdicts that are not the recorded ones.
+worker, `baseline` the same of the former order; `differ` counts labels and oracle verdicts that are not the recorded ones:
+where it is not 0 the exit code is 1.
 
 F: JSON lines (or .gz) with step, group, problem, response and, to compare, label and oracle_correct. A bare problem is
 posed with --loophole.
@@ -63,10 +64,13 @@ def main(argv: list[str]) -> int:
         found["ratio_wall"] = _median(found["baseline"], "wall_s") / _median(found["steps"], "wall_s")
         found["ratio_slowest"] = _median(found["baseline"], "slowest_s") / _median(found["steps"], "slowest_s")
         print(f"ratio: wall {found['ratio_wall']:.2f}, slowest completion {found['ratio_slowest']:.2f}")
-    print(f"verdicts unlike the recorded ones: {found['differ']}")
+    print(f"verdicts unlike the recorded ones: {found['differ']}", flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(found, indent=1) + "\n")
+    if found["differ"]:
+        print(f"error: {found['differ']} labels or oracle verdicts are not the recorded ones", file=sys.stderr)
+        return 1
     return 0
 
 
