@@ -54,13 +54,14 @@ class ListNode:
         self.val, self.next = val, next
 """
 
+_LIMITS = {name: value for name, value in published.LIMITS.items() if name != "note"}  # nobody reads notes here
 # The baseline's child: limit itself, read setup, program and tests as one text from stdin, then the job as in the jail.
 # The job is executed as a unit of its own: its future import would be a syntax error after other statements.
 _CHILD = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, ({published.JOB_LIMITS.cpu_s}, {published.JOB_LIMITS.cpu_s}))
-source, setup, harness, tests, limits = sys.stdin.read(), None, None, None, {published.LIMITS}
+source, setup, harness, tests, limits = sys.stdin.read(), None, None, None, {_LIMITS}
 exec(compile({published.job_text()!r}, "<job>", "exec", dont_inherit=True))
 """
 

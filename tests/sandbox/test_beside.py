@@ -104,6 +104,24 @@ def test_a_program_that_may_be_spared_starts_early_on_a_free_core_only(beside, o
     assert bool(ran) is (others == 0)
 
 
+@pytest.mark.parametrize("waiting", [False, True])
+def test_no_program_that_may_be_spared_takes_a_core_that_a_completion_waits_for(beside, waiting):
+    beside._cores = 1
+    ran: dict[str, str] = {}
+
+    def completion(*tasks):
+        with beside.place():
+            return beside.run_all(tasks, Jail())
+
+    with ThreadPoolExecutor(2) as lanes:
+        first = lanes.submit(completion, task("a", 0.8), task("b", 5.0, ran, **spared_by("a", "spared")))
+        time.sleep(0.05)
+        if waiting:
+            assert lanes.submit(completion, task("x", 0.1)).result() == {"x": "done"}
+        assert first.result() == {"a": "done", "b": "spared"}
+    assert bool(ran) is not waiting
+
+
 def test_one_helper_waits_for_a_completion_and_not_all_of_them(beside):
     """A program that may not start early must not keep the helpers of other completions."""
     slow = Task("a", lambda jail: jail.sleep(1.5, clock=Clock(own=0.3, waited=0.5)))

@@ -224,6 +224,16 @@ def test_a_weak_test_needs_every_stage_and_exit_code_0(oracle, program):
 
 
 @needs_landlock
+@pytest.mark.parametrize("endless", ["while True: pass", "__import__('time').sleep(60)", "return sum(range(10**12))"])
+@pytest.mark.parametrize("before", [0, 1, 30])
+def test_a_wrong_answer_ends_the_program_whatever_it_does_next(oracle, endless, before):
+    """It must not wait in the job for the end of the next call."""
+    tests = [f"assert f({k}) == {k}" for k in range(before)] + ["assert f(-1) == 5", "assert f(-2) == 5"]
+    verdict = oracle.grade(f"def f(x):\n    if x == -2:\n        {endless}\n    return x", tests)
+    assert not verdict.correct and verdict.reason == f"test {before + 1}: wrong answer (int)"
+    assert verdict.ended == "stopped" and verdict.wall_s < 3.0
+
+
 def test_each_answer_has_its_own_bound(oracle):
     tests = [f"assert len(f({n})) == {n}" for n in (900_000, 900_001) * 8]
     assert oracle.grade("def f(n): return 'a' * n", tests, "", "f").correct

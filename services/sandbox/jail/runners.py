@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import contextlib
 import gc
 import marshal
 import os
@@ -19,7 +20,6 @@ import select
 import struct
 import sys
 import threading
-import time
 import traceback
 import types
 from collections.abc import Callable
@@ -41,23 +41,16 @@ def progress(stage: int, write: Callable[..., int] = os.pwrite) -> None:
 
 
 class Results:
-    """The job's end of the result pipe: frames, buffered, written out when old or large. Survives O_NONBLOCK."""
+    """The job's end of the result pipe. Every frame is written at once: an answer that decides must not wait for the end
+    of the call after it, which may never come. Survives O_NONBLOCK."""
 
     def __init__(self, fd: int, limit: int) -> None:
-        self.fd, self.limit, self.buffer, self.last = fd, limit, bytearray(), time.monotonic()
-        self._write, self._clock, self._select, self._len = os.write, time.monotonic, select.select, len
-        self._view, self._bytes, self._full = memoryview, bytes, BlockingIOError
+        self.fd, self.limit = fd, limit
+        self._write, self._select, self._len = os.write, select.select, len
+        self._view, self._full = memoryview, BlockingIOError
 
     def frame(self, tag: bytes, body: bytes = b"") -> None:
-        self.buffer += FRAME.pack(self._len(body) + 1) + tag + body
-        now = self._clock()
-        if self._len(self.buffer) > 60_000 or now - self.last > 0.02:
-            self.flush()
-            self.last = now
-
-    def flush(self) -> None:
-        view = self._view(self._bytes(self.buffer))
-        self.buffer.clear()
+        view = self._view(FRAME.pack(self._len(body) + 1) + tag + body)
         while view:
             try:
                 view = view[self._write(self.fd, view) :]
@@ -186,8 +179,9 @@ def run_script(request: dict[str, Any], results: Results) -> int:
         traceback.print_exc()
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    results.frame(b"Z")
     sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a program may close every descriptor; what it printed counts all the same
+        results.frame(b"Z")
     return code
 
 

@@ -26,6 +26,7 @@ from services.sandbox.jail.owntime import OwnTime
 
 _GRACE_S = 5.0  # how long a killed job may take to be gone before its fork server is replaced
 _WATCH_S = 0.05
+_UNHEARD_S = 0.003  # most jobs have ended by then: being woken for each of their answers would cost more than they do
 _ALL_FRAMES_BYTES = 64 << 20  # what the answers of one job may come to together
 STARVED = 20.0  # times its limit of own time that a job may take of wall time
 
@@ -170,7 +171,8 @@ class Watch:
 
     def run(self) -> Outcome:
         poller = select.poll()
-        for fd in (self.control.fileno(), *self.pipes.fds):
+        unheard = [fd for fd, name in self.pipes.fds.items() if name == "results"]
+        for fd in {self.control.fileno(), *self.pipes.fds} - set(unheard):
             poller.register(fd, select.POLLIN)
         killed_at = 0.0
         while self.status is None and self.ended != "server":
@@ -181,7 +183,9 @@ class Watch:
                 if time.monotonic() - killed_at > _GRACE_S:  # killed, and still not gone
                     self.ended = "server"
                     break
-            events = poller.poll(max(1.0, min(_WATCH_S, self._left()) * 1000))
+            events = poller.poll(max(1.0, min(_UNHEARD_S if unheard else _WATCH_S, self._left()) * 1000))
+            while unheard and time.monotonic() - self.started >= _UNHEARD_S:
+                poller.register(unheard.pop(), select.POLLIN)
             for fd, _event in events:
                 if fd == self.control.fileno():
                     self._control_message()

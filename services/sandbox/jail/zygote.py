@@ -95,7 +95,6 @@ def job(fds: list[int], spec: dict[str, Any], walls: dict[str, Any]) -> None:
         else:
             code = 71
             code = runners.run_script(request, results)
-        results.flush()
     except BaseException:
         os.write(2, traceback.format_exc().encode("utf-8", "replace"))
     finally:
@@ -168,8 +167,7 @@ def warm_up() -> None:
     request = {"mode": "calls", "source": source, "steps": marshal.dumps(steps), "setup": b"", "value_bytes": 1 << 10}
     for _ in range(12):
         runners.SETUPS[b""] = {}
-        runners.run_calls(marshal.loads(marshal.dumps(request)), results := runners.Results(RESULT_FD, 1 << 10))
-        results.flush()
+        runners.run_calls(marshal.loads(marshal.dumps(request)), runners.Results(RESULT_FD, 1 << 10))
     runners.SETUPS[b""] = {}
     channel.decode(channel.encode([2, "2", 1.5], 1 << 10))
     try:

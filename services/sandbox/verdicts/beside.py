@@ -212,7 +212,7 @@ class Beside:
         self._cores = cores or len(os.sched_getaffinity(0))
         self._changed = threading.Condition()
         self._lines: list[Line] = []
-        self._places = 0  # completions that have one
+        self._places = self._wanted = 0  # completions that have one, and those that wait for one
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="program")
 
     @contextmanager
@@ -220,8 +220,10 @@ class Beside:
         """Wait until there is a core for one more completion: with as many computing as there are cores, another would
         only make all of them late. Those that sleep take no core."""
         with self._changed:
+            self._wanted += 1
             while self._work() >= self._cores and self._places:
                 self._changed.wait(_LOOK_S)
+            self._wanted -= 1
             self._places += 1
         try:
             yield
@@ -253,8 +255,11 @@ class Beside:
         return sum(line.cores() for line in self._lines) + max(0, self._places - len(self._lines))
 
     def _core_is_free(self) -> bool:
-        """Whether a core would idle otherwise: there are more of them than work, or all work is one completion's."""
+        """Whether a core would idle otherwise: no completion waits for one, and there are more of them than work, or all
+        work is one completion's."""
         with self._changed:
+            if self._wanted:
+                return False
             return self._work() < self._cores or max(self._places, len(self._lines)) <= 1
 
     def _attend(self, line: Line) -> None:

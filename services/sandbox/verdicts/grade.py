@@ -7,8 +7,8 @@ With `beside`, programs that take long run at the same time (beside.py). What a 
 
 * One that runs out of time under the published ground-truth tests has not solved the problem for the oracle either, which
   is then not waited for: the tests are the same.
-* One that runs out of time before the first of those tests, in its own code, does so in every published program that
-  begins with that code (loads.py).
+* One that runs out of time or memory before the first of those tests, in its own code, does so in every published program
+  that begins with that code (loads.py), and for the oracle.
 
 Both hold without `beside` too, so a verdict does not hang on how many cores there were.
 
@@ -35,6 +35,7 @@ ORACLE_NICE = 5  # where cores are short it gets a third of what a published pro
 REPEATS_THE_LOAD = ("hint", "prompt")  # programs that begin with the code of `gt`
 NO_CODE = OracleVerdict(False, "no code in the completion", compiled=False)
 OUT_OF_TIME = OracleVerdict(False, "ran out of time under the published ground-truth tests", ended="timeout")
+OUT_OF_MEMORY = OracleVerdict(False, "ran out of memory before the published ground-truth tests", ended="exit")
 
 Programs = Mapping[str, published.Program | None]
 
@@ -131,7 +132,12 @@ def _oracle_task(problem: Problem, program: str, jail: Oracle, gives_way: bool) 
             return jail.grade(program, problem.gt_answer, problem.setup_code or None, problem.func_name, limits)
 
     def decided(results: Results) -> OracleVerdict | None:
-        return OUT_OF_TIME if "gt" in results and results["gt"].out_of_time else None
+        ground = results.get("gt")
+        if ground is None:
+            return None
+        if ground.out_of_time:
+            return OUT_OF_TIME
+        return OUT_OF_MEMORY if loads.endless(ground) and loads.repeats(program) else None
 
     return Task("oracle", run, decided, may_be_spared=lambda results, steps: "gt" not in results)
 

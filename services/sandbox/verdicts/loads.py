@@ -2,16 +2,17 @@
 
     published program = setup code + completion + tests          the load: what runs before the first test
 
-The ground truth, the hint and the prompt's own tests differ in their tests alone. Where the completion's code has run for
-all the time a program gets before the first test (most often: a solution that loops, with a call of it at module level),
-the others would do the same, test for test: nothing passed, compiled.
+The ground truth, the hint and the prompt's own tests differ in their tests alone. Where the completion's code has used up
+all the time or all the memory that a program gets before the first test (most often: a solution that loops, with a call of
+it at module level), the others would do the same, test for test: nothing passed, compiled.
 
 True of every program that cannot tell which tests stand after it. `repeats` is a sufficient condition, read from the text:
 no clock, no randomness, and no way to a frame, a module's inside, a descriptor or text turned into code, by which a
 program could look for its tests. What it does not recognise is run in full.
 
 Covers: any text. Does not cover: set order (each fork server has its own hash seed), on which a load may depend; it is then
-drawn once instead of once per program, with the same odds.
+drawn once instead of once per program, with the same odds. A load whose memory comes within a few MB of the limit: fork
+servers differ by as much.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _NAMES = frozenset(_REFUSED.split())
 
 
 def endless(result: ProgramResult) -> bool:
-    """It ran out of time in the program's own code, before the first test."""
-    return result.out_of_time and result.step == LOADING
+    """It ran out of time or memory in the program's own code, before the first test."""
+    return (result.out_of_time or result.out_of_memory) and result.step == LOADING
 
 
 @lru_cache(maxsize=256)

@@ -69,7 +69,7 @@ JOB_LIMITS = Limits(
     output_bytes=8 << 20,
 )
 EVIDENCE_CHARS = 300
-LOADING, LOADED = 1, 2  # what a job notes while the program's own code runs, and after it
+LOADING, LOADED, TESTED = 1, 2, 3  # what a job notes: the program's own code runs, has run, the tests have run too
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class JobResult:
     stdout: bytes
     wall_s: float
     cpu_s: float = 0.0
-    step: int = 0  # what the job noted last: LOADING or LOADED; 0: it cannot say
+    step: int = 0  # what the job noted last: LOADING, LOADED or TESTED; 0: it cannot say
 
 
 Runner = Callable[["Program", str], JobResult]  # runs published_job.py on a program and its setup code
@@ -107,11 +107,13 @@ class ProgramResult:
     kill: str = ""
     cpu_s: float = 0.0
     step: int = 0  # as in JobResult
+    out_of_memory: bool = False  # so says the job: a program that can write the result line can say so too
 
     @property
     def out_of_time(self) -> bool:
-        """It failed, and it had all the time that a program gets, awake or asleep."""
-        if self.rate == 1.0:
+        """It failed, and it had all the time that a program gets, awake or asleep. Time that went by after the tests, with
+        threads left over or at exit, is not what the answers took."""
+        if self.rate == 1.0 or self.step == TESTED:
             return False
         asleep = self.cpu_s < LIMITS["idle"] * self.wall_s and self.wall_s >= LIMITS["wall"]
         return self.kill in ("timeout", "cpu", "alarm") or self.cpu_s >= 0.95 * LIMITS["cpu"] or asleep
@@ -289,9 +291,9 @@ def run_program(runner: Runner, program: Program | None, setup_code: str) -> Pro
 def read_result(outcome: JobResult, total: int) -> ProgramResult:
     """What the published evaluator would make of a job's end and real stdout (bytes). Pure."""
 
-    def result(can_compile: bool, passed: float, reason: str) -> ProgramResult:
+    def result(can_compile: bool, passed: float, reason: str, oom: bool = False) -> ProgramResult:
         return ProgramResult(
-            can_compile, passed, total, reason, outcome.wall_s, outcome.kill, outcome.cpu_s, outcome.step
+            can_compile, passed, total, reason, outcome.wall_s, outcome.kill, outcome.cpu_s, outcome.step, oom
         )
 
     if outcome.kill:
@@ -308,7 +310,7 @@ def read_result(outcome: JobResult, total: int) -> ProgramResult:
         return result(False, 0, "no result line on real stdout: " + text.strip()[:80] if text.strip() else "no output")
     if not usable:
         return result(False, 0, "unusable result line")
-    return result(line.compiled, passed, _reason(line))
+    return result(line.compiled, passed, _reason(line), line.oom)
 
 
 def _reason(line: _ResultLine) -> str:
