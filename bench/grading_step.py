@@ -5,8 +5,8 @@
     recorded rollouts ──> Redis ──> one worker process with N lanes ──> Redis ──> compared with what was recorded
 
 Baseline, in the same run: the order in use before, N lanes of one group each, every completion's programs one after the
-other and its oracle after them. `steps` in X.json has, per step, {"completions", "wall_s", "slowest_s", "cpu_s"} of the
-worker, `baseline` the same of the former order; `differ` counts labels and oracle verdicts that are not the recorded ones:
+other and its oracle after them. `steps` in X.json has, per step, {"completions", "slow", "wall_s", "slowest_s", "cpu_s"} of
+the worker (`slow`: completions over 3 s, which is to say those that do not end, or fill their memory), `baseline` the same of the former order; `differ` counts labels and oracle verdicts that are not the recorded ones:
 where it is not 0 the exit code is 1.
 
 F: JSON lines (or .gz) with step, group, problem, response and, to compare, label and oracle_correct. A bare problem is
@@ -41,6 +41,7 @@ from services.sandbox.verdicts.oracle import Oracle
 from tasks import dataset, loopholes
 
 Rows = list[dict[str, Any]]
+SLOW_S = 3.0  # a program that sleeps is ended then; one that takes longer computes without an end in sight
 
 
 def main(argv: list[str]) -> int:
@@ -87,8 +88,8 @@ def _parser() -> cli.Parser:
 
 def _line(figures: dict[str, Any]) -> str:
     return (
-        f"{figures['completions']} completions in {figures['wall_s']:.1f} s, slowest {figures['slowest_s']:.1f} s, "
-        f"{figures['cpu_s']:.0f} CPU s"
+        f"{figures['completions']} completions, {figures['slow']} of them over {SLOW_S:.0f} s, in "
+        f"{figures['wall_s']:.1f} s, slowest {figures['slowest_s']:.1f} s, {figures['cpu_s']:.0f} CPU s"
     )
 
 
@@ -162,14 +163,8 @@ class Graders:
                 grades[delivery.message.group.group_id] = delivery.message.grades
                 self.queue.ack(keys.TRAINERS, delivery)
         wall = time.perf_counter() - started
-        slowest = max(grade.wall_s for members in grades.values() for grade in members)
-        figures = {
-            "completions": len(rows),
-            "wall_s": wall,
-            "slowest_s": slowest,
-            "cpu_s": cpu_s(self.worker.pid) - before,
-        }
-        return figures, grades
+        walls = [grade.wall_s for members in grades.values() for grade in members]
+        return _figures(walls, wall, cpu_s(self.worker.pid) - before), grades
 
     def __enter__(self) -> Graders:
         return self
@@ -179,6 +174,12 @@ class Graders:
         self.worker.wait()
         self.redis.terminate()
         self.redis.wait()
+
+
+def _figures(walls: Sequence[float], wall_s: float, cpu_s: float) -> dict[str, Any]:
+    """Of one step, from the wall seconds of its completions."""
+    slow = sum(wall > SLOW_S for wall in walls)
+    return {"completions": len(walls), "slow": slow, "wall_s": wall_s, "slowest_s": max(walls), "cpu_s": cpu_s}
 
 
 def cpu_s(pid: int) -> float:
@@ -228,7 +229,7 @@ def one_after_the_other(rows: Rows, lanes: int) -> dict[str, Any]:
     cpu = cpu_s(os.getpid()) - before
     for jail in jails:
         jail.close()
-    return {"completions": len(rows), "wall_s": wall, "slowest_s": max(walls), "cpu_s": cpu}
+    return {**_figures(walls, wall, cpu), "completions": len(rows)}
 
 
 if __name__ == "__main__":

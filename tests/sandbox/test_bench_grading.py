@@ -76,7 +76,7 @@ def test_recorded_steps_that_are_judged_differently_fail_the_command(monkeypatch
             pass
 
         def run(self, step, rows):
-            return {"completions": 1, "wall_s": 1.0, "slowest_s": 1.0, "cpu_s": 1.0}, {}
+            return {"completions": 1, "slow": 0, "wall_s": 1.0, "slowest_s": 1.0, "cpu_s": 1.0}, {}
 
     monkeypatch.setattr(grading_step, "Graders", Graders)
     monkeypatch.setattr(grading_step, "read_steps", lambda *_: {0: [{}]})

@@ -10,9 +10,9 @@ that are pure, what the setup code defines or imports, what the test imports. A 
 element has a hole becomes one hole that returns the list of all elements.
 
 Straight-line tests (`x = Solution(); x.push(1); assert x.pop() == 1`) are split statement by statement. What is left
-(a loop, a function or a try around an assert, a lambda around the call) is `weak`: it has to run whole beside the
-submission. Also marked weak, though graded on our side: `is` against anything but None, True, False, ..., and an
-assert with no trusted expected value in it (`f(1) == g(1)`).
+(a loop, a function or a try around an assert, a lambda around the call, the function itself as an argument) is `weak`: it
+has to run whole beside the submission. Also marked weak, though graded on our side: `is` against anything but None, True,
+False, ..., and an assert with no trusted expected value in it (`f(1) == g(1)`).
 
 Covers: single expressions and straight-line code. Does not cover: short-circuits (every hole of a test is evaluated).
 """
@@ -30,6 +30,11 @@ SINGLETONS = (None, True, False, ...)
 _SCOPES = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
 _UNSPLITTABLE = (ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)
 HOLE, EACH = "_hole", "_each"
+_TAKES_FUNCTION = dict.fromkeys(("map", "filter", "reduce", "starmap", "takewhile", "dropwhile", "filterfalse"), 0) | {
+    "accumulate": 1,
+    "isinstance": 1,
+    "issubclass": 1,
+}  # name -> which argument is one
 
 
 class Unsplittable(Exception):
@@ -71,8 +76,8 @@ Comprehension = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
 class _Lift:
     """Takes the holes out of one assert."""
 
-    def __init__(self, trusted: frozenset[str]) -> None:
-        self.trusted = trusted
+    def __init__(self, trusted: frozenset[str], about: frozenset[str] = frozenset()) -> None:
+        self.trusted, self.about = trusted, about
         self.holes: list[ast.expr] = []
         self.exposed = False  # a hole carries values that its call does not need: perhaps the expected ones
 
@@ -88,6 +93,8 @@ class _Lift:
             return node
         if isinstance(node, (ast.Lambda, *_UNSPLITTABLE)):
             raise Unsplittable(type(node).__name__)
+        if any(isinstance(part, (ast.Name, ast.Attribute)) and not self.pure(part, bound) for part in _called(node)):
+            raise Unsplittable("a function of the program that a trusted one calls")
         if isinstance(node, _SCOPES):
             return self._comprehension(node, bound)
         if isinstance(node, (ast.Name, ast.Call, ast.Attribute)) and self._is_base(node):
@@ -123,6 +130,8 @@ class _Lift:
     def _hole(self, node: ast.expr, bound: frozenset[str]) -> ast.expr:
         if _names(node) & bound:
             raise Unsplittable("a call that depends on a bound variable")
+        if (node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")) in self.about:
+            raise Unsplittable("the function itself is handed over, which no value stands for")
         self.holes.append(node)
         return _subscript(len(self.holes) - 1)
 
@@ -136,7 +145,7 @@ class _Lift:
             raise Unsplittable("holes in a comprehension over a hole")
         if bound or not all(self.pure(part, targets) for part in node.generators):
             raise Unsplittable("nested comprehensions over the submission")
-        inner = _Lift(self.trusted | targets)
+        inner = _Lift(self.trusted | targets, self.about)
         parts = ("key", "value") if isinstance(node, ast.DictComp) else ("elt",)
         for name in parts:
             element = inner.lift(getattr(node, name))
@@ -162,6 +171,15 @@ class _Next(ast.NodeTransformer):
             return ast.parse(f"next({EACH}[{at}])", mode="eval").body
         self.generic_visit(node)
         return node
+
+
+def _called(node: ast.AST) -> list[ast.expr]:
+    """The arguments of a call that are functions or classes, by what usual functions take."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, (ast.Name, ast.Attribute)):
+        return []
+    at = _TAKES_FUNCTION.get(node.func.id if isinstance(node.func, ast.Name) else node.func.attr)
+    keys = [keyword.value for keyword in node.keywords if keyword.arg == "key"]
+    return keys + (node.args[at : at + 1] if at is not None else [])
 
 
 def _subscript(index: int) -> ast.expr:
@@ -214,8 +232,11 @@ def _weak(test: ast.expr) -> bool:
     return False
 
 
-def _check(test: ast.expr, trusted: frozenset[str], imports: tuple[ast.stmt, ...]) -> tuple[Check, list[ast.expr]]:
-    lift = _Lift(trusted)
+def _check(
+    test: ast.expr, trusted: frozenset[str], about: frozenset[str], imports: tuple[ast.stmt, ...]
+) -> tuple[Check, list[ast.expr]]:
+    lift = _Lift(trusted, about)
+    test = iteration.Maps(lift.pure).visit(test)
     residual = cast(ast.expr, lift.lift(test))
     op, expected = _shape(residual) if len(lift.holes) == 1 else (None, None)
     return Check(len(lift.holes), residual, imports, op, expected, lift.exposed or _weak(residual)), lift.holes
@@ -337,7 +358,7 @@ def _plan(text: str, trusted: frozenset[str], about: frozenset[str], data: froze
     trace = exposure.Trace(trusted, own, about)
     for statement in body:
         if isinstance(statement, ast.Assert):
-            check, holes = _check(_Inline(ours).visit(statement.test), trusted, imports)
+            check, holes = _check(_Inline(ours).visit(statement.test), trusted, about - own, imports)
             if isinstance(statement, iteration.LoopAssert) and len(holes) != 1:
                 raise Unsplittable("a loop with several calls a round")
             steps += [("eval", hole) for hole in holes]

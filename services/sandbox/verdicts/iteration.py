@@ -3,6 +3,7 @@
     [f(a) for a, b in [(1, 17), (3, 23)]]   ->   [f(a) for a, in [(1,), (3,)]]      b is an expected value
     for a, b in [(1, 17)]: assert f(a) == b     ->   assert all([f(a) == b for a, b in [(1, 17)]])
     want: int = 17; x, y = 1, 2; want = 23  ->   want = 17; x = 1; y = 2; want_2 = 23     kept or sent one by one
+    list(map(f, [1, 3])) == [17, 23]        ->   list((f(_1) for _1 in [1, 3])) == [17, 23]     a function stays in the job
 
 Covers: literal lists of rows, zip and enumerate of literals, items() of a literal dict. Anything else is left as it is
 and the test is marked weak.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, TypeGuard, cast
 
 _CONTAINERS = (list, tuple, set, frozenset, dict, str, bytes)
@@ -122,6 +124,31 @@ def _rows(iterable: ast.expr) -> list[tuple[Any, ...]] | None:
 
 def _literal(value: object) -> ast.expr:
     return ast.parse(repr(value), mode="eval").body
+
+
+class Maps(ast.NodeTransformer):
+    """`map(f, X)` as `(f(x) for x in X)`, where `f` is a name or an attribute of the program's and X is ours: what `f` is
+    cannot be sent, what it returns can. ours(node): whether a node's value is known without the program."""
+
+    def __init__(self, ours: Callable[[ast.AST], bool]) -> None:
+        self.ours, self.made = ours, 0
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if not (isinstance(node.func, ast.Name) and node.func.id == "map" and self.ours(node.func) and node.args[1:]):
+            return node
+        function, values = node.args[0], node.args[1:]
+        theirs = isinstance(function, (ast.Name, ast.Attribute)) and not self.ours(function)
+        if node.keywords or not theirs or any(isinstance(v, ast.Starred) or not self.ours(v) for v in values):
+            return node
+        names = [f"_map_{self.made + number}" for number in range(len(values))]
+        self.made += len(names)
+        targets: list[ast.expr] = [ast.Name(name, ast.Store()) for name in names]
+        rows = values[0] if len(values) == 1 else ast.Call(ast.Name("zip", ast.Load()), values, [])
+        target = targets[0] if len(values) == 1 else ast.Tuple(targets, ast.Store())
+        call = ast.Call(function, [ast.Name(name, ast.Load()) for name in names], [])
+        made = ast.GeneratorExp(call, [ast.comprehension(target, rows, [], 0)])
+        return ast.fix_missing_locations(ast.copy_location(made, node))
 
 
 class LoopAssert(ast.Assert):
