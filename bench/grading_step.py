@@ -6,8 +6,9 @@
 
 Baseline, in the same run: the order in use before, N lanes of one group each, every completion's programs one after the
 other and its oracle after them. `steps` in X.json has, per step, {"completions", "slow", "wall_s", "slowest_s", "cpu_s"} of
-the worker (`slow`: completions over 3 s, which is to say those that do not end, or fill their memory), `baseline` the same of the former order; `differ` counts labels and oracle verdicts that are not the recorded ones:
-where it is not 0 the exit code is 1.
+the worker, `baseline` the same of the former order; `slow` counts completions over 3 s, which is to say those that do not
+end or fill their memory. `differ` counts labels and oracle verdicts that are not the recorded ones: where it is not 0 the
+exit code is 1.
 
 F: JSON lines (or .gz) with step, group, problem, response and, to compare, label and oracle_correct. A bare problem is
 posed with --loophole.

@@ -111,8 +111,7 @@ class ProgramResult:
 
     @property
     def out_of_time(self) -> bool:
-        """It failed, and it had all the time that a program gets, awake or asleep. Time that went by after the tests, with
-        threads left over or at exit, is not what the answers took."""
+        """It failed, and it had all the time that a program gets, awake or asleep; not after the tests (threads, exit)."""
         if self.rate == 1.0 or self.step == TESTED:
             return False
         asleep = self.cpu_s < LIMITS["idle"] * self.wall_s and self.wall_s >= LIMITS["wall"]
@@ -292,9 +291,8 @@ def read_result(outcome: JobResult, total: int) -> ProgramResult:
     """What the published evaluator would make of a job's end and real stdout (bytes). Pure."""
 
     def result(can_compile: bool, passed: float, reason: str, oom: bool = False) -> ProgramResult:
-        return ProgramResult(
-            can_compile, passed, total, reason, outcome.wall_s, outcome.kill, outcome.cpu_s, outcome.step, oom
-        )
+        ended = (outcome.wall_s, outcome.kill, outcome.cpu_s, outcome.step)
+        return ProgramResult(can_compile, passed, total, reason, *ended, oom)
 
     if outcome.kill:
         return result(True, 0, f"ended: {outcome.kill}")
