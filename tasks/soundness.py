@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from common.tautology import always_true
 from common.types import Problem
 from tasks import loopholes
 
@@ -62,7 +63,7 @@ def _test_fault(test: str, about: set[str]) -> str:
     direct = about - {"Solution"} or about
     depends: set[str] | None = None
     for node in asserted:
-        if _always_true(node):
+        if always_true(node) and not isinstance(node, ast.Constant):
             return f"always true: {ast.unparse(node)[:_SHOWN_CHARS]!r}; assert the comparison itself"
         if _mentions(node, direct):
             continue
@@ -82,14 +83,6 @@ def _asserted(tree: ast.AST) -> Iterator[ast.AST]:
             yield node.test
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "assert" in node.func.attr:
             yield node
-
-
-def _always_true(node: ast.AST) -> bool:
-    if isinstance(node, ast.Tuple):
-        return bool(node.elts)
-    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
-        return any((isinstance(part, ast.Constant) and bool(part.value)) or _always_true(part) for part in node.values)
-    return isinstance(node, ast.Lambda)
 
 
 def _dependent(tree: ast.AST, about: set[str]) -> set[str]:

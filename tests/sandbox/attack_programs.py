@@ -259,3 +259,87 @@ RIGHT = {
     "        assert len(set(Solution.seen)) == len(Solution.seen)\n        return x + 2\n",
     "setrlimit_lower": "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))" + GOOD,
 }
+
+# Hooks, callbacks, finalizers, codecs, loops and raw memory: ways to run beside the runner, or in its place.
+WRONG |= {
+    "audit_hook": "import sys\ndef hook(event, args):\n    f = sys._getframe(1)\n    while f:\n"
+    "        f.f_locals.update(answer=4)\n        f = f.f_back\nsys.addaudithook(hook)" + BODY,
+    "profile_in_all_threads": "import sys, threading\ndef look(f, e, a):\n    for v in list(f.f_locals.values()):\n"
+    "        if type(v) is int: Solution.addTwo = lambda s, x, v=v: v\nsys.setprofile(look); threading.setprofile(look)\n"
+    "threading.Thread(target=lambda: None).start()" + BODY,
+    "frames_of_a_thread": "import sys, threading\nclass Solution:\n    def addTwo(self, x):\n        got = []\n"
+    "        def look():\n            for f in sys._current_frames().values():\n                while f:\n"
+    "                    got.extend(v for v in f.f_locals.values() if type(v) is int and v != x)\n"
+    "                    got.extend(c for c in f.f_code.co_consts if type(c) is int and c != x)\n"
+    "                    f = f.f_back\n        t = threading.Thread(target=look); t.start(); t.join()\n"
+    "        return got[-1] if got else x\n",
+    "gc_callback": "import gc\ndef patch(phase, info):\n    for o in gc.get_objects():\n"
+    "        if type(o) is dict and 'ChannelError' in o: o['encode'] = lambda *a: b'i\\1\\0\\0\\0\\4'\n"
+    "gc.callbacks.append(patch); gc.set_threshold(1); gc.collect()" + BODY,
+    "silences_the_results": "import gc\nfor o in gc.get_objects():\n"
+    "    if type(o).__name__ == 'Results': o.frame = lambda *a: None" + BODY,
+    "import_hook": "import builtins, sys\nreal = builtins.__import__\nbuiltins.__import__ = lambda *a, **k: real(*a, **k)\n"
+    "class Finder:\n    def find_spec(self, *a): raise SystemExit(0)\nsys.meta_path.insert(0, Finder())\n"
+    "sys.modules['operator'] = type('M', (), {'eq': lambda a, b: True})()" + BODY,
+    "finalizer_forges": "import os, weakref\nclass K: pass\nk = K()\ndef forge():\n    for v in (4, 12):\n"
+    "        b = b'Vi\\1\\0\\0\\0' + bytes([v])\n        os.write(3, len(b).to_bytes(4, 'little') + b)\n"
+    "    os.write(3, b'\\1\\0\\0\\0Z'); os._exit(0)\nweakref.finalize(k, forge)\nclass Solution:\n"
+    "    def addTwo(self, x):\n        global k\n        del k\n        return x\n",
+    "answer_writes_when_it_dies": "import os\nclass I(int):\n    def __del__(self): os.write(3, b'\\1\\0\\0\\0Z')\n"
+    "class Solution:\n    def addTwo(self, x): return I(x)\n",
+    "metaclass_mro": "class M(type):\n    def __instancecheck__(c, o): return True\n"
+    "    def mro(c): return [c, int, object]\nclass I(int, metaclass=M):\n    def __eq__(s, o): return True\n"
+    "    def __hash__(s): return hash(4)\n    def __index__(s): return 4\nclass Solution:\n"
+    "    def addTwo(self, x): return I(0)\n",
+    "codec_registered": "import codecs, encodings, sys\ndef four(*a): return b'4', 1\n"
+    "codecs.register(lambda n: codecs.CodecInfo(four, four, name=n)); encodings._cache.clear()\n"
+    "sys.stdout.reconfigure(encoding='utf-16')\nclass Solution:\n    def addTwo(self, x): return str(x)\n",
+    "loop_writes_to_descriptors": "import asyncio, os\nclass Solution:\n    def addTwo(self, x):\n        async def go():\n"
+    "            loop = asyncio.get_running_loop()\n            for fd in range(3, 8):\n"
+    "                try: loop.add_writer(fd, lambda fd=fd: os.write(fd, b'\\xff' * 70000))\n"
+    "                except OSError: pass\n            await asyncio.sleep(0.05); return x\n        return asyncio.run(go())\n",
+    "result_pipe_as_stdout": "import os, sys\nos.dup2(3, 1)\nprint('x'); sys.stdout.flush()" + BODY,
+    "wakeup_into_the_results": "import os, signal, time\nos.set_blocking(3, False); signal.set_wakeup_fd(3)\n"
+    "signal.signal(signal.SIGALRM, lambda *a: None); signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001); time.sleep(0.1)"
+    + BODY,
+    "frees_none": "import ctypes\nctypes.memset(id(None), 0, 8)" + BODY,
+    "two_is_four": "import ctypes\nctypes.memmove(id(2) + 24, id(4) + 24, 4)" + BODY,
+    "rewrites_its_request": "import mmap, os\nm = mmap.mmap(4, os.fstat(4).st_size)\nfor i in range(4, len(m)): m[i] = 0"
+    + BODY,
+    "lease_and_notify": "import fcntl, os\nf = os.open('a', os.O_CREAT | os.O_RDWR)\n"
+    "for c, a in ((1024, 1), (1026, 0x8000003f), (10, 9), (8, os.getppid()), (1031, 1 << 20)):\n    for d in (3, 4, f):\n"
+    "        try: fcntl.fcntl(d, c, a)\n        except OSError: pass" + BODY,
+    "thread_ends_the_results": "import os, threading\ndef late():\n    while True: os.write(3, b'\\1\\0\\0\\0Z')\n"
+    "threading.Thread(target=late, daemon=True).start()" + BODY,
+    "thread_exits": "import os, threading, time\nthreading.Timer(0.05, os._exit, (0,)).start()\nclass Solution:\n"
+    "    def addTwo(self, x): time.sleep(1); return x\n",
+    "deep_destructor": "class N: __slots__ = 'n'\nclass Solution:\n    def addTwo(self, x):\n        h = None\n"
+    "        for _ in range(300000):\n            m = N(); m.n = h; h = m\n        del h; return x\n",
+    "dump_and_exit": "import faulthandler, time\nfaulthandler.dump_traceback_later(0.1, exit=True); time.sleep(1)"
+    + BODY,
+    "clears_the_steps": "import sys\nclass Solution:\n    def addTwo(self, x):\n        f = sys._getframe()\n        while f:\n"
+    "            for name in ('steps', 'namespace', 'request'):\n"
+    "                if name in f.f_locals: f.f_locals[name].clear()\n            f = f.f_back\n        return x\n",
+}
+
+RIGHT |= {
+    "traces_itself": "import sys\ndef trace(f, e, a): return trace\nsys.settrace(trace)" + GOOD,
+    "profiles_itself": "import cProfile\ncProfile.Profile().enable()" + GOOD,
+    "audits_itself": "import sys\nsys.addaudithook(lambda e, a: None)" + GOOD,
+    "watches_the_collector": "import gc\ngc.disable(); gc.callbacks.append(lambda p, i: None); gc.collect()" + GOOD,
+    "finalizers": "import weakref\nclass K: pass\nk = K(); weakref.finalize(k, print, 'x')" + GOOD,
+    "own_finder": "import sys\nclass Finder:\n    def find_spec(self, *a): return None\nsys.meta_path.insert(0, Finder())\n"
+    "import fractions, statistics" + GOOD,
+    "interval_timer": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: None)\n"
+    "signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)" + GOOD,
+    "async_generator": "import asyncio\nclass Solution:\n    def addTwo(self, x):\n        async def ones():\n"
+    "            for _ in range(2):\n                yield 1; await asyncio.sleep(0)\n"
+    "        async def go(): return x + sum([v async for v in ones()])\n"
+    "        return asyncio.new_event_loop().run_until_complete(go())\n",
+    "colliding_keys_of_its_own": "class K:\n    def __init__(self, v): self.v = v\n    def __hash__(self): return 1\n"
+    "    def __eq__(self, o): return self.v == o.v\nD = {K(i): i for i in range(300)}\n"
+    "class Solution:\n    def addTwo(self, x): return D[K(2)] + x\n",
+    "says_another_encoding": "# -*- coding: latin-1 -*-\nS = '\u00e9'" + GOOD,
+    "traces_memory": "import tracemalloc\ntracemalloc.start(25)" + GOOD,
+    "speaks_at_exit": "import atexit\natexit.register(print, 'bye')" + GOOD,
+}

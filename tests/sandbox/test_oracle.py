@@ -189,6 +189,18 @@ def test_a_loop_of_asserts_is_judged_on_our_side(oracle):
 
 
 @needs_landlock
+@pytest.mark.parametrize(
+    "test",
+    ["assert (f(1) == 2, 'msg')", "assert [f(1) == 2]", "assert f(1) == 2 or 1", "assert (f(1) == x for x in [2])"],
+)
+def test_a_test_that_cannot_fail_is_no_pass(oracle, test):
+    program = "def f(x):\n    return x + 1"
+    assert not oracle.grade(program, [test]).correct
+    verdict = oracle.grade(program, [test, "assert f(4) == 5"])
+    assert (verdict.correct, verdict.weak) == (True, True)
+    assert oracle.grade(program, ["assert [*[f(1)]] and {**{f(1): 2}}"]).correct, "these may be empty"
+
+
 def test_nothing_to_pass_is_not_a_pass(oracle):
     assert not oracle.grade("def f(i): return i\n", []).correct
 
