@@ -5,7 +5,9 @@ An arm is configuration only; services, loop, problems and seeds are shared by a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from string import ascii_letters
 from typing import Any, Literal
 
 from common.errors import ConfigError
@@ -365,7 +367,25 @@ _TABLE = (
         "The baseline of reseed: the same planted hacks and no projection.",
     ),
 )
-ARMS: dict[str, Arm] = {arm.name: arm for arm in _TABLE}
+
+
+def by_name(table: Sequence[Arm]) -> dict[str, Arm]:
+    """Name -> arm in the order of the table. ConfigError where two arms share a name or a letter: the later one would
+    take the earlier one's place, or nobody could tell them apart in a figure."""
+    named: dict[str, Arm] = {}
+    lettered: dict[str, str] = {}
+    for arm in table:
+        if arm.name in named:
+            raise ConfigError(f"two arms are called '{arm.name}' in experiments/design/arms.py: rename one")
+        if len(arm.letter) != 1 or arm.letter in lettered:
+            free = "".join(c for c in ascii_letters if c not in {other.letter for other in table})
+            whose = f"is that of {lettered[arm.letter]}" if arm.letter in lettered else "is not one character"
+            raise ConfigError(f"arm '{arm.name}': its letter '{arm.letter}' {whose}; free are {free}")
+        named[arm.name], lettered[arm.letter] = arm, arm.name
+    return named
+
+
+ARMS = by_name(_TABLE)
 
 
 def get(name: str) -> Arm:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from copy import deepcopy
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,29 @@ def test_the_table_of_arms():
         assert arm.title and arm.tells and set(arm.overrides) | set(arm.defaults) <= set(TrainerSettings.model_fields)
     with pytest.raises(FrozenInstanceError):
         arms.get("vanilla").letter = "z"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "vanilla"}, "two arms are called 'vanilla'"),
+        ({"letter": "z"}, "its letter 'z' is that of bias_random; free are .*Z"),
+        ({"letter": "zz"}, "'zz' is not one character"),
+        ({"letter": ""}, "'' is not one character"),
+    ],
+)
+def test_an_added_arm_that_nobody_could_tell_apart_is_refused(changes, said):
+    added = replace(arms.get("vanilla"), **({"name": "mine", "letter": "Z"} | changes))
+    with pytest.raises(ConfigError, match=said):
+        arms.by_name([*arms.ARMS.values(), added])
+
+
+def test_the_arm_of_the_tutorial_can_be_added_as_it_stands():
+    page = (REPOSITORY / "docs/tutorial.md").read_text()
+    (row,) = re.findall(r"```python\n(Arm\(.*?)```", page, re.DOTALL)
+    added = eval(row, {"Arm": arms.Arm})
+    assert list(arms.by_name([*arms.ARMS.values(), added]))[-1] == "kl_leash"
+    assert set(added.overrides) <= set(TrainerSettings.model_fields)
 
 
 def test_no_two_arms_are_the_same_run():
