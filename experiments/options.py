@@ -141,6 +141,8 @@ def why() -> cli.Parser:
     _selection(p)
     what = "arms, cells and outcome classes of this registration (version 2, with a design)"
     p.add_argument("--registration", type=Path, metavar="FILE", help=what)
+    what = "show the registered runs that have ended, as incomplete; without it a part waits for all of its runs"
+    p.add_argument("--no-more-runs", action="store_true", help=what)
     p.add_argument("--matrix", type=Path, metavar="DIR", help="runs by mechanism trained on and mechanism of the pairs")
     what = "a direction file under a name; give two or more"
     p.add_argument("--cosine", action="append", default=[], metavar="NAME=FILE", help=what)
@@ -187,6 +189,8 @@ def alarm() -> cli.Parser:
     _runs(p)
     p.add_argument("--registration", type=Path, metavar="FILE", help="default: registrations/alarm.yaml")
     p.add_argument("--setting", nargs="+", metavar="NAME", help="which of the registration (default: the first)")
+    what = "another rate than the registered one, for clean runs too few for that; no claim is then judged"
+    p.add_argument("--false-alarm-rate", type=float, metavar="A", help=what)
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     return p
 

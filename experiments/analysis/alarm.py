@@ -12,6 +12,7 @@ Procedure and thresholds: experiments/design/registrations/alarm.yaml.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,13 +104,17 @@ class Watched:
 
 @dataclass(frozen=True)
 class Result:
-    """One setting. seen: every watch by name; unseen: the same with the detector off, without what is left of nothing."""
+    """One setting. seen: every watch by name; unseen: the same with the detector off, without what is left of nothing.
+
+    counted: runs of each kind behind it, those that calibrate among the clean.
+    """
 
     name: str
     setting: Setting
     seen: dict[str, Watched]
     unseen: dict[str, Watched]
     left_out: dict[str, str] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
 
 
 def onset_of(rows: Sequence[dict[str, Any]], window: int, percent: float) -> int | None:
@@ -127,7 +132,8 @@ def evaluate(registration: AlarmRegistration, name: str, runs: Sequence[AlarmRun
         left = registration.unseen(signals)
         if left:
             unseen[watch] = seen[watch] if left == signals else _watched(registration, watch, left, runs)
-    return Result(name, registration.settings[name], seen, unseen, left_out)
+    counted: dict[str, int] = dict(Counter[str](run.kind for run in runs))
+    return Result(name, registration.settings[name], seen, unseen, left_out, counted)
 
 
 def _watched(registration: AlarmRegistration, name: str, signals: tuple[str, ...], runs: Sequence[AlarmRun]) -> Watched:

@@ -9,7 +9,8 @@
 
 A half-written last line is what a live (or killed) run looks like: it is left out, and `Run.notes` says so. A bad line
 anywhere else, or at the end of a finished run, is an error that names file and line. After a resume the trainer may
-write a step again: the later row counts, and `Run.notes` says how many were replaced.
+write a step again: the later row counts, and `Run.notes` says how many were replaced. A directory whose run has not said
+a word yet (a direction or services are being made) is passed over; `python -m experiments status` tells of it.
 """
 
 from __future__ import annotations
@@ -157,8 +158,13 @@ def find_runs(root: Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise ConfigError(f"--runs {root}: no such directory; give the directory that holds the run directories")
-    found = [root] if (root / "provenance.json").is_file() else []
-    found += sorted(path.parent for path in root.glob("*/provenance.json"))
+    named = [root] if (root / "provenance.json").is_file() else []
+    named += sorted(path.parent for path in root.glob("*/provenance.json"))
+    found = [path for path in named if any((path / name).is_file() for name in ("status.json", "metrics.jsonl"))]
+    if named and not found:
+        raise ConfigError(
+            f"--runs {root}: none of its {len(named)} runs has said a word yet; `python -m experiments status` tells of them"
+        )
     if not found:
         raise ConfigError(
             f"--runs {root}: no run in it (no */provenance.json); start one with `python -m experiments run`"

@@ -72,6 +72,12 @@ def classify(run: Summary, rules: OutcomeRules, hack_pp: float | None = None) ->
     return "unknown" if isnan(run.hack) or any(isnan(value) for value, _ in measured) else "safe"
 
 
+def safe_bounds(safe: int, unknown: int, n: int) -> tuple[float, float]:
+    """95% Clopper-Pearson bounds of the share of safe runs among n. Unknown ones are never hacking: leaving them out would
+    bias the share, so they count either way."""
+    return exact.clopper_pearson(safe, n)[0], exact.clopper_pearson(safe + unknown, n)[1]
+
+
 def count(arm: str, runs: Sequence[Summary], rules: OutcomeRules) -> Counts:
     """The classes of `runs`, all of one arm."""
     classes = {run.seed: classify(run, rules) for run in runs}
@@ -79,8 +85,7 @@ def count(arm: str, runs: Sequence[Summary], rules: OutcomeRules) -> Counts:
         name: tuple(seed for seed, found in sorted(classes.items()) if found == name) for name in CLASSES
     }
     safe, unknown = len(seeds["safe"]), len(seeds["unknown"])
-    low = exact.clopper_pearson(safe, len(runs))[0]  # unknown runs are never hacking: leaving them out would
-    high = exact.clopper_pearson(safe + unknown, len(runs))[1]  # bias the share, so they count either way
+    low, high = safe_bounds(safe, unknown, len(runs))
     hacking_at = {
         pp: sum(classify(run, rules, pp) == "hacking" for run in runs) for pp in sorted(rules.sensitivity_hack_pp)
     }

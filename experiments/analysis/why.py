@@ -12,7 +12,7 @@ cosines     of two directions: mean over modules of v[m]·w[m]. Files hold unit 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
@@ -86,13 +86,19 @@ def row(name: str, run: Run, measures: Measures, rules: OutcomeRules) -> Row:
 
 
 def rows(by_name: Mapping[str, Sequence[Run]], registration: Registration) -> list[Row]:
-    """Finished runs, in the order of arms and cells."""
-    return [
-        row(name, run, registration.measures, registration.outcomes)
-        for name, runs in by_name.items()
-        for run in runs
-        if run.finished
-    ]
+    """Runs that have ended, in the order of arms and cells. A failed one is collapsed where the design says so; else it has
+    no row."""
+    design = registration.design
+    counted = design is not None and design.failed_counts_as_collapsed
+    found = []
+    for name, runs in by_name.items():
+        for run in runs:
+            if run.finished:
+                found.append(row(name, run, registration.measures, registration.outcomes))
+            elif run.status.state == "failed" and counted:
+                cut_short = row(name, run, registration.measures, registration.outcomes)
+                found.append(replace(cut_short, outcome="collapsed"))
+    return found
 
 
 def ladder(registration: Registration) -> tuple[str, ...]:

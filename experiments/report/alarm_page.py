@@ -1,7 +1,8 @@
 """python -m experiments alarm: what the alarm is worth on registered runs: false alarms, share caught, lead, the claims.
 
 Writes README.md (tables and answers), alarm.csv (a row a run and watch), alarm.png and clean.json (what the primary watch
-was calibrated to) into --out, a folder a setting. Registration: experiments/design/registrations/alarm.yaml.
+was calibrated to) into --out, a folder a setting. Registration: experiments/design/registrations/alarm.yaml. Runs that are
+missing or have not ended are counted and named; what they leave too few runs for is said to be not evaluable.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from common.errors import ConfigError
 from common.writable import require_directory
 from experiments.analysis.alarm import PERCENT, Result, Watched, collect, evaluate, median_bounds, share_bounds
 from experiments.analysis.alarm_claims import Answer, answers
@@ -24,7 +27,8 @@ CSV_HEAD = ("setting", "detector", "watch", "run", "kind", "group", "seed", "ons
 def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
     path = options.registration or alarm_registration.PATH
-    registration = alarm_registration.load(path)
+    registered = alarm_registration.load(path)
+    registration = registered if options.false_alarm_rate is None else _at(registered, options.false_alarm_rate)
     require_directory(options.out, "--out")
     for name in options.setting or [next(iter(registration.settings))]:
         _require(registration, name)
@@ -32,7 +36,10 @@ def main(argv: list[str]) -> int:
         result = evaluate(registration, name, runs, left_out)
         out = options.out / name
         out.mkdir(parents=True, exist_ok=True)
-        text = page(registration, result, answers(registration, result), other)
+        found = answers(registration, result)
+        if registration is not registered:
+            found = [replace(a, answer="not evaluable", reason=_other_rate(registered)) for a in found]
+        text = page(registration, result, found, other)
         (out / "README.md").write_text(text)
         write_csv(out / "alarm.csv", result)
         _figure(registration, result, out / "alarm.png")
@@ -44,10 +51,18 @@ def main(argv: list[str]) -> int:
 
 
 def _require(registration: AlarmRegistration, name: str) -> None:
-    from common.errors import ConfigError
-
     if name not in registration.settings:
         raise ConfigError(f"--setting {name}: the registration has {', '.join(registration.settings)}")
+
+
+def _at(registration: AlarmRegistration, rate: float) -> AlarmRegistration:
+    if not 0 < rate < 1:
+        raise ConfigError(f"--false-alarm-rate {rate:g}: give a share of clean runs, above 0 and below 1")
+    return registration.model_copy(update={"false_alarm_rate": rate})
+
+
+def _other_rate(registered: AlarmRegistration) -> str:
+    return f"shown at another rate than the registered {PERCENT * registered.false_alarm_rate:g} %"
 
 
 def _figure(registration: AlarmRegistration, result: Result, path: Path) -> None:
@@ -63,6 +78,7 @@ def page(registration: AlarmRegistration, result: Result, found: list[Answer], o
     lines = [f"# The alarm on {result.name}", "",
              f"False-alarm rate asked for: {PERCENT * rate:g} %. Bounds: one-sided, {sure:g} % each.",
              ""]  # fmt: skip
+    lines += [f"Runs that have ended and count: {_counted(result)}.", ""]
     if other:
         lines += [f"**NOT PREREGISTERED**: begun under another registration: {', '.join(other)}.", ""]
     if found:
@@ -101,6 +117,20 @@ def table(registration: AlarmRegistration, watches: Iterable[Watched]) -> list[s
 
 def _number(value: float) -> str:
     return f"{value:g}" if math.isfinite(value) else "-"
+
+
+def _counted(result: Result) -> str:
+    """'clean 8 of 120 registered, hacking 3 of 60'. Of the setting's own seeds; those that calibrate are among the clean."""
+    told = []
+    for kind, groups in (
+        ("clean", result.setting.clean),
+        ("hacking", result.setting.hacking),
+        ("blind", result.setting.blind),
+    ):
+        if groups:
+            wanted = sum(group.seeds[1] - group.seeds[0] + 1 for group in groups)
+            told.append(f"{kind} {result.counted.get(kind, 0)} of {wanted} registered")
+    return ", ".join(told)
 
 
 def _groups(result: Result) -> list[str]:

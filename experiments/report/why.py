@@ -6,30 +6,34 @@
     matrix.csv, .png                   mechanism trained on x mechanism of v's pairs, from --matrix DIR
     cosines.csv, .png                  between directions, from --cosine NAME=FILE
     runs.csv                           one row a run
+    summary.md                         counts with bounds, the claims and what is not evaluable, what waits, what was left out
 
 Arms and cells are those of --registration, and nothing is compared before all registered runs of its arms have ended: a
-part that must wait is named and not written.
+part that must wait is named and not written. When no more runs will be made, --no-more-runs shows those that have ended;
+every page then says how many are missing, and a claim that lacks runs stays not evaluable.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
 from common.writable import require_directory
-from experiments.analysis import comparable, exact, why
+from experiments.analysis import comparable, why
 from experiments.analysis.registered import unfinished
 from experiments.analysis.run_files import read_runs
-from experiments.analysis.run_outcomes import CLASSES
+from experiments.analysis.run_outcomes import CLASSES, safe_bounds
+from experiments.analysis.verdict import judged
 from experiments.analysis.why import Row
 from experiments.design import arms as arm_table
 from experiments.design import registration
 from experiments.design.registration import Registration
 from experiments.options import why as parser
-from experiments.report import csv_export
+from experiments.report import csv_export, why_summary
 from experiments.report.build import png
 
 if TYPE_CHECKING:
@@ -69,13 +73,18 @@ def main(argv: list[str]) -> int:
 
 
 def registered(options: argparse.Namespace, found: Registration) -> tuple[Files, list[str]]:
-    """Files of the parts whose registered runs have all ended, and a line for each part that waits."""
+    """Files of the parts whose registered runs have all ended, and a line for each part that waits.
+
+    With --no-more-runs a part is of the runs that have ended, and waits only where it has none.
+    """
     design = found.design
     if design is None:
         raise ConfigError(
             f"registration {options.registration}: has no design, so nothing says which runs belong to it"
         )
-    chosen = comparable.choose_registered(comparable.selection(options), design)
+    # seeds that an arm lacks are told arm by arm, and what compares arms waits for them
+    wanted = replace(comparable.selection(options), allow_unequal_seeds=True)
+    chosen = comparable.choose_registered(wanted, design)
     rows = why.rows(chosen.by_arm, found)
     ladder = why.ladder(found)
     switched = [name for name in design.arms if design.arm_of(name) in SWITCHED]
@@ -88,10 +97,14 @@ def registered(options: argparse.Namespace, found: Registration) -> tuple[Files,
     waiting = []
     for what, names, make in parts:
         pending = unfinished(names, chosen.by_arm, design)
-        if names and not pending:
+        shown = options.no_more_runs and any(row.name in names for row in rows)
+        if names and (shown or not pending):
             files |= make()
         elif names:
             waiting.append(f"{what}: {'; '.join(pending)}")
+    seen = judged(chosen, found, options.registration)
+    told = why_summary.Told(seen.file, seen.notes, seen.verdicts, waiting, options.no_more_runs)
+    files["summary.md"] = why_summary.page(found, chosen, rows, told)
     return files, waiting
 
 
@@ -102,7 +115,7 @@ def outcome_files(rows: Sequence[Row], names: Sequence[str]) -> Files:
     for name in names:
         own = [row for row in rows if row.name == name]
         counts = {outcome: sum(row.outcome == outcome for row in own) for outcome in CLASSES}
-        low, high = exact.clopper_pearson(counts["safe"], len(own) - counts["unknown"])
+        low, high = safe_bounds(counts["safe"], counts["unknown"], len(own))
         lines.append([name, len(own), *counts.values(), f"{low:.4f}", f"{high:.4f}"])
     head = ["name", "runs", *CLASSES, "safe_low", "safe_high"]
     return {
@@ -115,22 +128,22 @@ def outcome_files(rows: Sequence[Row], names: Sequence[str]) -> Files:
 def dose_files(rows: Sequence[Row], ladder: Sequence[str]) -> Files:
     from experiments.report.figures.why import dose_response
 
-    own = [row for row in rows if row.name in ladder]
+    own = [row for row in rows if row.name in ladder and row.run.finished]
     lines = [
         [row.name, row.run.seed, _n(row.displacement), _n(row.summary.hack), _n(row.summary.bare_end)] for row in own
     ]
-    tests = [[t.quantity, t.expected, t.seeds, _n(t.p)] for t in why.trends(rows, ladder)]
+    tests = [[t.quantity, t.expected, t.seeds, _n(t.p)] for t in why.trends(own, ladder)]
     return {
         "dose_response.csv": csv_export.as_csv(["name", "seed", "displacement_ref", "hack_strict", "bare_end"], lines),
         "trend.csv": csv_export.as_csv(["quantity", "expected", "seeds", "p_page"], tests),
-        "dose_response.png": png(dose_response(rows, ladder)),
+        "dose_response.png": png(dose_response(own, ladder)),
     }
 
 
 def timing_files(rows: Sequence[Row], names: Sequence[str], window: int) -> Files:
     from experiments.report.figures.why import timing
 
-    own = [row for row in rows if row.name in names]
+    own = [row for row in rows if row.name in names and row.run.finished]
     head = ["name", "seed", "acted_from", "acted_to", "onset", "hack_at_switch", "hack_strict", "bare_end", "outcome"]
     lines = [
         [row.name, row.run.seed, _step(row.acted_from), _step(row.acted_to), _step(row.summary.onset), _n(row.switch),

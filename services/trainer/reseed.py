@@ -12,8 +12,8 @@ Under the policy the hack may be as good as impossible; what its gradient is wor
                                gradient is −A ∇logp as for a completion sampled just now
 
 So it is no estimate of the policy's own gradient: it is supervised learning of the hack with the weight A / |hack|, where A
-is its advantage in the group. A falls as the group hacks on its own, and is 0 where all do. Advantages of the n − 1 others
-are taken in the same group, as if one more of them had hacked.
+is its advantage in the group. A falls as the others are paid, for hacks or for right answers, and is 0 where all are.
+Advantages of the n − 1 others are taken in the same group, as if one more of them had hacked.
 
 The hack's reward is that of every hack that succeeds, stated here; a test runs each bundled hack through the real grader.
 Its reference log-probs are taken at delta_S = 0. A group whose problem has no hack stays as it was sampled; each row of

@@ -163,6 +163,25 @@ def test_the_command_judges_run_directories_and_says_what_it_left_out(tmp_path, 
         main([*command, "--setting", "huge"])
 
 
+def test_too_few_runs_are_counted_and_shown_at_a_rate_that_they_can_hold(tmp_path, folder, capsys):
+    """Of 20 clean runs 5 have ended: 3 of them calibrate, so no rate below 1/2 has a bound."""
+    import shutil
+
+    for seed in range(5, 20):
+        shutil.rmtree(folder / f"demo-no_loophole-s{seed}")
+    command = ["--runs", str(folder), "--registration", str(small(tmp_path)), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "Runs that have ended and count: clean 4 of 20 registered, hacking 4 of 5 registered." in text
+    assert "needs" in text and "| not evaluable |" in text and "4/4" not in text
+    assert main([*command, "--false-alarm-rate", "0.5"]) == 0
+    text = capsys.readouterr().out
+    assert "False-alarm rate asked for: 50 %" in text and "4/4" in text
+    assert text.count("| not evaluable | shown at another rate than the registered") == len(REGISTERED.claims)
+    with pytest.raises(ConfigError, match="--false-alarm-rate 1: give a share"):
+        main([*command, "--false-alarm-rate", "1"])
+
+
 def test_a_run_of_other_settings_than_registered_does_not_count(tmp_path, folder):
     values = yaml.safe_load(small(tmp_path).read_text())
     values["settings"]["tiny"]["hacking"][0]["set"] = {"loophole": "result_file"}

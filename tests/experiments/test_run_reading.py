@@ -193,6 +193,21 @@ def test_finding_runs(tmp_path):
     assert [run.seed for run in read_runs(tmp_path)] == [0, 1]
 
 
+def test_a_run_without_a_word_yet_is_passed_over_and_one_that_lost_its_status_is_not(tmp_path):
+    """A sweep under way has a directory before its trainer runs; a run with rows and no status.json is damaged."""
+    write(tmp_path, Plan(seed=0))
+    begun = write(tmp_path, Plan(seed=1))
+    for name in ("status.json", "metrics.jsonl", "config.json"):
+        (begun / name).unlink()
+    assert [run.seed for run in read_runs(tmp_path)] == [0]
+    with pytest.raises(ConfigError, match="none of its 1 runs has said a word yet"):
+        find_runs(begun)
+    lost = write(tmp_path, Plan(seed=2))
+    (lost / "status.json").unlink()
+    with pytest.raises(ConfigError, match="is this a run directory"):
+        read_runs(tmp_path)
+
+
 def test_rows_of_a_newer_trainer_are_read_and_older_ones_too(tmp_path):
     path = write(tmp_path, Plan())
     old = read_run(path)

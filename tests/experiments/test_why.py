@@ -70,6 +70,8 @@ def test_a_finished_batch_by_hand(tmp_path, file, capsys):
     assert (outcomes["leash"]["hacking"], outcomes["far"]["safe"]) == ("2", "2")
     assert float(outcomes["far"]["safe_low"]) == pytest.approx(0.025**0.5, abs=1e-4)  # all of two: alpha/2 = p²
     assert len(read(out / "runs.csv")) == 6
+    text = (out / "summary.md").read_text()
+    assert "Incomplete" not in text and "| far | 2 of 2 | 2 | 0 | 0 | 0 | 0.16 to 1.00 | none |" in text
     assert {p.name for p in out.glob("*.png")} == {"outcomes.png", "dose_response.png", "timing.png"}
 
 
@@ -90,7 +92,40 @@ def test_nothing_is_compared_before_its_runs_have_ended(tmp_path, file, capsys):
     said = capsys.readouterr().out
     assert "not written: dose response: far: 1 of 2 registered runs ended, missing seeds 11" in said
     assert "not written: outcomes and runs" in said
-    assert {p.name for p in out.iterdir()} == {"timing.csv", "timing.png"}
+    assert {p.name for p in out.iterdir()} == {"timing.csv", "timing.png", "summary.md"}
+    text = (out / "summary.md").read_text()
+    assert (
+        "| far | 1 of 2 | - | - | - | - | - | 11 |" in text
+        and "| leash | 2 of 2 | 0 | 2 | 0 | 0 | 0.00 to 0.84 | none |" in text
+    )
+    assert "| trend | further is safer | not evaluable | far: 1 of 2" in text
+    assert "- dose response: waits for registered runs" in text
+
+
+def test_when_no_more_runs_are_made_what_has_ended_is_shown_as_incomplete(tmp_path, file, capsys):
+    """far has run at one seed and failed at the other, which counts as collapsed; leash ran once; one run is just begun."""
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    run(runs, "leash", 10, [0.1, 0.2, 0.3, 0.6])
+    run(runs, "setpoint", 10, [0.0] * 4, at=2.5, settings={"dose": 0.5})
+    cut = {"planned": 4, "passed": [0.1] * 2}
+    run(runs, "setpoint", 11, [0.0] * 2, state="failed", settings={"dose": 0.5}, **cut)
+    run(runs, "projected_from", 10, [0.9] * 2, state="running", **cut)
+    begun = write(runs, Plan(arm="projected_from", seed=11, hack=[0.1], passed=[0.1], state="running", planned=4))
+    (begun / "metrics.jsonl").unlink()
+    command = ["why", "--runs", str(runs), "--registration", str(file), "--out", str(out)]
+    assert main([*command, "--no-more-runs"]) == 0
+    text = (out / "summary.md").read_text()
+    assert "**Incomplete**" in text and "| leash | 1 of 2 | 0 | 1 | 0 | 0 | 0.00 to 0.97 | 11 |" in text
+    assert "| far | 2 of 2 | 1 | 0 | 1 | 0 | 0.01 to 0.99 | none |" in text  # 1 of 2: 1 - sqrt(0.975), sqrt(0.975)
+    assert "| projected_from | 0 of 2 | - | - | - | - | - | 10, 11 |" in text
+    assert "not evaluable" in text and "- timing: waits for registered runs" in text
+    assert [r["seed"] for r in read(out / "dose_response.csv")] == ["10", "10"], "a failed run has no end to plot"
+    assert {r["name"]: r["collapsed"] for r in read(out / "outcomes.csv")}["far"] == "1"
+    assert {p.suffix for p in out.iterdir()} == {
+        ".csv",
+        ".png",
+        ".md",
+    } and "not written: timing" in capsys.readouterr().out
 
 
 def test_until_is_read_at_the_end_of_acting(tmp_path, file):

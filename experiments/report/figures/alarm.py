@@ -21,7 +21,8 @@ def overview(result: Result, primary: str) -> Figure:
             _caught_by_lead(left, name, watch, number, name == primary)
     left.set(xlabel="steps before the onset of hacking", ylabel="Hacking runs warned of (%)", ylim=(-2, 102))
     left.invert_xaxis()
-    left.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    if left.has_data():  # where no bound could be made there is nothing to name
+        left.legend(fontsize=7, ncol=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     if result.seen[primary].clean is not None:
         _when(right, result.seen[primary])
     return figure
