@@ -1,8 +1,9 @@
 """python -m deploy COMMAND: the services of docker-compose.yml as plain processes, without Docker.
 
-  up        start them in order, each when what it depends on is healthy; returns when all run
+  up        start them in order, each when what it depends on is healthy; returns when all run. Given again, it starts
+            what has ended, and anew what .env has changed
   down      stop them in reverse order; returns when no process is left
-  ps        a line for every process
+  ps        a line for every process; EXITED (0): with this exit code
   secrets   make the secret files that are missing (Docker needs them too)
 
 Reads .env (else .env.example); a variable of the shell goes first, e.g. `SANDBOX_REPLICAS=4 python -m deploy up`.
@@ -64,7 +65,8 @@ def up(values: dict[str, str]) -> int:
         print(f"made {len(new)} secrets in {folder}")
     programs, left_out = processes.plan(services, places)
     supervisor = supervise.Supervisor(places)
-    if supervisor.pid() is None:
+    first = supervisor.pid() is None
+    if first:
         supervise.require_free(programs)
     _folders(services, programs, places)
     for group in programs.values():
@@ -76,7 +78,8 @@ def up(values: dict[str, str]) -> int:
         for name, group in programs.items():
             supervisor.launch(services[name], group)
     except BaseException:
-        supervisor.stop()
+        if first:  # what ran before this command goes on
+            supervisor.stop()
         raise
     print(f"up. logs: {places.logs}   stop: make down   state: make ps")
     return 0
@@ -133,7 +136,8 @@ def ps(values: dict[str, str]) -> int:
         return 0
     for state in supervisor.states():
         since = datetime.fromtimestamp(state["start"], UTC).isoformat(timespec="seconds") if state["start"] else ""
-        print(f"{state['name']:<20} {state['statename']:<9} {state['pid'] or '':<8} {since}")
+        ended = f" ({state['exitstatus']})" if state["statename"] == "EXITED" else ""
+        print(f"{state['name']:<20} {state['statename'] + ended:<11} {state['pid'] or '':<8} {since}")
     return 0
 
 

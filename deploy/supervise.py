@@ -88,15 +88,16 @@ class Supervisor:
         return pid
 
     def start(self, configuration: str) -> None:
-        """ConfigError when one is already there."""
-        if self.pid() is not None:
-            raise ConfigError("the services are already up; `make down` stops them, `make ps` shows them")
+        """Start supervisord, or give the one that runs these programs: those that differ are stopped and taken anew."""
         if len(str(self.socket)) > SOCKET_PATH_LIMIT:
             raise ConfigError(f"{self.socket} is too long for a socket; set STACK_DIR to a shorter path")
         self.places.logs.mkdir(parents=True, exist_ok=True)
         path = self.places.state / "supervisord.conf"
         path.write_text(configuration)
         path.chmod(0o600)
+        if self.pid() is not None:
+            self._reload()
+            return
         done = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(path)], capture_output=True, text=True
         )
@@ -104,12 +105,23 @@ class Supervisor:
             raise ConfigError(f"supervisord does not start: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
         _until(lambda: self._reachable(), 10.0, "supervisord")
 
+    def _reload(self) -> None:
+        rpc = self._rpc()
+        ((added, changed, removed),) = rpc.reloadConfig()
+        for name in [*changed, *removed]:
+            rpc.stopProcessGroup(name)
+            rpc.removeProcessGroup(name)
+        for name in [*added, *changed]:
+            rpc.addProcessGroup(name)
+
     def states(self) -> list[Info]:
         """Name, statename, pid, start, exitstatus of every program."""
         return list(self._rpc().getAllProcessInfo())
 
     def launch(self, service: Service, group: list[Program], say: Callable[[str], None] = print) -> None:
-        """Start all replicas and wait until they are healthy, or done if they are meant to end."""
+        """Start all replicas that do not run, and wait until they are healthy, or done if they are meant to end."""
+        up = {state["name"] for state in self.states() if state["statename"] in ("RUNNING", "STARTING")}
+        group = [program for program in group if program.name not in up]
         for program in group:
             try:
                 self._rpc().startProcess(program.name, False)

@@ -21,6 +21,7 @@ from experiments.analysis.measures import summarise
 from experiments.analysis.run_files import Run, age_seconds, find_runs, read_run
 from experiments.design import prereg
 from experiments.launch import live_services
+from experiments.launch.run import status as status_of
 from experiments.options import status as parser
 
 STALE_AFTER_S = 600.0
@@ -91,6 +92,8 @@ def main(argv: list[str]) -> int:
     def now() -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None, list[dict[str, Any]]]:
         wanted = options.stack or not options.json
         stacks = live_services.running(live_services.candidates(*where)) if wanted else []
+        for stack in stacks:
+            _say_how_trainers_ended(stack["policies"], options.runs)
         return stacks, None if options.stack else _rows(options.runs, options.json), preparing.models()
 
     if options.watch is not None:
@@ -106,6 +109,14 @@ def main(argv: list[str]) -> int:
             console.width = 1000  # a pipe has no width: commands stay on one line
         console.print(status_view.page(stacks, table, models))
     return cli.EXIT_FAILED if options.stack and not stacks else 0
+
+
+def _say_how_trainers_ended(policies: list[dict[str, Any]], root: Path) -> None:
+    """In place of 'gone': finished, stopped or failed, where the run's directory says so; a killed one says running."""
+    for row in policies:
+        said = status_of(root / str(row["run"])) if row["trainer"] == "gone" else None
+        if said is not None and said["state"] in ("finished", "stopped", "failed"):
+            row["trainer"] = said["state"]
 
 
 def _rows(root: Path, as_json: bool) -> list[dict[str, Any]]:

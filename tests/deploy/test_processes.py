@@ -253,8 +253,13 @@ def test_up_trains_and_down_leaves_nothing(short_tmp):
     try:
         done = deploy("up", env=env)
         assert done.returncode == 0, done.stdout + done.stderr
+        before = pids(deploy("ps", env=env).stdout)
         second = deploy("up", env=env)
-        assert second.returncode == 2 and "already up" in second.stderr
+        assert second.returncode == 0, second.stdout + second.stderr
+        after = pids(deploy("ps", env=env).stdout)
+        assert {name: after[name] for name in ("redis", "sandbox")} == {
+            name: before[name] for name in ("redis", "sandbox")
+        }
         rows = short_tmp / "r/demo-projected-s0/status.json"
         deadline = time.monotonic() + 240
         while json.loads(rows.read_text())["state"] != "finished":
@@ -263,7 +268,12 @@ def test_up_trains_and_down_leaves_nothing(short_tmp):
         assert len((rows.parent / "metrics.jsonl").read_text().splitlines()) == 4
         versions = [version(int(ports["REF_SERVER_PORT"]) + i) for i in (0, 1)]
         assert max(versions) == 4 and min(versions) >= 3, "the idle replica has followed every push"
-        assert "RUNNING" in deploy("ps", env=env).stdout
+        shown = deploy("ps", env=env).stdout
+        assert "RUNNING" in shown and "EXITED (0)" in shown, shown
+        another = deploy("up", env=env | {"SEED": "1"})
+        assert another.returncode == 0, another.stdout + another.stderr
+        assert (short_tmp / "r/demo-projected-s1").is_dir(), "another run, on the services that were up"
+        assert pids(deploy("ps", env=env).stdout)["redis"] == before["redis"]
     finally:
         down = deploy("down", env=env)
     assert down.returncode == 0, down.stderr
@@ -271,6 +281,14 @@ def test_up_trains_and_down_leaves_nothing(short_tmp):
     for port in ports.values():
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(port))) != 0
+
+
+def pids(shown):
+    """Name -> process id, of the lines that `ps` prints for what runs; replicas by their first."""
+    running = [line.split() for line in shown.splitlines() if "RUNNING" in line]
+    return {
+        words[0].rpartition("-")[0] if words[0][-1].isdigit() else words[0]: words[2] for words in reversed(running)
+    }
 
 
 def version(port):

@@ -94,6 +94,17 @@ def test_a_model_on_its_way_and_one_left_half_way(tmp_path, monkeypatch, capsys)
     assert [row["state"] for row in preparing.models()] == ["stopped", "stopped"], "nobody is at it any more"
 
 
+def test_a_trainer_that_has_ended_is_not_one_that_was_killed(tmp_path):
+    for seed, state in enumerate(("finished", "stopped", "running")):
+        write(tmp_path, Plan(seed=seed, state=state, planned=80 if state != "finished" else 4))
+    names = [f"demo-vanilla-s{seed}" for seed in range(3)]
+    policies = [{"run": run, "trainer": "gone"} for run in [*names, "elsewhere"]] + [
+        {"run": names[0], "trainer": "alive"}
+    ]
+    status._say_how_trainers_ended(policies, tmp_path)
+    assert [row["trainer"] for row in policies] == ["finished", "stopped", "gone", "gone", "alive"]
+
+
 def test_command_line(tmp_path, capsys):
     write(tmp_path, Plan())
     assert status.main(["--runs", str(tmp_path)]) == 0
