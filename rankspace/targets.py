@@ -7,6 +7,7 @@ A pattern without a dot matches the last part of a module's name ("q_proj", "in_
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -18,6 +19,7 @@ DEFAULT_TARGETS = (
     "qkv_proj", "gate_up_proj",  # the same in one matrix: Phi-3
     "in_proj_*", "out_proj",  # Qwen3.5 and Qwen3-Next linear attention
 )  # fmt: skip
+_IN_A_LAYER = re.compile(r"(^|\.)\d+\.")  # model.layers.3., transformer.h.3., blocks.3.
 MAY_BE_LEFT_OUT = 0.1  # share of a model's matrices: routers, convolutions and the like
 Kind = Literal["antipasto", "pissa_freeze_a"]
 PISSA_RANK = 16
@@ -47,7 +49,7 @@ def left_out(shapes: Mapping[str, Sequence[int]]) -> tuple[float, str]:
     sizes = {
         name: _product(shape)
         for name, shape in shapes.items()
-        if len(shape) >= 2 and ".layers." in f".{name}" and not set(name.split(".")) & set(EXCLUDED_PARTS)
+        if len(shape) >= 2 and _IN_A_LAYER.search(name) and not set(name.split(".")) & set(EXCLUDED_PARTS)
     }
     free = {
         name: size

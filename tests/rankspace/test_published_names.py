@@ -81,6 +81,16 @@ def test_a_mixture_of_experts_is_refused_with_its_share(make):
     assert "qkv_proj" in DEFAULT_TARGETS
 
 
+@pytest.mark.parametrize(
+    "name", ["transformer.h.0.attn.c_attn.weight", "h.11.mlp.dense_4h_to_h.weight", "blocks.3.w.weight"]
+)
+def test_layers_of_any_name_count(name):
+    """GPT-2, Bloom and their like would else pass the header's check, and be refused after the model is loaded."""
+    assert left_out({name: (4, 4), "wte.weight": (99, 4)}) == (1.0, name)
+    with pytest.raises(RankspaceError, match="100% of its matrices"):
+        require_covered({name: (4, 4)})
+
+
 @pytest.mark.parametrize("family", ["cohere", "granite", "gemma2"])
 def test_scaled_and_capped_logits_are_right(family):
     model = published(family).eval()
