@@ -33,7 +33,7 @@ SERVICE_GOES_ON = "what it had not finished is taken over by another one, or by 
 OURS = frozenset({"bench", "common", "deploy", "experiments", "rankspace", "services", "tasks", "tests"})
 STARTED_BY = "RANKSPACE_STARTED_BY"  # set for the children of a command that says itself how to resume
 # What no program can put right: no room, no permission, a file system that takes nothing.
-OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO})
 
 Makes = Callable[[], "Parser"]
 

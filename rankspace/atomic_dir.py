@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from .errors import RankspaceError
 
@@ -65,14 +69,22 @@ def new_directory(out: Path, force: bool = False, marks: Sequence[str] = ()) -> 
             os.replace(out, former)
         os.replace(draft, out)
         sync(out.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         if former.exists() and not out.exists():
             os.replace(former, out)
-        raise RankspaceError(f"cannot write {out}: {error.strerror or error}; nothing was changed there") from error
+        why = as_os_error(error, out) if isinstance(error, SafetensorError) else error
+        raise RankspaceError(f"cannot write {out}: {why.strerror or why}; nothing was changed there") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         if out.exists():
             shutil.rmtree(former, ignore_errors=True)
+
+
+def as_os_error(error: SafetensorError, path: Path) -> OSError:
+    """What the kernel refused to safetensors, which says it in words only: '... No space left on device (os error 28)'."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number), str(path))
 
 
 def sync(path: str | Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from .errors import RankspaceError
 
 # What no program can put right: no room, no permission, a file system that takes nothing.
-OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO})
 
 
 class Parser(argparse.ArgumentParser):

@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 from torch import Tensor
 
-from .atomic_dir import sync
+from .atomic_dir import as_os_error, sync
 from .errors import RankspaceError
 
 CODE_VERSION = 1
@@ -171,13 +171,16 @@ def _write(path: Path, parts: tuple[Tensor, Tensor, Tensor]) -> None:
 
 
 def atomic_save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file so that a reader finds all of it or none: temporary name, fsync, rename, fsync."""
+    """Write a safetensors file so that a reader finds all of it or none: temporary name, fsync, rename, fsync. OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     try:
         whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}  # kept alive while it is written
-        serialize_file({name: _spec(t) for name, t in whole.items()}, temporary, metadata)
+        try:
+            serialize_file({name: _spec(t) for name, t in whole.items()}, temporary, metadata)
+        except SafetensorError as error:
+            raise as_os_error(error, path) from error
         sync(temporary)
         os.chmod(temporary, 0o644)  # mkstemp makes 0600, and a cache is shared between services
         os.replace(temporary, path)

@@ -89,6 +89,7 @@ def convert(path: Path, out: Path, dtype: str = "bfloat16", say: Callable[[str],
     Raises:
         ConfigError: what transformers says of the file, its first line.
     """
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -99,7 +100,7 @@ def convert(path: Path, out: Path, dtype: str = "bfloat16", say: Callable[[str],
         model.save_pretrained(out)
         say("tokenizer")
         tokenizer(path).save_pretrained(out)
-    except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ConfigError(f"cannot convert {path}: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
 
 

@@ -84,6 +84,26 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line(run, number, capsys):
     assert "models/x: as the kernel calls it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("said", "number"), [("I/O error: No room (os error 28)", errno.ENOSPC), ("odd", errno.EIO)])
+def test_what_safetensors_cannot_write_is_an_error_of_the_disk(tmp_path, monkeypatch, said, number):
+    """It raises a class of its own, which no `except OSError` sees."""
+    from safetensors import SafetensorError
+
+    from rankspace import RankspaceError, atomic_dir, svd_cache
+
+    def full(*_):
+        raise SafetensorError(said)
+
+    monkeypatch.setattr(svd_cache, "serialize_file", full)
+    with pytest.raises(OSError) as caught:
+        svd_cache.atomic_save({}, tmp_path / "v.safetensors", {})
+    assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "v.safetensors"))
+    refused = pytest.raises(RankspaceError, match=f"cannot write {tmp_path / 'out'}: {caught.value.strerror}")
+    with refused, atomic_dir.new_directory(tmp_path / "out"):
+        full()
+    assert not list(tmp_path.iterdir()), "nothing half-written is left"
+
+
 @pytest.mark.parametrize("run", [cli.run, console.run])
 def test_a_file_of_ours_that_is_missing_stays_a_traceback(run):
     def work():
