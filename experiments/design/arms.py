@@ -123,9 +123,9 @@ _TABLE = (
         "j",
         "Only the drift away from v_hack",
         _does("drift_only"),
-        "What drifting away from v_hack does alone: of each gradient only the part that leads away from v_hack is "
-        "left, nothing that solves problems. AdamW rescales it to full steps, so it ends several times as far along "
-        "v_hack as projected: compare at an equal displacement (setpoint, shift), not with projected.",
+        "What drifting away from v_hack does alone: of each gradient only the part that leads away from v_hack is left, "
+        "nothing that solves problems. AdamW rescales it to full steps, so it ends several times as far along v_hack as "
+        "projected: compare at an equal displacement (setpoint, shift), not with projected.",
     ),
     Arm(
         "projected_subspace",
@@ -179,8 +179,7 @@ _TABLE = (
         "q",
         "Ground-truth monitor: screening",
         _does("off", reward_shaping="ground_truth_screening"),
-        "What a perfect monitor reaches that takes detected hacks out of the batch. Needs labels that the projection "
-        "does not need.",
+        "What a perfect monitor reaches that takes detected hacks out of the batch. Needs labels, the projection does not.",
     ),
     Arm(
         "pissa_freeze_a",
@@ -355,9 +354,8 @@ _TABLE = (
         "K",
         "Projection where hacks cannot die out",
         _does("one_sided", reseed=True),
-        "Whether the projection wins because hacks die out early: in every group one completion gives way to a hack of the "
-        "same problem, so RL is paid for hacks to the end. Rates are those of the policy's own completions. Compare with "
-        "reseed_vanilla.",
+        "Whether the projection wins because hacks die out: in every group one completion gives way to a hack of its problem. "
+        "Rates are those of the policy's own completions. Compare with reseed_vanilla.",
     ),
     Arm(
         "reseed_vanilla",
