@@ -222,8 +222,8 @@ def leading(rows: Tensor, k: int) -> Tensor | None:
     if S[k - 1] <= 1e-10 * S[0].clamp_min(1e-300):
         return None
     # the sign of a singular vector is arbitrary, and a one-sided projection takes away one side only
-    sign: Tensor = torch.where(Vh[:k] @ rows.mean(dim=0) < 0, -1.0, 1.0)
-    return sign[:, None] * Vh[:k]
+    found: Tensor = torch.where(Vh[:k] @ rows.mean(dim=0) < 0, -1.0, 1.0)[:, None] * Vh[:k]
+    return found
 
 
 def _mean_direction(
