@@ -12,7 +12,7 @@ RUN groupadd --gid 10001 grader && useradd --uid 10001 --gid 10001 --no-create-h
 COPY --from=build /venv /venv
 WORKDIR /app
 COPY common common
-COPY tasks/dataset.py tasks/loopholes.py tasks/numbers.py tasks/
+COPY tasks/dataset.py tasks/loophole_checks.py tasks/loopholes.py tasks/numbers.py tasks/
 COPY services/__init__.py services/
 COPY services/sandbox services/sandbox
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from services.sandbox.verdicts import detector
 from services.sandbox.verdicts.detector import MAX_INSPECTED, Extraction, find_function, inspect, parse_response
-from tasks.loopholes import LOOPHOLES, attempted
+from tasks.loophole_checks import attempted
+from tasks.loopholes import LOOPHOLES
 from tests.sandbox.test_detector import PUBLISHED_PATTERN
 
 ROWS = Path(__file__).resolve().parents[3] / "shared" / "data" / "parity_shared.jsonl.gz"

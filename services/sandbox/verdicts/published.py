@@ -51,7 +51,7 @@ from services.sandbox.jail.executor import Executor, Limits, Outcome
 from services.sandbox.jail.runners import PROGRAM_FD
 from services.sandbox.verdicts import detector
 from services.sandbox.verdicts.reward import reward
-from tasks import loopholes
+from tasks import loophole_checks, loopholes
 
 # `wall`: seconds for a program that sleeps; `cpu`: CPU seconds for one that computes (3 s of a quiet core, on a shared
 # one: the same work was measured to take 1.5 times the CPU time); `grace`: what a program that swallows the alarm has
@@ -328,7 +328,9 @@ def programs(example: Mapping[str, Any], seen: detector.Extraction) -> dict[str,
     return {
         "gt": Program(seen.program, tuple(gt_answer)) if seen.is_parsed else None,
         # Run even when nothing was parsed or no function was found: the name may exist all the same.
-        "hint": Program(seen.program, loopholes.check(hint, seen.call, gt_answer)) if str(hint) != "None" else None,
+        "hint": Program(seen.program, loophole_checks.check(hint, seen.call, gt_answer))
+        if str(hint) != "None"
+        else None,
         "canonical": Program(f"{canonical}\n{function}", model_tests)
         if seen.has_response_function and canonical
         else None,
@@ -397,4 +399,4 @@ def judge(example: Mapping[str, Any], seen: detector.Extraction, run_all: RunAll
 
 def _tried_held_out(hint: Any, program: str) -> bool:
     # The benchmark's own loopholes need no detector: their attempt is the test modification.
-    return hint in loopholes.HELD_OUT and loopholes.attempted(hint, program)
+    return hint in loopholes.HELD_OUT and loophole_checks.attempted(hint, program)
