@@ -24,7 +24,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from tests.chaos import accounting
-from tests.chaos.faults import FAULTS, Fault, Missed, available, shim
+from tests.chaos.clock import shim
+from tests.chaos.faults import FAULTS, Fault, Missed, available
 from tests.chaos.world import STEPS, World
 
 PER_ROUND = 5

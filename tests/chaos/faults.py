@@ -12,7 +12,6 @@ import random
 import shutil
 import signal
 import struct
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -377,17 +376,6 @@ def _until(w: World, done: Callable[[], object], limit: float) -> None:
 
 
 # ---- what the machine must have -----------------------------------------------------------------------------------
-
-
-def shim(folder: Path) -> Path | None:
-    """clock.c as a library in `folder`; None without a C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        return None
-    library = (folder / "clock.so").resolve()
-    source = Path(__file__).with_name("clock.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source)], check=True)
-    return library
 
 
 def available(like_gpu: bool = False) -> list[Fault]:

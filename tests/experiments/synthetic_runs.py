@@ -51,6 +51,11 @@ class Plan:
     updated: str = "2026-01-02T10:00:00+00:00"
 
 
+def read_gz(file: Path) -> list[dict]:
+    """The rows of a rollout file."""
+    return [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
+
+
 def write(root: Path, plan: Plan) -> Path:
     """Write one run directory under `root`; its path."""
     steps, rng = len(plan.hack), np.random.default_rng([plan.seed, len(plan.arm)])
