@@ -6,9 +6,9 @@ A field is written with its scope, `lr: Science[float] = ...`; a class with a fi
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Scope(Enum):
@@ -34,7 +34,21 @@ Bookkeeping = Annotated[V, Scope.BOOKKEEPING]
 class Settings(BaseModel):
     """Frozen, typed, no unknown fields, and a scope on each. TypeError for a class with a field of none or of two."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: Any) -> Any:
+        """`steps: yes` is a slip, not one step."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if (
+                isinstance(value, bool)
+                and field is not None
+                and bool not in (field.annotation, *get_args(field.annotation))
+            ):
+                raise ValueError(f"field '{name}': true and false are no value for it (got {value})")
+        return values
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

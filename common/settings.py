@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import yaml
@@ -18,8 +18,6 @@ from common.errors import ConfigError
 from common.scopes import Bookkeeping, Input, Machine, Name, Place, Science, Scope, Settings, fields
 
 DEFAULT_REDIS = "redis://127.0.0.1:6379/0"
-
-
 SETTINGS_CHARACTERS, SETTINGS_DEPTH = 1 << 20, 32
 
 
@@ -59,6 +57,7 @@ def _check_options(url: str) -> None:
             raise ValueError(f"field 'redis_url': option '{name}' is not understood here; write redis://HOST:PORT/DB")
 
 
+_Share = Annotated[float, Field(ge=0, lt=1)]
 Projection = Literal[
     "off", "measure_only", "one_sided", "no_rescale", "two_sided", "drift_only", "subspace", "update", "bias", "leash",
     "setpoint", "shift", "span", "m_only", "moments", "fisher",
@@ -149,7 +148,7 @@ class TrainerSettings(RedisSettings):
     lr: Science[float] = Field(2e-2, gt=0)
     lr_warmup_steps: Science[int] = Field(0, ge=0)
     lr_schedule: Science[Literal["constant", "linear", "cosine"]] = "constant"
-    betas: Science[tuple[float, float]] = (0.9, 0.999)
+    betas: Science[tuple[_Share, _Share]] = (0.9, 0.999)
     weight_decay: Science[float] = Field(0.0, ge=0)
     grad_clip: Science[float] = Field(1.0, gt=0)
     zero_stage: Science[Literal[0, 1, 2, 3]] = 2
@@ -161,9 +160,8 @@ class TrainerSettings(RedisSettings):
     eval_every: Bookkeeping[int] = Field(25, ge=0)  # the first and the last evaluation are made whatever it is
     eval_problems: Science[int] = Field(48, ge=1)
     eval_samples: Science[int] = Field(4, ge=1)
-    eval_modes: Science[tuple[str, ...] | None] = Field(
-        None, min_length=1
-    )  # rows of tasks/modes.py; null: its defaults
+    # rows of tasks/modes.py; null: its defaults
+    eval_modes: Science[tuple[str, ...] | None] = Field(None, min_length=1)
     checkpoint_every: Bookkeeping[int] = Field(1, ge=1)
     keep_checkpoints: Bookkeeping[int] = Field(2, ge=1)
     probe_bound: Bookkeeping[float] = Field(0.005, gt=0)
@@ -214,9 +212,8 @@ class TrainerSettings(RedisSettings):
         if self.project_until is not None and self.project_from is not None:
             raise ValueError("field project_until excludes project_from: give one of them")
         if (self.project_until or self.project_from) and self.projection in ("off", "measure_only", "shift"):
-            raise ValueError(
-                f"project_until and project_from have nothing to switch with projection {self.projection!r}"
-            )
+            what = f"projection {self.projection!r}"
+            raise ValueError(f"project_until and project_from have nothing to switch with {what}")
         self._alarm_fits()
         if self.orthogonal and (self.direction == "none" or self.v_ref is None):
             raise ValueError("field orthogonal needs a direction and the field v_ref: what it is made orthogonal to")
@@ -363,7 +360,10 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         name, sign, text = item.partition("=")
         if not sign or not name:
             raise ConfigError(f"--set {item!r}: write field=value")
-        values[name] = _number(_yaml(text, f"--set {_short(item)}"))
+        value = _number(_yaml(text, f"--set {_short(item)}"))
+        if name in values and values[name] != value:
+            raise ConfigError(f"--set {name}: given twice, {values[name]!r} and {value!r}; give it once")
+        values[name] = value
     return values
 
 

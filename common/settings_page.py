@@ -177,6 +177,9 @@ def _plain(kind: Any) -> str:
     """A type as a person writes it; a bar would end a table's cell."""
     text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
     text = re.sub(r"(typing|pathlib|collections\.abc)\.|<class '(\w+\.)*(\w+)'>", r"\3", text)
+    text = re.sub(
+        r"Annotated\[(\w+), [^\]]*\]\)\]", r"\1", text
+    )  # bounds of a part: tuple[Annotated[float, ...([...])], ...]
     text = re.sub(r"Literal\[([^\]]*)\]", lambda found: found.group(1).replace("'", "").replace(", ", " / "), text)
     return text.replace("NoneType", "None").replace(" | ", " or ").replace("|", "or")
 

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 def _demo(args: argparse.Namespace) -> int:
     require_directory(args.out, "--out")
     said = given(args)
-    names = args.arms or list(ARMS)
+    names = list(dict.fromkeys(args.arms or ARMS))
     plans = [
         said.plan(arm, args.seed if args.seed is not None else said.seed or 0, args, f"demo {arm}") for arm in names
     ]

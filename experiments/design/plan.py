@@ -120,16 +120,24 @@ def _check_field(full: str, section: str, field: str) -> None:
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"lr": 1, "generator": {"port": 2}} -> {"lr": 1, "generator.port": 2}."""
+    """{"lr": 1, "generator": {"port": 2}} -> {"lr": 1, "generator.port": 2}; fields of `trainer` stand alone."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if name in SECTIONS:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"field '{name}' of the settings file must hold a mapping of field to value")
-            flat |= {f"{name}.{field}": inner for field, inner in value.items()}
+            inner = {plain(f"{name}.{field}"): one for field, one in value.items()}
         else:
-            flat[str(name)] = value
+            inner = {plain(str(name)): value}
+        if both := sorted(flat.keys() & inner.keys()):
+            raise ConfigError(f"field '{both[0]}' is given twice in the settings file; give it once")
+        flat |= inner
     return flat
+
+
+def plain(field: str) -> str:
+    """The one name of an assignment's field: `trainer.lr` is `lr`."""
+    return field.removeprefix("trainer.")
 
 
 def _server(preset: presets.Preset, trainer: TrainerSettings, parts: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -19,10 +19,11 @@ import yaml
 from common.errors import ConfigError
 from common.settings import OF_RESULTS, changed, parse_assignments, read_settings_file
 from common.writable import require_directory
-from experiments.design.plan import HEAD, Plan, flatten, plan
+from experiments.design.plan import HEAD, Plan, flatten, plain, plan
 from experiments.design.presets import NAMED
 
 FILE = "run.yaml"
+_BETWEEN = re.compile(r",(?![^\[{]*[\]}])")  # a comma that stands in no [list] or {mapping}
 # Of the generator's settings, those that change what is computed.
 DECIDING = ("dtype", "max_model_len", "chat_template_kwargs")
 
@@ -60,22 +61,28 @@ def given(args: argparse.Namespace, more: Sequence[str] = ()) -> Given:
     for key in ("preset", "arm", "name"):
         if head[key] is not None and not isinstance(head[key], str):
             raise ConfigError(f"settings file {args.config}: field '{key}' must be a name (got {head[key]!r})")
-    assignments = flatten(file) | parse_assignments(list(more)) | parse_assignments(args.set)
+    assignments = flatten(file) | _assigned(more) | _assigned(args.set)
     return Given(head["preset"] or "demo", head["arm"], head["seed"], head["name"], assignments)
+
+
+def _assigned(options: Sequence[str]) -> dict[str, Any]:
+    return parse_assignments([plain(option) for option in options])
 
 
 def grid(said: Given, options: Sequence[str]) -> Iterator[Given]:
     """`said` once for each combination of the --grid options' values, under a name that says the values."""
     axes: list[tuple[str, list[str]]] = []
     for option in options:
-        field, sign, values = option.partition("=")
-        if not sign or not field or not all(values.split(",")):
+        field, sign, text = plain(option).partition("=")
+        values = _BETWEEN.split(text)
+        if not sign or not field or not all(values):
             raise ConfigError(f"--grid {option!r}: write field=value,value")
-        if len(set(values.split(","))) < len(values.split(",")):
+        read = [parse_assignments([f"{field}={value}"])[field] for value in values]
+        if any(value in read[:i] for i, value in enumerate(read)):
             raise ConfigError(f"--grid {option!r}: names a value twice")
         if field in said.assignments or field in [axis for axis, _ in axes]:
             raise ConfigError(f"--grid {option!r}: field '{field}' is given elsewhere too; give it once")
-        axes.append((field, values.split(",")))
+        axes.append((field, values))
     names: set[str] = set()
     for chosen in itertools.product(*(values for _, values in axes)):
         cell = [(field, value) for (field, _), value in zip(axes, chosen, strict=True)]

@@ -80,7 +80,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
             "the following arguments are required: --arms; `python -m experiments sweep --help` explains, "
             "`python -m experiments arms` lists them"
         )
-    names = list(arms.ARMS) if names == ["all"] else names
+    names = list(arms.ARMS) if names == ["all"] else list(dict.fromkeys(names))  # each once: a run has one directory
     seeds = args.seeds or ([0, 1, 2, 3, 4] if said.seed is None else [said.seed])
     return [
         cell.plan(arm, seed, args, f"sweep {arm} seed {seed}")

@@ -35,6 +35,12 @@ def test_resolved_form_round_trips():
         ({"lr": -1}, ["'lr'", "greater than 0"]),
         ({"run_id": "a b"}, ["'run_id'"]),
         ({"steps": "many"}, ["'steps'", "'many'"]),
+        ({"steps": True}, ["'steps'", "true and false"]),
+        ({"ratio_cap": False}, ["'ratio_cap'", "true and false"]),
+        ({"lr": float("inf")}, ["'lr'", "finite"]),
+        ({"kl_beta": float("nan")}, ["'kl_beta'"]),
+        ({"betas": [0.9, 1.0]}, ["'betas.1'", "less than 1"]),
+        ({"betas": [-0.1, 0.9]}, ["'betas.0'", "greater than or equal to 0"]),
         ({"projection": "one_sided"}, ["needs direction"]),
         ({"direction": "v_hack"}, ["v_hack", "rankspace extract"]),
         ({"reward_shaping": "rebound"}, ["pairs"]),
@@ -52,6 +58,12 @@ def test_a_complaint_is_one_line_naming_the_field(change, words):
 def test_a_missing_field_is_named():
     with pytest.raises(ConfigError, match="field 'model' is missing"):
         build(TrainerSettings, {k: v for k, v in GOOD.items() if k != "model"})
+
+
+def test_a_field_that_is_assigned_two_values_is_refused():
+    assert parse_assignments(["lr=1e-3", "lr=0.001"]) == {"lr": 1e-3}
+    with pytest.raises(ConfigError, match=r"--set lr: given twice, 1 and 2"):
+        parse_assignments(["lr=1", "steps=3", "lr=2"])
 
 
 def test_assignments_read_values_as_yaml():

@@ -151,7 +151,39 @@ def test_grid_makes_named_runs_side_by_side(tmp_path):
     assert [p.trainer.run_id for p in plain][:2] == ["smoke-vanilla-s0", "smoke-projected-s0"]
 
 
-@pytest.mark.parametrize("bad", ["lr", "lr=", "lr=1,,2", "lr=1,1", "=1", "lr=1e-3 --set lr=2"])
+def test_a_grid_of_lists_and_of_a_field_s_long_name(tmp_path):
+    words = [
+        "--grid",
+        "betas=[0.9,0.99],[0.9,0.999]",
+        "--grid",
+        "trainer.steps=2,3",
+        "--arms",
+        "vanilla,vanilla",
+        "--seeds",
+        "0",
+    ]
+    planned = sweep.plans(options.sweep().parse_args([*words, "--preset", "smoke", "--runs", str(tmp_path)]))
+    found = [(p.trainer.betas, p.trainer.steps) for p in planned]
+    assert found == [((0.9, b), steps) for b in (0.99, 0.999) for steps in (2, 3)], "each arm once"
+    assert len({p.trainer.run_id for p in planned}) == 4
+
+
+def test_a_field_under_both_its_names_is_refused(tmp_path, capsys):
+    file = tmp_path / "both.yaml"
+    file.write_text("lr: 1\ntrainer: {lr: 2}\n")
+    for words in (["--set", "lr=1", "--set", "trainer.lr=2"], ["--config", str(file)]):
+        argv = ["run", "--arm", "vanilla", "--preset", "smoke", "--runs", str(tmp_path), "--dry-run", *words]
+        assert main(argv) == 2
+        assert "lr" in (said := capsys.readouterr().err) and "given twice" in said and said.count("\n") == 1
+
+
+BAD_GRIDS = [
+    "lr", "lr=", "lr=1,,2", "lr=1,1", "lr=1e-3,0.001", "=1", "lr=1e-3 --set lr=2", "lr=1e-3 --set trainer.lr=2",
+    "lr=1 --grid trainer.lr=2,3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD_GRIDS)
 def test_bad_grids(tmp_path, bad):
     option, _, rest = bad.partition(" ")
     args = options.sweep().parse_args([*SMOKE, "--arms", "vanilla", "--grid", option, *rest.split()])
