@@ -354,16 +354,13 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """["lr=0.01", "arm=vanilla"] -> {"lr": 0.01, "arm": "vanilla"}; values are read as YAML."""
+    """["lr=0.01", "arm=vanilla"] -> {"lr": 0.01, "arm": "vanilla"}; values are read as YAML, the last of a name counts."""
     values: dict[str, Any] = {}
     for item in assignments:
         name, sign, text = item.partition("=")
         if not sign or not name:
             raise ConfigError(f"--set {item!r}: write field=value")
-        value = _number(_yaml(text, f"--set {_short(item)}"))
-        if name in values and values[name] != value:
-            raise ConfigError(f"--set {name}: given twice, {values[name]!r} and {value!r}; give it once")
-        values[name] = value
+        values[name] = _number(_yaml(text, f"--set {_short(item)}"))
     return values
 
 

@@ -66,7 +66,14 @@ def given(args: argparse.Namespace, more: Sequence[str] = ()) -> Given:
 
 
 def _assigned(options: Sequence[str]) -> dict[str, Any]:
-    return parse_assignments([plain(option) for option in options])
+    """Assignments by the one name of each field. ConfigError for a field that is given two values."""
+    found: dict[str, Any] = {}
+    for option in options:
+        ((name, value),) = parse_assignments([plain(option)]).items()
+        if name in found and found[name] != value:
+            raise ConfigError(f"--set {name}: given twice, {found[name]!r} and {value!r}; give it once")
+        found[name] = value
+    return found
 
 
 def grid(said: Given, options: Sequence[str]) -> Iterator[Given]:

@@ -60,12 +60,6 @@ def test_a_missing_field_is_named():
         build(TrainerSettings, {k: v for k, v in GOOD.items() if k != "model"})
 
 
-def test_a_field_that_is_assigned_two_values_is_refused():
-    assert parse_assignments(["lr=1e-3", "lr=0.001"]) == {"lr": 1e-3}
-    with pytest.raises(ConfigError, match=r"--set lr: given twice, 1 and 2"):
-        parse_assignments(["lr=1", "steps=3", "lr=2"])
-
-
 def test_assignments_read_values_as_yaml():
     assert parse_assignments(["lr=1e-3", "steps=5", "loophole=null", "arm=vanilla"]) == {
         "lr": 1e-3, "steps": 5, "loophole": None, "arm": "vanilla",

@@ -171,7 +171,9 @@ def test_a_grid_of_lists_and_of_a_field_s_long_name(tmp_path):
 def test_a_field_under_both_its_names_is_refused(tmp_path, capsys):
     file = tmp_path / "both.yaml"
     file.write_text("lr: 1\ntrainer: {lr: 2}\n")
-    for words in (["--set", "lr=1", "--set", "trainer.lr=2"], ["--config", str(file)]):
+    twice = ["--set", "lr=1", "--set", "steps=3", "--set"]
+    assert given(options.run().parse_args([*twice, "trainer.lr=1.0"])).assignments == {"lr": 1, "steps": 3}
+    for words in ([*twice, "trainer.lr=2"], [*twice, "lr=2"], ["--config", str(file)]):
         argv = ["run", "--arm", "vanilla", "--preset", "smoke", "--runs", str(tmp_path), "--dry-run", *words]
         assert main(argv) == 2
         assert "lr" in (said := capsys.readouterr().err) and "given twice" in said and said.count("\n") == 1
