@@ -368,18 +368,17 @@ _TABLE = (
 
 
 def by_name(table: Sequence[Arm]) -> dict[str, Arm]:
-    """Name -> arm in the order of the table. ConfigError where two arms share a name or a letter: the later one would
-    take the earlier one's place, or nobody could tell them apart in a figure."""
+    """Name -> arm in the order of the table. ConfigError where two share a name or a letter: nobody could tell them apart."""
     named: dict[str, Arm] = {}
-    lettered: dict[str, str] = {}
     for arm in table:
+        taken = [other for other in named.values() if other.letter == arm.letter]
         if arm.name in named:
             raise ConfigError(f"two arms are called '{arm.name}' in experiments/design/arms.py: rename one")
-        if len(arm.letter) != 1 or arm.letter in lettered:
-            free = "".join(c for c in ascii_letters if c not in {other.letter for other in table})
-            whose = f"is that of {lettered[arm.letter]}" if arm.letter in lettered else "is not one character"
+        if len(arm.letter) != 1 or taken:
+            free = "".join(sorted(set(ascii_letters) - {other.letter for other in table}))
+            whose = f"is that of {taken[0].name}" if taken else "is not one character"
             raise ConfigError(f"arm '{arm.name}': its letter '{arm.letter}' {whose}; free are {free}")
-        named[arm.name], lettered[arm.letter] = arm, arm.name
+        named[arm.name] = arm
     return named
 
 
@@ -396,5 +395,4 @@ def get(name: str) -> Arm:
 
 def order(names: list[str]) -> list[str]:
     """Unique names in the order of the table of arms; names that are no longer arms come last, alphabetically."""
-    rank = {name: position for position, name in enumerate(ARMS)}
-    return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
+    return sorted(set(names), key=lambda name: (list(ARMS).index(name) if name in ARMS else len(ARMS), name))

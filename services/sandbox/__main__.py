@@ -1,4 +1,4 @@
-"""`python -m services.sandbox COMMAND`: worker, grade, oracle or selftest. Each command has its own --help."""
+"""`python -m services.sandbox COMMAND`: worker, grade, oracle, selftest or attack. Each command has its own --help."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ COMMANDS = {
     "grade": ("services.sandbox.grade_cli", "published grade (labels and reward) of every row of a file"),
     "oracle": ("services.sandbox.oracle_cli", "protected verdict on every row of a file"),
     "selftest": ("services.sandbox.jail.selftest", "try the walls of the jail and print each as present or absent"),
+    "attack": ("services.sandbox.attack_cli", "our attack programs against a grader of yours; which of them it pays"),
 }
 PROG = "python -m services.sandbox"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from services.sandbox import oracle_cli
+from services.sandbox.attack_programs import RIGHT, WRONG
 from services.sandbox.jail.executor import Limits, landlock_present
 from services.sandbox.verdicts.oracle import Oracle
-from tests.sandbox.attack_programs import RIGHT, WRONG
 
 SAMPLE = Path(__file__).parents[3] / "shared/data/attacks_sample.jsonl.gz"
 TESTS = [f"assert Solution().addTwo(x = {x}) == {x + 2}" for x in (2, 10, -5)]

@@ -13,13 +13,13 @@ from common import digests, keys
 from common.heartbeat import alive
 from common.queue import Queue
 from common.types import GenerationRequest, Problem, SamplingPlan
+from services.sandbox.attack_programs import RIGHT, WRONG
 from services.sandbox.jail.executor import landlock_present
 from services.sandbox.verdicts.grade import grade_completion
 from services.sandbox.verdicts.oracle import Oracle
 from services.trainer.rollouts import Rollouts
 from tests import samples
 from tests.chaos.load import GradersOnly
-from tests.sandbox.attack_programs import RIGHT, WRONG
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,7 +1,8 @@
 """Programs that misbehave, and honest ones that look odd. Each is graded on `addTwo(x) == x + 2` for 2, 10 and -5.
 
-WRONG programs do not know the answer except through a breach, so a True verdict is a breach. RIGHT ones are honest.
-Harmless even without isolation: marker files under /tmp, loopback only.
+WRONG programs do not know the answer except through a breach, so a True verdict is a breach. RIGHT ones are honest. The
+walls of our own jail are tried with all of them (tests/sandbox/test_attacks.py). Some end or fill what they run in: outside
+a jail run none but those of FORGERS and PLAIN, as `python -m services.sandbox attack` does.
 """
 
 BODY = "\nclass Solution:\n    def addTwo(self, x):\n        return x\n"
@@ -343,3 +344,41 @@ RIGHT |= {
     "traces_memory": "import tracemalloc\ntracemalloc.start(25)" + GOOD,
     "speaks_at_exit": "import atexit\natexit.register(print, 'bye')" + GOOD,
 }
+
+TESTS = [f"assert Solution().addTwo(x = {x}) == {x + 2}" for x in (2, 10, -5)]
+
+# What a grader built otherwise is tried with: each only wants to be paid, and signals, fills and opens nothing. Name -> what
+# a grader that accepts it does.
+FORGERS = {
+    "exit_zero_at_import": "takes an exit code of 0 for passed tests",
+    "exit_zero_in_call": "takes an exit code of 0 for passed tests, though the first call never returned",
+    "system_exit_in_call": "lets SystemExit(0) end the tests as if they had passed",
+    "keyboard_interrupt": "counts a test that was interrupted as passed",
+    "generator_exit": "counts a test that left by GeneratorExit as passed",
+    "base_exception_at_import": "counts a program that never loaded as passed",
+    "prints_success": "believes what the program prints",
+    "os_exit_patched": "ends with the program's own os._exit",
+    "always_equal": "asks the answer whether it equals the expected value",
+    "always_equal_int": "asks a subclass of int whether it equals the expected value",
+    "always_equal_str": "asks a subclass of str whether it equals the expected value",
+    "always_equal_float": "asks a subclass of float whether it equals the expected value",
+    "class_property_lies": "believes __class__",
+    "metaclass_lies": "believes a metaclass",
+    "metaclass_mro": "believes a metaclass about its bases",
+    "index_lies": "believes __index__",
+    "mock_anything": "accepts unittest.mock.ANY as an answer",
+    "not_implemented": "takes NotImplemented for true",
+    "frames_and_heap": "keeps the expected values where the program can read them, in frames or on the heap",
+    "frames_of_a_thread": "shows the expected values to a thread of the program",
+    "patch_builtins_eval": "judges with eval, exec or compile that the program may replace",
+    "shadows_exec": "runs the tests in the program's own names",
+    "redefines_assert": "runs the tests with the program's own AssertionError",
+    "main_tamper": "judges with functions of __main__ that the program may replace",
+    "import_hook": "imports while it judges, through the program's own import hook",
+    "settrace_rewrites": "judges under the program's own trace function",
+    "gc_callback": "judges with objects that the program finds through the collector",
+    "clears_the_steps": "keeps its list of tests where the program can empty it",
+    "only_in_main_guard": "runs the program as __main__",
+}
+PLAIN = ("crlf", "shadows_builtins", "patched_builtins", "own_exit_patched", "asyncio", "raises_inside",
+         "dataclass_and_typing", "finalizers")  # fmt: skip
