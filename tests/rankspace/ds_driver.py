@@ -25,7 +25,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 import rankspace
 from rankspace.ds_hook import ProjectionHook, gather_delta, gather_grad, gather_moment, scatter_delta
 from rankspace.hook_base import Intervention
-from rankspace.position import placed, without_component
+from rankspace.position import placed, shifted, without_component
 
 logger.setLevel("ERROR")
 torch.set_num_threads(1)
@@ -97,12 +97,14 @@ def run_reference(case: dict, direction, hyper: dict, steps: int, project: bool 
     layout = rankspace.Layout.of(adapter.modules)
     if project and case["variant"] in ("m_only", "moments", "fisher"):
         return written_out(case, model, adapter, direction, hyper, steps)
+    if project and case["variant"] == "shift":
+        adapter.set_flat(shifted(direction.vectors, layout, DOSE))
     master = torch.nn.Parameter(adapter.get_flat())
     optimizer = torch.optim.AdamW([master], **hyper)
     history = []
     for step in range(steps):
         g = reference_gradient(model, adapter, case, step)
-        if project and case["variant"] not in ("update", "leash", "setpoint"):
+        if project and case["variant"] not in ("update", "leash", "setpoint", "shift"):
             g, _ = rankspace.project(g, direction.vectors, layout, case["variant"])
         master.grad = g
         torch.nn.utils.clip_grad_norm_([master], CLIP)
@@ -171,6 +173,8 @@ def run_engine(case: dict, direction, hyper: dict, steps: int) -> tuple[list[Ten
     engine = engine_for(case, model, adapter, hyper)
     does = Intervention(case["variant"], dose=DOSE, ramp=4)
     hook = ProjectionHook(engine, adapter, direction, does, verify="always")
+    hook.start()
+    started = along(adapter, direction, gather_delta(engine, adapter))
     rank, history, before, after = int(os.environ["RANK"]), [], [], []
     for step in range(steps):
         for micro in range(case["accumulation"]):
@@ -183,6 +187,7 @@ def run_engine(case: dict, direction, hyper: dict, steps: int) -> tuple[list[Ten
     if case["variant"] in ("leash", "setpoint"):
         after[-1]["along"] = along(adapter, direction, history[-1])
         after[-1]["moment_along"] = along(adapter, direction, gather_moment(engine, adapter)).abs().max().item()
+    after[-1]["started_along"] = started
     target = torch.linspace(-1, 1, history[-1].numel())
     scatter_delta(engine, adapter, target)
     error = (gather_delta(engine, adapter) - target).abs().max().item()

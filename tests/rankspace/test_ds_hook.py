@@ -17,6 +17,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("two_sided", "no_rescale", "drift_only", "measure_only", "update")
 PLACED = ("leash", "setpoint")
+STARTED = "shift"  # the gradient is left alone
 INSIDE = ("m_only", "moments", "fisher")  # AdamW
 # ds_bf16: DeepSpeed's own bf16 mode (casts delta_S, fp32 master). bf16_base: bf16 model, fp32 delta_S, that mode off
 PRECISIONS = ("fp32", "ds_bf16", "bf16_base", "ds_bf16_acc32")
@@ -47,6 +48,7 @@ def slow_cases(world: int) -> list[dict]:
     variants += [case(z, "ds_bf16", 1, world, "update") for z in (0, 1, 2, 3)]
     variants += [case(z, p, 1, world, v) for z in (0, 1, 2, 3) for p in ("fp32", "ds_bf16") for v in PLACED]
     variants += [case(z, p, 1, world, v) for z in (0, 1, 2, 3) for p in ("fp32", "ds_bf16") for v in INSIDE]
+    variants += [case(z, p, 1, world, STARTED) for z in (0, 1, 2, 3) for p in ("fp32", "ds_bf16")]
     merged = [case(z, p, 3, world, form="merged") for z in (0, 1, 2, 3) for p in ("fp32", "ds_bf16")]
     return matrix + variants + merged
 
@@ -104,6 +106,10 @@ def judge(result: dict) -> None:
         assert all(m["n_modules"] == 14 for m in r["before"])
     if c["variant"] in PLACED:
         return judge_placed(c, result["adam"]["after"][-1])
+    if c["variant"] == STARTED:
+        for run in ("adam", "linear"):
+            assert result[run]["after"][-1]["started_along"] == pytest.approx([0.01] * 14, abs=1e-6)
+        return None
     judge_direction(c, result["linear"]["before"][0], result["linear"]["after"][0])
 
 
