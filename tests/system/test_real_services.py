@@ -7,10 +7,7 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,14 +15,13 @@ import pytest
 from common import delta_store, keys
 from common.measurements import BY_EVAL_NAME, BY_NAME
 from common.queue import Queue
-from common.settings import TrainerSettings, build, dump
 from common.types import GradedGroup, SamplingPlan
 from experiments.design import presets
-from experiments.launch.run import ensure_direction
 from tasks import modes
 from tasks.dataset import load_problems
 from tests.samples import request
 from tests.stacks import smoke_stack
+from tests.system.trainer_runs import finish, rows, settings, start
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -39,29 +35,6 @@ def root(tmp_path_factory):
 def stack(root):
     with smoke_stack(root / "stack") as stack:
         yield stack
-
-
-def settings(root, name, stack, **changes):
-    values = presets.resolve("smoke", "projected", 0, {}, root) | {"svd_cache": str(root / "svd")}
-    values |= {"run_id": name, "run_dir": str(root / name)} | stack.access("trainer") | changes
-    return build(TrainerSettings, values)
-
-
-def start(s: TrainerSettings) -> subprocess.Popen:
-    ensure_direction("smoke", "projected", 0, s)
-    config = Path(str(s.run_dir) + ".config.json")
-    config.write_text(dump(s))
-    command = [sys.executable, "-m", "services.trainer", "--config", str(config)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process, limit=300):
-    out, _ = process.communicate(timeout=limit)
-    return process.returncode, out
-
-
-def rows(s, name="metrics.jsonl"):
-    return [json.loads(line) for line in (s.run_dir / name).read_text().splitlines()]
 
 
 def base_margin(s):
