@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors import SafetensorError
+from typing import TYPE_CHECKING
 
 from .errors import RankspaceError
+
+if TYPE_CHECKING:  # the command line says what is missing where no package is installed
+    from safetensors import SafetensorError
 
 
 def require_free(out: Path, force: bool, marks: Sequence[str]) -> None:
@@ -53,6 +55,8 @@ def new_directory(out: Path, force: bool = False, marks: Sequence[str] = ()) -> 
     Raises:
         RankspaceError: `require_free`, or a directory that cannot be written.
     """
+    from safetensors import SafetensorError
+
     out = out.absolute()
     require_free(out, force, marks)
     draft, former = (out.with_name(f".{out.name}.{os.getpid()}.{state}") for state in ("draft", "former"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,18 @@ def test_what_safetensors_cannot_write_is_an_error_of_the_disk(tmp_path, monkeyp
     with refused, atomic_dir.new_directory(tmp_path / "out"):
         full()
     assert not list(tmp_path.iterdir()), "nothing half-written is left"
+
+
+def test_rankspace_without_its_packages_says_what_to_install():
+    """Also --help answers there: nothing that is not Python's own is imported on the way."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'safetensors', 'numpy']))\n"
+    program = f"{blocked}from importlib import util\nutil.find_spec = lambda name: None\n"
+    program += "from rankspace.__main__ import main, parser\nparser().format_help()\nsys.exit(main(sys.argv[1:]))"
+    argv = ["extract", "--model", ORGANISM, "--pairs", PAIRS, "--out", "v.safetensors"]
+    done = subprocess.run([sys.executable, "-c", program, *argv], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "transformers is not installed" in done.stderr, (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("run", [cli.run, console.run])
