@@ -17,7 +17,8 @@ from common.errors import ConfigError
 from common.settings import TrainerSettings, build
 from experiments.analysis import run_files
 from experiments.design import presets
-from experiments.launch.run import ensure_direction, train
+from experiments.launch.direction import ensure_direction
+from experiments.launch.run import train
 from experiments.launch.stack import Stack
 
 PHASES = (*run_files.PHASES, "total")

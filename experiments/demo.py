@@ -24,8 +24,9 @@ from common.writable import require_directory
 from experiments.design import presets
 from experiments.design.plan import Plan
 from experiments.launch.check import check_model
+from experiments.launch.direction import ensure_direction, rendering
 from experiments.launch.given import check_same, given, save
-from experiments.launch.run import ensure_direction, finished, rendering, services, train
+from experiments.launch.run import finished, services, train
 from experiments.options import demo as parser
 
 if TYPE_CHECKING:

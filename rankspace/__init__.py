@@ -41,7 +41,7 @@ _HOME = {
     "GradientHook": "hook",
     "hook_into": "hook",
     "push_to_hub": "hub",
-    "completion_logprobs": "loss",
+    "completion_logprobs": "logprobs",
     "completion_mask": "loss",
     "policy_loss": "loss",
     "MergeSource": "merge",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .causal_lm import CausalLM
 from .errors import RankspaceError
-from .loss import completion_logprobs, linear_logprobs
+from .logprobs import completion_logprobs, linear_logprobs
 
 PAD = 0
 
@@ -80,7 +80,7 @@ def batch_logprobs(
     Args:
         model: a causal Hugging Face LM whose logits are lm_head(last hidden state), scaled or capped as `shaped` knows it;
             `require_own_logits` tells.
-        compiled: as in `loss.linear_logprobs`.
+        compiled: as in `logprobs.linear_logprobs`.
     """
     lm = cast(CausalLM, model)
     hidden = lm.get_decoder()(input_ids=batch.input_ids, use_cache=False)[0]

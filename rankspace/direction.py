@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .adapter import Adapter
 from .errors import RankspaceError
-from .loss import completion_logprobs
+from .logprobs import completion_logprobs
 from .pairs import TokenizedPair
 from .projection import Layout, unit_rows
 from .svd_cache import atomic_save

@@ -117,7 +117,7 @@ def machine(device: str) -> dict[str, str]:
     """Device, versions, date."""
     import torch
 
-    from experiments.launch.run import package_versions
+    from experiments.launch.provenance import package_versions
 
     name = torch.cuda.get_device_name() if device == "cuda" else f"CPU ({platform.machine()})"
     return {"device": name, "date": datetime.now(UTC).date().isoformat()} | package_versions()

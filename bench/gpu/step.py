@@ -172,7 +172,7 @@ def _loss(model: PreTrainedModel, rows: Batch, compiled: bool = False) -> torch.
 
 def _plain_loss(model: PreTrainedModel, rows: Batch) -> torch.Tensor:
     """The same number with the logits of all completion tokens kept for the backward pass."""
-    from rankspace.loss import completion_logprobs
+    from rankspace.logprobs import completion_logprobs
 
     hidden = model.get_decoder()(input_ids=rows.input_ids, use_cache=False)[0]
     logits = model.get_output_embeddings()(hidden[rows.rows, rows.columns])

@@ -17,8 +17,10 @@ from common.settings import RefServerSettings, SandboxSettings, TrainerSettings,
 from common.writable import require_directory
 from experiments.design import presets
 from experiments.launch.check import check_model
+from experiments.launch.direction import ensure_direction
 from experiments.launch.given import check_same, given, save
-from experiments.launch.run import ensure_direction, finished, write_provenance
+from experiments.launch.provenance import write_provenance
+from experiments.launch.run import finished
 from experiments.options import prepare as parser
 
 OF_THE_MACHINE = frozenset[str]().union(

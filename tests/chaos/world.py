@@ -24,7 +24,7 @@ from common import acl, failpoints, keys
 from common.access import Client, connect
 from common.settings import TrainerSettings, build, dump
 from experiments.design import presets
-from experiments.launch.run import ensure_direction
+from experiments.launch.direction import ensure_direction
 from experiments.launch.stack import Stack, environment
 from tests.chaos.proxy import Proxy
 

@@ -19,7 +19,7 @@ from real_prometheus import Prometheus, binary
 from common.metrics import METRICS
 from common.settings import TrainerSettings, build, dump
 from experiments.design import presets
-from experiments.launch.run import ensure_direction
+from experiments.launch.direction import ensure_direction
 from experiments.launch.stack import environment, free_port
 from tests.stacks import smoke_stack
 

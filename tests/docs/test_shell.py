@@ -243,7 +243,7 @@ def test_training_stops_at_ctrl_c_or_sigterm_and_the_same_command_finishes_it(ki
 def test_a_trainer_by_hand_stops_at_ctrl_c_and_the_same_command_resumes_it(tmp_path):
     from common.settings import TrainerSettings, build
     from experiments.design import presets
-    from experiments.launch.run import ensure_direction
+    from experiments.launch.direction import ensure_direction
 
     values = presets.resolve("smoke", "projected", 0, {"steps": 200, "eval_problems": 1}, tmp_path)
     settings = build(TrainerSettings, values)

@@ -13,7 +13,7 @@ from experiments.design.plan import plan
 from experiments.design.presets import ORGANISM_MODEL, PRESETS, SOURCES
 from experiments.launch.check import check_model
 from experiments.launch.describe import describe
-from experiments.launch.run import rendering
+from experiments.launch.direction import rendering
 from services.trainer import preflight
 
 

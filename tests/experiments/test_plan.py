@@ -14,7 +14,7 @@ from experiments import options
 from experiments.__main__ import main
 from experiments.design import plan as plans
 from experiments.design.plan import plan, split
-from experiments.launch import run, sweep
+from experiments.launch import direction, run, sweep
 from experiments.launch.given import check_same, given, grid, save, text
 
 SMOKE = ["--preset", "smoke"]
@@ -263,5 +263,5 @@ def test_extraction_says_how_far_it_is_and_why_it_failed(tmp_path, capsys, monke
     script.chmod(0o755)
     monkeypatch.setattr(run.sys, "executable", str(script))
     with pytest.raises(ConfigError, match="failed: no room"):
-        run.extract(made, tmp_path / "v.safetensors", [])
+        direction.extract(made, tmp_path / "v.safetensors", [])
     assert capsys.readouterr().err == "extract: 3 of 28\n"

@@ -9,7 +9,7 @@ from bench.gpu.step import gradient_error
 from rankspace import MergeSource, RankspaceError, attach, completion_logprobs, merged_weight
 from rankspace.batch import batch_logprobs, pad_batch
 from rankspace.compile import compile_layers, eagerly, uncompile_layers
-from rankspace.loss import linear_logprobs
+from rankspace.logprobs import linear_logprobs
 
 PROMPTS, COMPLETIONS = [[3, 4, 5], [6], [7, 8]], [[9, 10], [11, 12, 13, 0], [20] * 9]
 

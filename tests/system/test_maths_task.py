@@ -12,7 +12,8 @@ from experiments.analysis import comparable
 from experiments.analysis.measures import summarise
 from experiments.analysis.run_files import read_rollouts, read_run
 from experiments.design import prereg, presets
-from experiments.launch.run import ensure_direction, write_provenance
+from experiments.launch.direction import ensure_direction
+from experiments.launch.provenance import write_provenance
 from experiments.launch.stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

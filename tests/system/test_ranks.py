@@ -14,7 +14,8 @@ from common.errors import UserError
 from common.settings import TrainerSettings, build
 from experiments import options
 from experiments.design import presets
-from experiments.launch.run import ensure_direction, train
+from experiments.launch.direction import ensure_direction
+from experiments.launch.run import train
 from experiments.launch.stack import Stack, environment
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.settings import TrainerSettings, build, dump
 from experiments.design import presets
-from experiments.launch.run import ensure_direction
+from experiments.launch.direction import ensure_direction
 
 
 def settings(root, name, stack, **changes):

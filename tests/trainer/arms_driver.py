@@ -27,7 +27,7 @@ from common.metrics import Metrics
 from common.settings import TrainerSettings, build
 from common.types import Completion, GenerationRequest, Grade, GradedGroup, RolloutGroup
 from experiments.design import arms, presets
-from experiments.launch.run import ensure_direction
+from experiments.launch.direction import ensure_direction
 from rankspace.ds_hook import gather_delta, gather_moment
 from rankspace.pairs import Pair, load_pairs
 from rankspace.projection import Layout, unit_rows_of
