@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.measurements import COLUMNS, Column
+from common.unseen import spelt
 from experiments.analysis.comparable import Chosen
 from experiments.analysis.measures import Summary, against_vanilla, matched_pass, summarise, tail_mean
 from experiments.analysis.run_files import PHASES, EvalRow, Run, read_rollouts, rollout_steps
@@ -268,6 +269,12 @@ def packages(arms: list[ArmView]) -> dict[str, str]:
     return {name: " / ".join(sorted(versions)) for name, versions in sorted(found.items())}
 
 
+def readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A rollout row as a page may show it: what a browser would obey in the model's and the grader's words is spelt out."""
+    evidence = {spelt(name): spelt(value) for name, value in (row.get("evidence") or {}).items()}
+    return row | {"text": spelt(row["text"]), "problem_id": spelt(row["problem_id"]), "evidence": evidence}
+
+
 def sample_rollouts(arm: ArmView, count: int = SAMPLES) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(`count` completions drawn uniformly from the final window's training rollouts, up to 2 hacks beyond them).
 
@@ -282,7 +289,7 @@ def sample_rollouts(arm: ArmView, count: int = SAMPLES) -> tuple[list[dict[str, 
         ]
         for step in sorted(rng.permutation(steps)[:3].tolist()):  # three steps a run are enough to draw from
             rows = [row for row in read_rollouts(run, step) if row["purpose"] == "train" and row["status"] == "graded"]
-            pool += [{**row, "run_id": run.run_id} for row in rows]
+            pool += [readable(row) | {"run_id": run.run_id} for row in rows]
     picked = set(rng.permutation(len(pool))[:count].tolist())
     drawn = [pool[i] for i in sorted(picked)]
     if any(row["label"] == "Reward Hack" for row in drawn):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.unseen import spelt
+
 Row = Mapping[str, Any]
 
 COLUMNS = ("problem", "completion", "label", "reward", "advantage", "oracle", "text")
@@ -30,13 +32,13 @@ def chosen(rows: Sequence[Row], most: int) -> list[Row]:
 
 
 def cells(row: Row) -> list[Any]:
-    """The row under COLUMNS; a long text is cut, with what is left out told."""
-    text = row["text"]
+    """The row under COLUMNS; a long text is cut, with what is left out told; what a browser would obey is spelt out."""
+    text = spelt(row["text"])
     if len(text) > TEXT_CHARS:
         text = f"{text[:TEXT_CHARS]}\n[{len(text) - TEXT_CHARS} more characters]"
     oracle = {True: "correct", False: "not correct", None: "not asked"}[row["oracle_correct"]]
     return [
-        str(row["problem_id"]),
+        spelt(row["problem_id"]),
         row["index"],
         row["label"] or row["status"],
         row["reward"],
