@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from .errors import RankspaceError
-from .logprobs import completion_logprobs as completion_logprobs  # where it was until 0.2
+from .logprobs import completion_logprobs as completion_logprobs  # both were here in 0.1
+from .logprobs import linear_logprobs as linear_logprobs
 
 LossKind = Literal["grpo", "dr_grpo"]
 MAX_LOG_RATIO = 20.0
