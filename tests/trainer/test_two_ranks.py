@@ -14,6 +14,7 @@ from common.settings import TrainerSettings, build
 from rankspace import RankspaceError
 from services.trainer.collate import TrainingSample
 from services.trainer.policy import Policy
+from services.trainer.rank_group import RankGroup, worker_loop
 
 torch.set_num_threads(1)
 policy = Policy(build(TrainerSettings, {
@@ -31,7 +32,14 @@ try:
 except RankspaceError as found:
     error = str(found)
 names = ("loss", "ratio_mean", "ratio_max", "clip_frac", "entropy", "weight_capped", "lr")
-print("RESULT", json.dumps([[m[name] for name in names], error]))
+scored = None
+if policy.rank == 0:
+    ranks = RankGroup(policy)
+    scored = [ranks.score([[2, 30, 31]] * 3, [[40, 41], [42], [43, 44, 45]], at_zero) for at_zero in (False, True)]
+    ranks.shutdown()
+else:
+    worker_loop(policy)
+print("RESULT", json.dumps([[m[name] for name in names], error, scored]))
 """
 
 
@@ -56,7 +64,10 @@ def results(tmp_path, ranks):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_metrics_are_those_of_one_rank_and_a_damaged_row_ends_both(tmp_path):
-    (alone, said), (first, one), (second, two) = *results(tmp_path, 1), *results(tmp_path, 2)
+    (alone, said, scored), (first, one, of_two), (second, two, _) = *results(tmp_path, 1), *results(tmp_path, 2)
     assert first == second == pytest.approx(alone, rel=1e-4, abs=1e-6)
     assert alone[-1] == pytest.approx(0.005)
     assert one == two == said and "NaN" in said
+    for a, b in zip(scored, of_two, strict=True):  # a planted hack is scored alike, and the other rank takes part
+        assert [x for row in a for x in row] == pytest.approx([x for row in b for x in row], abs=1e-4)
+    assert [len(row) for row in scored[0]] == [2, 1, 3] and scored[0] != scored[1]
