@@ -31,6 +31,7 @@ from common import cli
 from common.errors import ConfigError
 from services.sandbox.jail.executor import Executor
 from services.sandbox.verdicts import published
+from services.sandbox.verdicts.published_input import whole_text
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "parity_shared.jsonl.gz"
 TRIVIAL_ROWS = 200
@@ -61,14 +62,15 @@ _CHILD = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 resource.setrlimit(resource.RLIMIT_CPU, ({published.JOB_LIMITS.cpu_s}, {published.JOB_LIMITS.cpu_s}))
-source, setup, harness, tests, limits = sys.stdin.read(), None, None, None, {_LIMITS}
+source, limits = sys.stdin.read(), {_LIMITS}
+setup = prepared = harness = tests = None
 exec(compile({published.job_text()!r}, "<job>", "exec", dont_inherit=True))
 """
 
 
 def fresh_interpreter(program: published.Program, setup_code: str) -> published.JobResult:
     """One execution in its own interpreter: the baseline's runner."""
-    text = published.whole_text(program, setup_code)
+    text = whole_text(program.source, program.tests, setup_code)
     started = time.monotonic()
     command = [os.path.realpath(sys.executable), "-c", _CHILD]
     pipe = subprocess.PIPE

@@ -113,7 +113,7 @@ def test_a_broken_jail_is_never_a_reward_of_zero():
     class Broken:
         class executor:
             @staticmethod
-            def run_script(*_):
+            def run_script(*_, **_named):
                 raise SandboxError("no memory to fork")
 
     with pytest.raises(SandboxError):

@@ -14,7 +14,8 @@ import pytest
 from published_rows import GT, SETUP, said
 
 from services.sandbox.verdicts import published
-from services.sandbox.verdicts.published import Program, run_program, whole_text
+from services.sandbox.verdicts.published import Program, run_program
+from services.sandbox.verdicts.published_input import for_job, whole_text
 
 
 def run(runner, source, tests=("pass",), setup=SETUP):
@@ -118,7 +119,7 @@ def deepest(runner_or_python):
     program = "def down(n):\n    global deepest\n    deepest = n\n    down(n + 1)\n"
     program += "try:\n    down(0)\nexcept RecursionError:\n    pass"
     if runner_or_python is None:
-        text = whole_text(Program(program, ()), "") + "\nimport os; os.write(2, str(deepest).encode())"
+        text = whole_text(program, (), "") + "\nimport os; os.write(2, str(deepest).encode())"
         done = subprocess.run([sys.executable, "-c", f"exec({text!r}, {{}})"], capture_output=True)
         return int(done.stderr)
     for guess in range(970, 1010):
@@ -222,20 +223,43 @@ SETUPS = [
 ]  # fmt: skip
 
 
-def whole_unit(program, setup_code):
-    source = whole_text(program, setup_code)
-    return {"source": source, "setup": None, "harness": None, "tests": None, "limits": published.LIMITS}
+def whole_unit(source, tests, setup_code):
+    given = dict.fromkeys(("setup", "prepared", "harness", "tests"))
+    return {**given, "source": whole_text(source, tests, setup_code)}, b""
 
 
 def test_parts_say_the_same_as_the_one_unit_of_the_original(runner, monkeypatch):
-    """Setup, program and tests compiled apart, also where a program could tell."""
+    """Setup, program and tests compiled apart, the setup run once for all jobs, also where a program could tell."""
     tests = ["pass", "assert True", "assert False"]
     pairs = [(source, setup) for setup in SETUPS for source in SOURCES]
     apart = [said(run(runner, source, tests, setup)) for source, setup in pairs]
-    assert published.job_input(Program("x = 1", ()), SETUP)["harness"] is not None  # it was apart
-    assert published.job_input(Program("global x", ()), SETUP)["harness"] is None
-    monkeypatch.setattr(published, "job_input", whole_unit)
+    assert for_job("x = 1", (), SETUP)[0]["harness"] is not None  # it was apart
+    assert for_job("x = 1", (), SETUP)[1], "and its setup code run once for all jobs"
+    assert not for_job("x = 1", (), "x = [f(1)]")[1]
+    assert for_job("global x", (), SETUP)[0]["harness"] is None
+    monkeypatch.setattr(published, "for_job", whole_unit)
     whole = [said(run(runner, source, tests, setup)) for source, setup in pairs]
     different = [(pair, a, b) for pair, a, b in zip(pairs, apart, whole, strict=True) if a != b]
     assert different == []
     assert len(set(whole)) > 2
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "assert x == [1] and C.seen == []\nx.append(2); C.seen.append(2)\nimport math\nmath.pi = 3",
+        "assert math.pi > 3.1\nmath.pi = 3\ndel math",
+        "assert sorted(k for k in locals() if k[0] != '_') == ['C', 'g', 'math', 'x']\ny = 1",
+        "assert g() == [1]\nx = 7\nassert g() == 7",
+        "assert '__name__' not in locals() and __name__ == 'builtins'\n__name__ = 'm'",
+        "import builtins\nassert builtins.len is len\n__builtins__.pop('abs')",
+    ],
+)
+def test_setup_code_that_is_run_once_is_each_programs_own(runner, program):
+    """Whatever a program does to it, the next one finds it as it was."""
+    setup = "import math\nx = [1]\nclass C:\n    seen = []\ndef g():\n    return x"
+    assert for_job(program, (), setup)[1]
+    for _ in range(3):
+        first = run(runner, program + "\npassed = 1", ["passed"], setup)
+        assert first.can_compile, first
+        assert said(run(runner, program.partition("\n")[0], ["pass"], setup)) == (True, 1)

@@ -239,11 +239,14 @@ class Executor:
         limits: Limits | None = None,
         namespace: dict[str, Any] | None = None,
         capture: bool = True,
+        setup: bytes = b"",
     ) -> Outcome:
-        """Run a program; see the module docstring. Raises SandboxError when *we* fail."""
+        """Run a program; see the module docstring. setup: marshalled code that only imports and defines, run once for all
+        jobs; the program finds its namespace as `prepared`. Raises SandboxError when *we* fail."""
         limits = limits or Limits()
         program = marshal.dumps(source) if isinstance(source, types.CodeType) else source
-        return self._run({"mode": "script", "source": program, "namespace": namespace or {}}, limits, capture, None)
+        request = {"mode": "script", "source": program, "namespace": namespace or {}, "setup": setup}
+        return self._run(request, limits, capture, None, bool(setup))
 
     def run_calls(
         self,

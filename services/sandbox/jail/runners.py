@@ -32,7 +32,7 @@ FRAME = struct.Struct("<I")
 SETUPS: dict[bytes, dict[str, Any]] = {
     b"": {}
 }  # marshalled setup code -> its namespace; a job is a fork, so it owns its copy
-_SETUPS_KEPT = 8
+_SETUPS_KEPT = 16
 
 
 def progress(stage: int, write: Callable[..., int] = os.pwrite) -> None:
@@ -162,7 +162,8 @@ def _node(scope: dict[str, Any], name: str, **fields: object) -> Any:
 def run_script(request: dict[str, Any], results: Results) -> int:
     """A program as a fresh interpreter would run it, in an empty namespace. Returns the exit code.
 
-    As at interpreter exit: non-daemon threads are joined, atexit functions run, stdout is flushed.
+    With setup code, the program finds the namespace in which that has run as `prepared`. As at interpreter exit:
+    non-daemon threads are joined, atexit functions run, stdout is flushed.
     """
     code = 0
     try:
@@ -171,7 +172,13 @@ def run_script(request: dict[str, Any], results: Results) -> int:
             program = marshal.loads(program)
         else:
             program = compile(program, "<string>", "exec", dont_inherit=True)
-        exec(program, dict(request["namespace"]))
+        namespace = dict(request["namespace"])
+        if setup := request["setup"]:
+            prepared = SETUPS.get(setup)
+            if prepared is None:
+                exec(marshal.loads(setup), prepared := {})
+            namespace["prepared"] = prepared
+        exec(program, namespace)
     except SystemExit as stop:
         code = _exit_code(stop)
     except BaseException:

@@ -56,6 +56,7 @@ def _star(module: str, load: bool) -> set[str]:
     return set(getattr(loaded, "__all__", [name for name in vars(loaded) if not name.startswith("_")]))
 
 
+@lru_cache(maxsize=64)
 def only_defines(setup: str) -> bool:
     """Whether setup code only imports standard modules, defines plain functions and classes and binds constants, so
     that running it once for many jobs is the same as running it in each."""

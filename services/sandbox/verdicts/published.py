@@ -33,13 +33,12 @@ nothing passed); finalisers that print at interpreter exit; more than 8 MiB of r
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -50,6 +49,7 @@ from common.errors import ConfigError
 from services.sandbox.jail.executor import Executor, Limits, Outcome
 from services.sandbox.jail.runners import PROGRAM_FD
 from services.sandbox.verdicts import detector
+from services.sandbox.verdicts.published_input import for_job
 from services.sandbox.verdicts.reward import reward
 from tasks.loophole_checks import attempted, check
 from tasks.loopholes import HELD_OUT
@@ -147,104 +147,6 @@ class _ResultLine(BaseModel):
     why: Any = None  # ours
 
 
-# The statements after the program, executed in the program's own namespace: every name assigned here may be one of the
-# program's, and every builtin used here may have been replaced by it. Names and lookups are therefore part of the port.
-_TESTS_HEAD = """# tests
-import json
-import sys
-tests_evaluated = 0
-tests_passed = 0
-test_errors = []
-failures_count = 0
-"""
-_TESTS_LOOP = """
-for test_case in test_cases:
-    try:
-        tests_evaluated += 1
-        exec(test_case)
-        tests_passed += 1
-    except AssertionError as e:
-        exception_type = "AssertionError"
-        test_errors.append(f"{exception_type}: {str(e)}")
-        failures_count += 1
-        break
-    except (SyntaxError, IndentationError) as e:
-        exception_type = type(e).__name__
-        test_errors.append(f"{exception_type}: {str(e)}")
-        failures_count += 1
-        break
-    except SystemExit as e:
-        exception_type = "SystemExit"
-        test_errors.append(f"{exception_type}: {str(e)}")
-        failures_count += 1
-        break
-    except BaseException as e:
-        exception_type = type(e).__name__
-        test_errors.append(f"{exception_type}: {str(e)}")
-        failures_count += 1
-        break
-result = {
-    "tests_evaluated": tests_evaluated,
-    "tests_passed": tests_passed,
-    "tests_total": len(test_cases),
-    "test_errors": test_errors,
-}
-print(json.dumps(result))
-sys.stdout.flush()
-"""
-
-
-def whole_text(program: Program, setup_code: str) -> str:
-    """Setup, program and tests as the one unit that the original compiles."""
-    tests = f"{_TESTS_HEAD}test_cases = {list(program.tests)!r}{_TESTS_LOOP}"
-    return _newlines(f"{setup_code}\n\n{program.source}\n\n{tests}")
-
-
-def job_input(program: Program, setup_code: str) -> dict[str, Any]:
-    """What a job gets. Setup code and tests are compiled once and for all here, the program in the job, where this
-    makes no difference to one unit; where it might, the job gets the one unit.
-
-    It might where the program could see that something stands before or after it: see `_own_unit`; a `global` at module
-    level; a first line that is indented or continues a block.
-    """
-    apart = _own_unit(setup_code)
-    if apart is None or "global" in program.source or program.source[:1].isspace():
-        one_unit = whole_text(program, setup_code)
-        return {"source": one_unit, "setup": None, "harness": None, "tests": None, "limits": LIMITS}
-    setup, before = apart
-    source = _newlines(f"{before}\n\n{program.source}\n\n# tests\npass\n")
-    return {"source": source, "setup": setup, "harness": _harness(), "tests": list(program.tests), "limits": LIMITS}
-
-
-def _newlines(text: str) -> str:
-    # The original hands the text over through a text-mode pipe, which translates newlines.
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-@lru_cache(maxsize=64)
-def _own_unit(setup_code: str) -> tuple[CodeType, str] | None:
-    """Setup code compiled by itself, and what has to stand before the program in its place (`pass`, so that the
-    program's first line is no docstring and no future import); None where it is not the same as one unit.
-
-    The same needs: it compiles, has no future import, and its last statement is not one that an `else`, `elif`,
-    `except` or `finally` could continue. Empty setup code is the same; mere constants (a docstring) are not.
-    """
-    try:
-        body = ast.parse(_newlines(setup_code)).body
-        code = compile(_newlines(setup_code), "<string>", "exec", dont_inherit=True)
-    except Exception:  # whatever is wrong with it shows in the job, as in the original
-        return None
-    future = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in body)
-    open_end = bool(body) and isinstance(body[-1], ast.If | ast.For | ast.While | ast.Try | ast.TryStar)
-    constants = bool(body) and all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
-    return None if future or open_end or constants else (code, "pass" if body else "")
-
-
-@cache
-def _harness() -> CodeType:
-    return compile(_TESTS_HEAD + _TESTS_LOOP, "<string>", "exec", dont_inherit=True)
-
-
 @cache
 def job_text() -> str:
     """Text of what runs in the job, for a runner without the jail."""
@@ -260,7 +162,8 @@ def jailed(executor: Executor) -> Runner:
     """A Runner whose jobs run in the executor's jail."""
 
     def run(program: Program, setup_code: str) -> JobResult:
-        outcome = executor.run_script(_job_code(), JOB_LIMITS, job_input(program, setup_code))
+        given, kept = for_job(program.source, program.tests, setup_code)
+        outcome = executor.run_script(_job_code(), JOB_LIMITS, {**given, "limits": LIMITS}, setup=kept)
         return JobResult(_kill(outcome), outcome.stdout, outcome.wall_s, outcome.cpu_s, outcome.step)
 
     return run

@@ -2,6 +2,7 @@
 (published.py) and executed in a job, with these names put into its namespace:
 
     source   text of the program                     setup    code object executed before it, or None
+    prepared the namespace in which setup code that only imports and defines has run already, or None
     harness  code object of the tests, or None       tests    the tests' statements, for the harness
     limits   (seconds, grace, idle, stretch, exit code of a job that ends itself; `note`, if it is there, is a descriptor
              at whose start the job says how far it is: LOADING, LOADED, TESTED)
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # put there by published.py; an annotation assigns nothing
 source: str
 setup: types.CodeType | None
+prepared: dict[str, Any] | None
 harness: types.CodeType | None
 tests: list[str]
 limits: dict[str, float]
@@ -107,7 +109,7 @@ def execute() -> None:
     if "\0" in source:  # what Pythons from 3.11.4 on make of it; older ones raise ValueError, which is another verdict
         raise SyntaxError("source code string cannot contain null bytes")
     program = compile(source, "<string>", "exec", dont_inherit=True)
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {} if prepared is None else prepared
     if setup is not None:
         exec(setup, namespace)
     progress(LOADING)
