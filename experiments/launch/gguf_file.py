@@ -144,7 +144,8 @@ def widened_on_threads(threads: int = THREADS) -> Iterator[None]:
     import gguf
     import numpy as np
 
-    plain = gguf.dequantize
+    package: Any = gguf  # whether it is typed depends on its version
+    plain = package.dequantize
 
     def shared_out(data: Any, kind: Any) -> Any:
         rows = data.reshape(-1, data.shape[-1])
@@ -154,8 +155,8 @@ def widened_on_threads(threads: int = THREADS) -> Iterator[None]:
         return np.concatenate(parts).reshape(*data.shape[:-1], -1)
 
     with ThreadPoolExecutor(threads) as pool:
-        gguf.dequantize = shared_out
+        package.dequantize = shared_out
         try:
             yield
         finally:
-            gguf.dequantize = plain
+            package.dequantize = plain
