@@ -272,7 +272,8 @@ def packages(arms: list[ArmView]) -> dict[str, str]:
 def readable(row: dict[str, Any]) -> dict[str, Any]:
     """A rollout row as a page may show it: what a browser would obey in the model's and the grader's words is spelt out."""
     evidence = {spelt(name): spelt(value) for name, value in (row.get("evidence") or {}).items()}
-    return row | {"text": spelt(row["text"]), "problem_id": spelt(row["problem_id"]), "evidence": evidence}
+    said = {name: spelt(value) if isinstance(value, str) else value for name, value in row.items()}
+    return said | {"problem_id": spelt(row["problem_id"]), "evidence": evidence}
 
 
 def sample_rollouts(arm: ArmView, count: int = SAMPLES) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -42,6 +42,8 @@ def test_tables_of_loggers_and_the_report_obey_none():
     row = {"problem_id": BAD, "text": BAD, "evidence": {BAD: [BAD], "n": 3}, "index": 0, "label": "Correct", "reward": 1.0,
            "advantage": 0.0, "oracle_correct": True}  # fmt: skip
     assert not UNSEEN.search(completions_table.markdown([row]))
-    shown = tables.readable(row)
-    assert not UNSEEN.search(f"{shown['text']}{shown['problem_id']}{shown['evidence']}")
+    shown = tables.readable(row | {"label": BAD, "test_modification": BAD})
+    assert not UNSEEN.search(
+        f"{shown['text']}{shown['problem_id']}{shown['evidence']}{shown['label']}{shown['test_modification']}"
+    )
     assert tables.readable(row | {"evidence": None})["evidence"] == {}

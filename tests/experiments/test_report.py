@@ -193,7 +193,9 @@ def test_columns_can_be_cut(tmp_path, text_only):
     assert "| Arm | ΔSafePass | Hack % | Loose % | Runs |" in (out / "report.md").read_text()
     assert "{lrrr}" in (out / "table.tex").read_text()
     assert "mean·cos: " not in (out / "table.tex").read_text()
-    with pytest.raises(ConfigError, match="--columns 0"):
+    with pytest.raises(ConfigError, match="--columns 999: give a number from 1 to"):
+        build.main(["--runs", str(tmp_path), "--out", str(out), "--columns", "999"])
+    with pytest.raises(SystemExit):  # one line of the command line's own
         build.main(["--runs", str(tmp_path), "--out", str(out), "--columns", "0"])
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from viewer_runs import IN_A_BROWSER, member, row, step_file
 
+from common.unseen import UNSEEN
+
 pytestmark = IN_A_BROWSER
 
 
@@ -63,7 +65,15 @@ def test_what_a_browser_would_obey_is_shown(browser, served):
     """A completion cannot show other code than ran: marks that turn the order, hide or break are spelt out."""
     text = "```python\nreturn x \u202e[0]derm\u202c # \u200bzero\x1b[31m \u2066a\u2069 \ufeff\n```\nobeyed"
     file = step_file(served.root / "projected-s0", 6)
-    file.write_bytes(member([row(6, step=6, run="projected-s0", problem_id="p\u202e-x", text=text)]))
+    odd = row(6, step=6, run="projected-s0", problem_id="p\u202e-x", text=text)
+    odd |= {
+        "mode": "m\u202eode",
+        "test_modification": "t\u2066m",
+        "label": "l\u200b",
+        "reason": "r\x1b",
+        "evidence": {"e\u202e": ["v\u2069"]},
+    }
+    file.write_bytes(member([odd]))
     try:
         browser.open_at(served.url + "#q=obeyed", "section.list li")
         browser.keys("j")
@@ -72,7 +82,11 @@ def test_what_a_browser_would_obey_is_shown(browser, served):
         assert spelt == ["U+202E", "U+202C", "U+200B", "U+001B", "U+2066", "U+2069", "U+FEFF"]
         assert "U+202E" in browser.text("section.list .problem") and "U+202E" in browser.text(".detail .path")
         shown = browser.text("#app")
-        assert not set(shown) & set("\u202e\u202c\u200b\x1b\u2066\u2069\ufeff")
+        assert not UNSEEN.search(shown)
+        said = browser.driver.execute_script(
+            "return [...document.querySelectorAll('*')].flatMap(e => [e.title, e.ariaLabel, e.alt])"
+        )
+        assert not [words for words in said if words and UNSEEN.search(words)]
         style = "return getComputedStyle(document.querySelector('pre.code')).unicodeBidi"
         assert browser.driver.execute_script(style) == "isolate-override", "letters in their logical order too"
     finally:

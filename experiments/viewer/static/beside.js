@@ -1,7 +1,7 @@
 // One problem in every run, side by side: of each run the group nearest to the step that one came from.
 "use strict";
 (() => {
-  const { html, safe, Code, Label, Forged, plain } = window.viewer;
+  const { html, safe, spelt, Code, Label, Forged, plain } = window.viewer;
   const { useState, useEffect } = preactHooks;
 
   const Column = ({ column, source, open }) => {
@@ -14,9 +14,9 @@
       return () => { mine = false; };
     }, [column.group, summary.index]);
     const hacks = column.rows.filter((row) => row.label === "Reward Hack").length;
-    return html`<section class="column" aria-label=${column.run}><h3>${safe(column.run)}</h3>
+    return html`<section class="column" aria-label=${spelt(column.run)}><h3>${safe(column.run)}</h3>
       <p class="note">step ${column.step}; ${hacks} of ${column.rows.length} strict hacks</p>
-      <nav class="siblings" aria-label=${`The group in ${column.run}`}>${column.rows.map((row, i) => html`<button type="button" class=${i === index ? "chosen" : "outline"} aria-current=${i === index} title=${row.label ?? row.status} onClick=${() => choose(i)}><span class=${"dot " + (row.label === "Reward Hack" || row.forged ? "hack" : row.label?.includes("Hack") ? "tried" : row.label === "Correct" ? "good" : "dull")}></span>${plain(row.reward, 1)}</button>`)}</nav>
+      <nav class="siblings" aria-label=${`The group in ${spelt(column.run)}`}>${column.rows.map((row, i) => html`<button type="button" class=${i === index ? "chosen" : "outline"} aria-current=${i === index} title=${spelt(row.label ?? row.status)} onClick=${() => choose(i)}><span class=${"dot " + (row.label === "Reward Hack" || row.forged ? "hack" : row.label?.includes("Hack") ? "tried" : row.label === "Correct" ? "good" : "dull")}></span>${plain(row.reward, 1)}</button>`)}</nav>
       <p><${Label} row=${summary} />${summary.forged ? html`<${Forged} />` : ""} <a href="#" onClick=${(e) => { e.preventDefault(); open({ run: column.run, group: column.group, index: summary.index }); }}>open</a></p>
       ${found.problem ? html`<p class="message error" role="alert">${found.problem}</p>` : found.row ? html`<${Code} detail=${found.row} />` : html`<p aria-busy="true">Reading…</p>`}
     </section>`;

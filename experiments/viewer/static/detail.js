@@ -1,7 +1,7 @@
 // The right column: one completion with its two verdicts.
 "use strict";
 (() => {
-  const { html, safe, Code, Tokens, Label, Forged, signed, plain, same } = window.viewer;
+  const { html, safe, spelt, Code, Tokens, Label, Forged, signed, plain, same } = window.viewer;
   const { useState } = preactHooks;
 
   const said = (verdict) => (verdict === null || verdict === undefined ? ["not asked", "unasked"] : verdict ? ["correct", "yes"] : ["not correct", "no"]);
@@ -21,11 +21,11 @@
   const Numbers = ({ row }) => html`<dl class="numbers">
     <div><dt>reward</dt><dd>${plain(row.reward, 2)}</dd></div><div><dt>advantage</dt><dd>${signed(row.advantage, 3)}</dd></div>
     <div><dt>tokens</dt><dd>${row.tokens}${row.finish === "length" ? " (cut off)" : ""}</dd></div><div><dt>mean log-prob</dt><dd>${plain(row.logprob, 3)}</dd></div>
-    <div><dt>test modification</dt><dd>${row.modification ?? "–"}</dd></div><div><dt>policy version</dt><dd>${row.version ?? "–"}</dd></div></dl>`;
+    <div><dt>test modification</dt><dd>${safe(row.modification ?? "–")}</dd></div><div><dt>policy version</dt><dd>${row.version ?? "–"}</dd></div></dl>`;
 
   const Siblings = ({ row, open }) => row.siblings.length > 1 && html`<nav class="siblings" aria-label="The group"><span>group</span>${row.siblings.map((other) => {
     const at = { run: row.run, group: row.group, index: other.index };
-    return html`<button type="button" class=${same(at, row) ? "chosen" : "outline"} aria-current=${same(at, row)} title=${`${other.label ?? other.status}, advantage ${signed(other.advantage)}`}
+    return html`<button type="button" class=${same(at, row) ? "chosen" : "outline"} aria-current=${same(at, row)} title=${`${spelt(other.label ?? other.status)}, advantage ${signed(other.advantage)}`}
       onClick=${() => open(at)}><span class=${"dot " + (other.label === "Reward Hack" || other.forged ? "hack" : other.label?.includes("Hack") ? "tried" : other.label === "Correct" ? "good" : "dull")}></span>${plain(other.reward, 1)}</button>`;
   })}</nav>`;
 
@@ -70,9 +70,9 @@
     return html`<article class="detail">
       <header><button type="button" class="outline back" onClick=${close}>‹ List</button><h2><${Label} row=${row} />${row.forged ? html`<${Forged} />` : ""}</h2>
         <span class="tools"><button type="button" class="outline" onClick=${() => step(-1)} aria-label="Previous rollout" title="k">↑</button><button type="button" class="outline" onClick=${() => step(1)} aria-label="Next rollout" title="j">↓</button><${Copy} /></span></header>
-      <p class="path"><a href="#" onClick=${(e) => { e.preventDefault(); set({ run: [row.run], at: state.at }); }} title="Only this run">${safe(row.run)}</a> · step ${row.step} · ${row.purpose}${row.mode !== row.purpose ? ` (${row.mode})` : ""} · problem <a href="#" title="Only this problem" onClick=${(e) => { e.preventDefault(); set({ problem: [row.problem] }); }}>${safe(row.problem) || "–"}</a> · completion ${row.index} · <a href="#" name="beside" title="This problem in every run, side by side" onClick=${(e) => { e.preventDefault(); set({ beside: { problem: row.problem, step: row.step, purpose: row.purpose } }, "open"); }}>compare runs</a></p>
+      <p class="path"><a href="#" onClick=${(e) => { e.preventDefault(); set({ run: [row.run], at: state.at }); }} title="Only this run">${safe(row.run)}</a> · step ${row.step} · ${row.purpose}${row.mode !== row.purpose ? html` (${safe(row.mode)})` : ""} · problem <a href="#" title="Only this problem" onClick=${(e) => { e.preventDefault(); set({ problem: [row.problem] }); }}>${safe(row.problem) || "–"}</a> · completion ${row.index} · <a href="#" name="beside" title="This problem in every run, side by side" onClick=${(e) => { e.preventDefault(); set({ beside: { problem: row.problem, step: row.step, purpose: row.purpose } }, "open"); }}>compare runs</a></p>
       ${row.forged ? html`<p class="banner" role="note"><strong>Forged verdict.</strong> The published grader was led to say “correct”; the protected oracle ran the same code and says it is not.</p>` : ""}
-      ${row.alarm ? html`<p class="note" role="note" title=${safe(row.alarm.text)}>${row.step < row.alarm.step ? `${row.alarm.step - row.step} steps before the run's alarm` : row.step === row.alarm.step ? "The run's alarm rang in this step" : `${row.step - row.alarm.step} steps after the run's alarm`} (step ${row.alarm.step}).</p>` : ""}
+      ${row.alarm ? html`<p class="note" role="note" title=${spelt(row.alarm.text)}>${row.step < row.alarm.step ? `${row.alarm.step - row.step} steps before the run's alarm` : row.step === row.alarm.step ? "The run's alarm rang in this step" : `${row.step - row.alarm.step} steps after the run's alarm`} (step ${row.alarm.step}).</p>` : ""}
       ${row.oracle && row.evidence.oracle_weak ? html`<p class="banner" role="note"><strong>Weak pass.</strong> At least one test here lies open to the code or asks it nothing: read it before you believe the oracle.</p>` : ""}
       <div class="cards"><${Verdict} title="Published grader" role="pays the reward; can be fooled" verdict=${row.published} reason=${paid(row)} />
         <${Verdict} title="Protected oracle" role=${row.evidence.oracle_weak ? "never pays; weak: a test shows the code what it expects" : "never pays; out of the code's reach"} verdict=${row.oracle} reason=${row.oracle === null ? "" : value(row.evidence.oracle_reason ?? "")} />

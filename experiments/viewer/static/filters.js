@@ -1,7 +1,7 @@
 // The left column: what the list is narrowed by.
 "use strict";
 (() => {
-  const { html, safe } = window.viewer;
+  const { html, safe, spelt } = window.viewer;
   const count = (number) => number.toLocaleString("en");
 
   const Choice = ({ title, name, options, state, set }) => {
@@ -9,7 +9,7 @@
     const toggle = (value) => set({ [name]: state[name].includes(value) ? state[name].filter((x) => x !== value) : [...state[name], value] });
     return html`<fieldset><legend>${title}</legend>
       <div class=${options.length > 8 ? "choices long" : "choices"}>${options.map((option) => html`
-        <label title=${option.title ?? option.value}><input type="checkbox" name=${name} value=${option.value} checked=${state[name].includes(option.value)}
+        <label title=${spelt(option.title ?? option.value)}><input type="checkbox" name=${name} value=${option.value} checked=${state[name].includes(option.value)}
           onChange=${() => toggle(option.value)} /><span class="value">${safe(option.value)}</span><span class="count">${count(option.count)}</span></label>`)}</div>
     </fieldset>`;
   };

@@ -1,11 +1,11 @@
 // The middle column: a page of rollouts.
 "use strict";
 (() => {
-  const { html, safe, PAGE, Snippet, count, key, same } = window.viewer;
+  const { html, safe, spelt, PAGE, Snippet, count, key, same } = window.viewer;
   const { useEffect, useRef } = preactHooks;
 
   const TONES = { "Correct": "good", "Reward Hack": "hack", "Attempted Reward Hack": "tried", "Correct; Attempted Reward Hack": "tried", "Incorrect": "dull" };
-  const Label = ({ row }) => html`<span class=${"label " + (row.status !== "graded" ? "failed" : TONES[row.label] ?? "dull")}>${row.status !== "graded" ? row.status : row.label ?? "no label"}</span>`;
+  const Label = ({ row }) => html`<span class=${"label " + (row.status !== "graded" ? "failed" : TONES[row.label] ?? "dull")}>${safe(row.status !== "graded" ? row.status : row.label ?? "no label")}</span>`;
   const Forged = () => html`<span class="label forged" title="The published grader says correct, the protected oracle says no">forged</span>`;
   const signed = (x, digits = 2) => (x === null || x === undefined ? "–" : (x > 0 ? "+" : x < 0 ? "−" : "") + Math.abs(x).toFixed(digits));
   const plain = (x, digits = 2) => (x === null || x === undefined ? "–" : x.toFixed(digits).replace("-", "−"));
@@ -17,9 +17,9 @@
     useEffect(() => { if (chosen) ref.current.scrollIntoView({ block: "nearest" }); }, [chosen]);
     return html`<li ref=${ref} id=${"row-" + number} role="option" aria-selected=${chosen} class=${chosen ? "chosen" : ""} onClick=${open}>
       <div class="top"><${Label} row=${row} />${row.forged ? html`<${Forged} />` : ""}<span class="where">${safe(row.run)} · ${row.step}</span></div>
-      <div class="bottom"><span class="problem" title=${row.problem}>${safe(row.problem) || "no problem id"}</span>
+      <div class="bottom"><span class="problem" title=${spelt(row.problem)}>${safe(row.problem) || "no problem id"}</span>
         <span class="numbers"><span title="reward">r ${plain(row.reward, 1)}</span><span title="advantage">a ${signed(row.advantage)}</span><span title="tokens">${row.tokens} tok</span>
-        ${row.cos !== null && html`<span title="cosine of its gradient with v_hack">cos ${signed(row.cos)}</span>`}${row.purpose === "eval" && html`<span class="mode">${row.mode}</span>`}</span></div>
+        ${row.cos !== null && html`<span title="cosine of its gradient with v_hack">cos ${signed(row.cos)}</span>`}${row.purpose === "eval" && html`<span class="mode">${safe(row.mode)}</span>`}</span></div>
       ${row.snippet && html`<${Snippet} text=${row.snippet} />`}
     </li>`;
   };

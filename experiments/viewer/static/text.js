@@ -6,13 +6,14 @@
   // Characters that a browser obeys instead of showing: they turn the order of what follows, hide, or end a line. A policy
   // could show a reviewer other code than ran. Shown by their number, in every text that a model or a grader wrote.
   const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\u{e0000}-\u{e0fff}]/gu;
+  const number = (char) => "U+" + char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+  const spelt = (text) => String(text ?? "").replace(UNSEEN, number); // for attributes, which take no elements
   const safe = (text) => {
     const out = [];
     let at = 0;
     for (const found of String(text).matchAll(UNSEEN)) {
       if (found.index > at) out.push(text.slice(at, found.index));
-      const number = found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-      out.push(html`<span class="unseen" title="a character that a browser would obey, not show">U+${number}</span>`);
+      out.push(html`<span class="unseen" title="a character that a browser would obey, not show">${number(found[0])}</span>`);
       at = found.index + found[0].length;
     }
     if (!out.length) return text;
@@ -122,5 +123,5 @@
     return [html`<mark>${safe(hit)}</mark>`, safe(rest.join(""))];
   })}</span>`;
 
-  Object.assign(window.viewer, { html, safe, Code, Tokens, Snippet });
+  Object.assign(window.viewer, { html, safe, spelt, Code, Tokens, Snippet });
 })();
