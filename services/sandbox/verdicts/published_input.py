@@ -4,7 +4,8 @@
     apart       setup run once per fork server where it only imports and defines, else compiled here and run in the job;
                 tests compiled here; only the program is compiled in the job
 
-Apart saves a third of a job's time and is chosen where it makes no difference to the program: `for_job` says when.
+Apart saves a fifth of a job's CPU time (2.3 ms for 2.9) and is chosen where it makes no difference to the program:
+`for_job` says when.
 """
 
 from __future__ import annotations
