@@ -63,6 +63,8 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
     "sandbox": (
         Grant(CONSUME, "RW", (keys.ROLLOUTS,)),
         Grant(APPEND, "W", (keys.graded(_ANY), keys.DEAD)),
+        Grant("rpush lpop llen", "RW", (keys.SIBLINGS,)),
+        Grant("hsetnx hset hget expire", "RW", (f"{keys.SIBLINGS}:*",)),
         Grant(HEARTBEAT, "W", (keys.heartbeats("sandbox"),)),
     ),
     "monitor": (

@@ -3,6 +3,7 @@
 requests ──> rollouts ──> graded:{run}           work, in flow order
 delta:{run}:tensor:{version} then delta:{run}:version    the adapter: tensors first, version key last
 proofs:{run}:{version}                           hash replica -> its answer to the push
+siblings, siblings:{token}:claims and :grades    completions that a slow group's grader offers to idle ones
 seals:{run}:{group}                              set: digests of the rollouts its generator made (common/digests.py)
 dead                                             poison messages with their reason
 heartbeat:{service}:{name}                       expires when the process is gone
@@ -14,6 +15,8 @@ PREFIX = "rs"
 REQUESTS = f"{PREFIX}:requests"
 ROLLOUTS = f"{PREFIX}:rollouts"
 DEAD = f"{PREFIX}:dead"
+
+SIBLINGS = f"{PREFIX}:siblings"
 
 HEARTBEATS = f"{PREFIX}:heartbeat:"
 
@@ -36,6 +39,14 @@ def delta_version(run_id: str) -> str:
 
 def proofs(run_id: str, version: int) -> str:
     return f"{PREFIX}:proofs:{run_id}:{version}"
+
+
+def sibling_claims(token: str) -> str:
+    return f"{SIBLINGS}:{token}:claims"
+
+
+def sibling_grades(token: str) -> str:
+    return f"{SIBLINGS}:{token}:grades"
 
 
 def seals(run_id: str, group_id: str) -> str:

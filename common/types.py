@@ -170,6 +170,20 @@ class Grade(Message):
         return self
 
 
+class Sibling(Message):
+    """One completion of a slow group, offered to idle graders. Maker and reader: sandbox, which answers with a Grade.
+
+    token: of this round of grading; a group that is graded anew has another, so no late answer is taken for its own.
+    """
+
+    max_bytes: ClassVar[int] = 64 << 20
+
+    token: str
+    index: int = Field(ge=0)
+    problem: Problem
+    text: str
+
+
 class GradedGroup(Message):
     """The rollout group with one Grade per completion, in the same order. Maker: sandbox. Reader: trainer."""
 

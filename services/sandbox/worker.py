@@ -1,7 +1,8 @@
 """python -m services.sandbox worker: grade rollout groups from the queue until told to stop.
 
     rollouts ── consume ──> groups in flight ──> lanes: one completion each ──> programs at the same time (beside.py)
-                                 │                  siblings with the same text are graded once
+                                 │      ▲           siblings with the same text are graded once
+                                 │      └── a slow group's further siblings: idle workers take some (siblings.py)
                                  └── when its last sibling is done ── publish ──> graded:{run}
 
 Lanes are shared by all groups in flight, so a lane is idle only when no completion waits, and a group whose sibling loops
@@ -29,10 +30,11 @@ from common.heartbeat import beat
 from common.metrics import INFRA_CAUSES, KILL_CAUSES, Metrics, serve
 from common.queue import Delivery, Queue
 from common.settings import SandboxSettings, build, parse_assignments, read_settings_file
-from common.types import DroppedGroup, Grade, GradedGroup, Label, RolloutGroup
+from common.types import DroppedGroup, Grade, GradedGroup, Label, Problem, RolloutGroup, Sibling
 from services.sandbox.jail.executor import SandboxError
 from services.sandbox.jail.start import jail_starts
 from services.sandbox.options import worker as parser
+from services.sandbox.siblings import Offers, Round
 from services.sandbox.verdicts.beside import Beside
 from services.sandbox.verdicts.grade import infra_error
 from services.sandbox.verdicts.graders import grade_completion
@@ -42,6 +44,7 @@ log = logging.getLogger("sandbox")
 
 PROGRAMS_A_LANE = 2  # beside the oracle's: the ground truth and the hint; the other three need a test function
 PROGRAMS = 5  # at least: five that sleep for as long as they may take no longer than one, however few lanes there are
+OFFER_AFTER_S = 0.5  # thirty times what an ordinary completion takes: fast groups never touch Redis for their siblings
 STUCK_S = 600.0  # longer than the longest completion may take
 
 
@@ -52,12 +55,14 @@ class Worker:
         self.settings, self.queue, self.metrics = settings, queue, metrics
         self.jails: LifoQueue[Oracle] = LifoQueue()  # idle ones; further ones are started when a lane finds none
         self.lanes = lanes = settings.parallel or len(os.sched_getaffinity(0))
-        self.waiting, self._lock = 0, threading.Lock()  # completions in hand that no lane has begun
+        self.waiting, self.running, self._lock = 0, 0, threading.Lock()  # completions in hand: not begun, begun
+        self.helping: set[Future[None]] = set()  # siblings of groups that other workers have in hand
         with jail_starts():
             self.jails.put(jail := self._new_jail())
         self.beside = Beside(
             max(PROGRAMS, PROGRAMS_A_LANE * lanes), isolation=settings.isolation, packages=settings.packages
         )
+        self.offers = Offers(queue.client, settings.name)
         self.layers = dict(jail.executor.layers)
         for layer, missing in self.layers.items():
             metrics["rs_isolation_layer"].labels(settings.name, layer).set(not missing)
@@ -88,6 +93,7 @@ class Worker:
         """
         self._settle(wait_for=None)
         self.beside.executors.reap()
+        self._help()
         patience_s = min(wait_s, 0.05) if self.in_flight else wait_s
         if len(self.in_flight) >= self.settings.groups_in_flight or self.waiting >= self.lanes:
             self._settle(wait_for=FIRST_COMPLETED, timeout_s=patience_s)
@@ -99,6 +105,16 @@ class Worker:
             self._wait(len(_texts(delivery.message)))
             self.in_flight[delivery.entry_id] = self.groups.submit(self._group, delivery)
         return len(new)
+
+    def _help(self) -> None:
+        """Take siblings that another worker's slow group offers, as long as a lane is idle."""
+        while self.waiting + self.running < self.lanes and (offer := self.offers.take()) is not None:
+            self._wait(1)
+            self.helping.add(self.threads.submit(self._helped, offer))
+
+    def _helped(self, offer: Sibling) -> None:
+        failpoints.reached("sibling_taken")
+        self.offers.answer(offer, self._one(offer.problem, offer.text, offer.token))
 
     def _group(self, delivery: Delivery) -> None:
         with self.queue.renew_lease(keys.GRADERS, [delivery]):
@@ -117,8 +133,12 @@ class Worker:
         error among them: the group stays claimed, and is graded by whoever takes it over."""
         if wait_for is not None and self.in_flight:
             wait(self.in_flight.values(), timeout=timeout_s, return_when=wait_for)
-        done = [entry for entry, future in self.in_flight.items() if future.done()]
-        for future in [self.in_flight.pop(entry) for entry in done]:
+        if wait_for == ALL_COMPLETED:
+            wait(self.helping)
+        done = [self.in_flight.pop(entry) for entry in [e for e, future in self.in_flight.items() if future.done()]]
+        helped = {future for future in self.helping if future.done()}
+        self.helping -= helped
+        for future in [*done, *helped]:
             future.result()
 
     def grade(self, group: RolloutGroup) -> GradedGroup:
@@ -128,24 +148,47 @@ class Worker:
 
     def _grade(self, group: RolloutGroup) -> GradedGroup:
         started, texts = time.perf_counter(), _texts(group)
-        verdicts = dict(zip(texts, self.threads.map(lambda text: self._one(group, text), texts), strict=True))
+        round_ = Round(self.offers, group.problem, texts)
+        lanes = [self.threads.submit(self._sibling, round_, group.group_id, i) for i in range(len(texts))]
+        if wait(lanes, timeout=OFFER_AFTER_S).not_done:
+            round_.offer()
+        graded = [self._own(round_, group.group_id, i, lane.result()) for i, lane in enumerate(lanes)]
+        verdicts = dict(zip(texts, graded, strict=True))
         grades = [verdicts[c.text] for c in group.completions]
         self._count(grades)
         return GradedGroup(group=group, grades=grades, worker=self.settings.name, grade_s=time.perf_counter() - started)
+
+    def _sibling(self, round_: Round, group_id: str, index: int) -> Grade | None:
+        """In a lane: the grade of a completion, None where another worker has taken it."""
+        if round_.begin(index):
+            return self._one(round_.problem, round_.texts[index], group_id)
+        self._wait(-1)
+        return None
+
+    def _own(self, round_: Round, group_id: str, index: int, grade: Grade | None) -> Grade:
+        """`grade`, or what the worker that took the completion answers; ours after all where it does not answer."""
+        if grade is None:
+            grade = round_.answer(index, self.queue.claim_idle_s)
+        if grade is None:
+            log.warning("group %s: no answer on completion %d from the worker that took it", group_id, index)
+            self._wait(1)
+            grade = self.threads.submit(self._one, round_.problem, round_.texts[index], group_id).result()
+        return grade
 
     def _wait(self, more: int) -> None:
         with self._lock:
             self.waiting += more
 
-    def _one(self, group: RolloutGroup, text: str) -> Grade:
-        self._wait(-1)
+    def _one(self, problem: Problem, text: str, whose: str) -> Grade:
+        with self._lock:
+            self.waiting, self.running = self.waiting - 1, self.running + 1
         jail = None
         try:
             with self.beside.place():
                 jail = self._jail()
-                grade = grade_completion(group.problem, text, jail, self.beside)
+                grade = grade_completion(problem, text, jail, self.beside)
         except Exception as error:  # whatever it is, it is ours: one completion without a grade, not one grader less
-            log.error("group %s: %s", group.group_id, error, exc_info=not isinstance(error, SandboxError))
+            log.error("group %s: %s", whose, error, exc_info=not isinstance(error, SandboxError))
             grade = infra_error(f"{type(error).__name__}: {error}")
             # a jail that failed once is not used again: nobody knows what state it is in
             if jail is not None:
@@ -154,6 +197,8 @@ class Worker:
         finally:
             if jail is not None:
                 self.jails.put(jail)
+            with self._lock:
+                self.running -= 1
         self.active_at = time.monotonic()
         self.metrics["rs_grade_seconds"].labels(self.settings.name).observe(grade.wall_s)
         return grade

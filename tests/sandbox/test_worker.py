@@ -17,10 +17,12 @@ from common.metrics import Metrics
 from common.queue import Queue, connect
 from common.settings import SandboxSettings, build
 from common.types import Completion, DroppedGroup, GradedGroup, Problem
+from services.sandbox import siblings as siblings_module
 from services.sandbox import worker as worker_module
 from services.sandbox.jail.executor import IsolationError, SandboxError
+from services.sandbox.siblings import Offers, Round
 from services.sandbox.worker import Worker, settings_from
-from tests.samples import group
+from tests.samples import grade, group
 
 PROBLEM = Problem(
     id="add",
@@ -256,3 +258,115 @@ def test_a_jail_that_does_not_come_up_is_one_line_naming_the_layer(monkeypatch):
     settings = build(SandboxSettings, {"name": "w", "isolation": "required"})
     with pytest.raises(ConfigError, match="the jail does not start: required: landlock is absent"):
         Worker(settings, None, Metrics("sandbox"))
+
+
+@pytest.fixture
+def other(redis_url):
+    settings = build(SandboxSettings, {"redis_url": redis_url, "name": "o", "isolation": "best_effort", "parallel": 2})
+    made = Worker(settings, Queue(connect(redis_url), "o"), Metrics("sandbox"))
+    yield made
+    made.close()
+
+
+def slow_programs(monkeypatch, seconds):
+    """Grading that takes as long as `seconds` says of a completion's text; returns which worker's jail graded what."""
+    by, real = [], worker_module.grade_completion
+
+    def graded(problem, text, jail, beside):
+        by.append((id(beside), text))
+        time.sleep(seconds.get(text, 0))
+        return real(problem, text, jail, beside)
+
+    monkeypatch.setattr(worker_module, "grade_completion", graded)
+    return by
+
+
+def graded_groups(queue, workers, count, limit_s=60):
+    """Turn the workers, as their loops do, until so many groups have been published; in order."""
+    seen, started, stop = [], time.monotonic(), threading.Event()
+    loops = [threading.Thread(target=w.run, args=(stop,)) for w in workers]
+    for loop in loops:
+        loop.start()
+    while len(seen) < count and time.monotonic() - started < limit_s:
+        for delivery in queue.consume(keys.graded("r"), keys.TRAINERS, (GradedGroup,), wait_s=0.05):
+            seen.append(delivery.message)
+            queue.ack(keys.TRAINERS, delivery)
+    stop.set()
+    for loop in loops:
+        loop.join()
+    return seen
+
+
+SLOW = [RIGHT, WRONG, HACK, FORGED, RIGHT.replace("x + 1", "1 + x"), WRONG.replace("return x", "return 2 * x")]
+
+
+def test_an_idle_worker_takes_siblings_of_a_slow_group(worker, other, queue, monkeypatch):
+    """Six completions of two seconds on two lanes each: one worker alone would need six, two need four at most."""
+    by = slow_programs(monkeypatch, dict.fromkeys(SLOW, 2.0))
+    queue.publish(keys.ROLLOUTS, rollouts(SLOW))
+    (group_,) = graded_groups(queue, [worker, other], 1)
+    assert Counter(text for _, text in by) == dict.fromkeys(SLOW, 1), "each graded once"
+    assert len({worker_id for worker_id, _ in by}) == 2, "by both workers"
+    assert [g.label for g in group_.grades[:3]] == ["Correct", "Incorrect", "Reward Hack"]
+    assert [g.oracle_correct for g in group_.grades] == [True, False, False, False, True, False]
+    assert group_.grade_s < 5.5
+    assert worker.waiting == worker.running == other.waiting == other.running == 0
+    text = (worker if group_.worker == "w" else other).metrics.text().decode()
+    assert f'rs_graded_total{{worker="{group_.worker}"}} 6.0' in text, "counted by the worker that publishes the group"
+
+
+def test_offers_of_a_worker_alone_are_nobodys_second_work(worker, queue, monkeypatch):
+    by = slow_programs(monkeypatch, {RIGHT: 0.7, WRONG: 0.7})
+    queue.publish(keys.ROLLOUTS, rollouts([*SLOW, RIGHT]))
+    (group_,) = graded_groups(queue, [worker], 1)
+    assert Counter(text for _, text in by) == dict.fromkeys(SLOW, 1)
+    assert group_.grades[0] == group_.grades[-1], "siblings with the same text"
+    assert worker.turn(wait_s=0.05) == 0
+    assert queue.client.llen(keys.SIBLINGS) == 0, "what nobody took is thrown away by the next idle turn"
+    assert all(0 < queue.client.ttl(key) <= 600 for key in queue.client.scan_iter(f"{keys.SIBLINGS}:*"))
+
+
+def test_a_sibling_whose_taker_dies_is_graded_by_its_owner(redis_url, queue, monkeypatch):
+    settings = build(
+        SandboxSettings,
+        {"redis_url": redis_url, "name": "w", "isolation": "best_effort", "parallel": 1, "claim_idle_s": 1.0},
+    )
+    worker = Worker(settings, Queue(connect(redis_url), "w", claim_idle_s=1.0), Metrics("sandbox"))
+    slow_programs(monkeypatch, {RIGHT: 2.0})
+    queue.publish(keys.ROLLOUTS, rollouts([RIGHT, WRONG, HACK]))
+    dead, taken = Offers(connect(redis_url), "dead"), []
+
+    def take_one_and_die():
+        while not taken:
+            taken.extend(filter(None, [dead.take()]))
+            time.sleep(0.02)
+
+    thief = threading.Thread(target=take_one_and_die)
+    thief.start()
+    (group_,) = graded_groups(queue, [worker], 1)
+    thief.join()
+    worker.close()
+    assert taken[0].text == WRONG, "the first that no lane had begun"
+    assert [g.label for g in group_.grades] == ["Correct", "Incorrect", "Reward Hack"]
+
+
+def test_a_late_answer_of_a_former_round_is_not_taken(redis_url):
+    offers = Offers(connect(redis_url), "w")
+    former, again = (Round(offers, PROBLEM, [RIGHT, WRONG]) for _ in range(2))
+    former.offer()
+    taken = offers.take()
+    offers.answer(taken, grade(reward=0.5))
+    assert former.answer(0, 0.1).reward == 0.5
+    assert again.answer(0, 0.1) is None
+
+
+def test_a_full_list_of_offers_and_foreign_entries_do_no_harm(redis_url, monkeypatch):
+    offers = Offers(connect(redis_url), "w")
+    offers.client.rpush(keys.SIBLINGS, b"not ours")
+    assert offers.take() is None
+    monkeypatch.setattr(siblings_module, "MOST_OFFERS", 1)
+    rounds = [Round(offers, PROBLEM, [RIGHT, WRONG]) for _ in range(2)]
+    for one in rounds:
+        one.offer()
+    assert offers.client.llen(keys.SIBLINGS) == 2, "the second round's are not offered"
+    assert rounds[1].begin(0) and rounds[1].begin(1), "and graded by its owner"
