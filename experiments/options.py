@@ -54,6 +54,8 @@ def sweep() -> cli.Parser:
     p.add_argument("--jobs", type=_positive, default=1, help="trainers at a time; with --cards, on each card")
     what = "like 0,1: each run with services of its own on one of these GPUs, instead of one set of services for all"
     p.add_argument("--cards", type=_listed, default=(), metavar="N,N", help=what)
+    what = "runs at a time, each with services of its own on the CPU"
+    p.add_argument("--stacks", type=_positive, metavar="N", help=what)
     _settings(p)
     _dry_run(p)
     _isolation(p)

@@ -1,15 +1,17 @@
 """python -m experiments sweep --arms a,b --seeds 0-4 --preset P: every combination, resumable, complete ones skipped.
 
 One set of services serves all runs; `--jobs N` lets N trainers share them side by side. With `--cards 0,1` each run has
-services of its own on one of these GPUs, N on each. An interrupted sweep is started again with the same command: finished
-runs are skipped and unfinished ones resumed. A run there with other settings is refused: `--name X` makes other runs,
-`--grid lr=1e-3,3e-3` a run for each value, named after it.
+services of its own on one of these GPUs, N on each; with `--stacks N` N runs at a time have services of their own, for a
+machine of many cores without a GPU, where one generator for all of them would be the bottleneck. An interrupted sweep is
+started again with the same command: finished runs are skipped and unfinished ones resumed. A run there with other settings
+is refused: `--name X` makes other runs, `--grid lr=1e-3,3e-3` a run for each value, named after it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import threading
 import time
@@ -17,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,10 @@ def _sweep(args: argparse.Namespace) -> int:
     if args.cards and (args.trainer_gpus or args.generator_gpus):
         raise ConfigError(
             "--cards puts trainer and generator of a run on one card: leave out --trainer-gpus, --generator-gpus"
+        )
+    if args.stacks and (args.cards or args.jobs != 1 or args.trainer_gpus or args.generator_gpus):
+        raise ConfigError(
+            "--stacks gives each run services of its own without a GPU: leave out --cards, --jobs, --*-gpus"
         )
     planned = plans(args)
     done = {p.trainer.run_id for p in planned if finished(p.trainer.run_dir)}
@@ -117,18 +123,27 @@ class Place:
 
 @contextmanager
 def _places(args: argparse.Namespace, planned: Plan) -> Iterator[list[Place]]:
-    """--jobs places on one set of services; with --cards so many on each card, each with services of its own there."""
+    """--jobs places on one set of services; with --cards so many on each card, or --stacks, each with its own services."""
     root = args.runs / ".stack"
+    pairs = [(card, i) for i in range(args.jobs) for card in args.cards]
+    if args.stacks or pairs:
+        planned = replace(planned, sandbox=lanes(planned, args.stacks or len(pairs)) | planned.sandbox)
 
     def started(name: str, gpus: Sequence[str]) -> Stack:
         return services(planned, root / name, args.isolation, gpus)
 
-    if args.cards:
-        pairs = [(card, i) for i in range(args.jobs) for card in args.cards]
+    if args.stacks:
+        yield [Place(partial(started, f"sweep-{i}", []), []) for i in range(args.stacks)]
+    elif pairs:
         yield [Place(partial(started, f"sweep-{card}-{i}", [card]), [card]) for card, i in pairs]
     else:
         with started("sweep", args.generator_gpus) as stack:
             yield [Place(lambda: nullcontext(stack), args.trainer_gpus)] * args.jobs
+
+
+def lanes(planned: Plan, stacks: int) -> dict[str, int]:
+    """Completions that one grader works on at a time, so that the graders of all stacks together have a lane a core."""
+    return {"parallel": max(1, len(os.sched_getaffinity(0)) // (stacks * planned.graders))}
 
 
 def _run_all(

@@ -80,17 +80,33 @@ def test_cards_and_places_of_halves_exclude_each_other(tmp_path):
         sweep.main(["--arms", "vanilla", "--cards", "0", "--trainer-gpus", "1", "--runs", str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    "more", [["--cards", "0"], ["--jobs", "2"], ["--trainer-gpus", "0"], ["--generator-gpus", "0"]]
+)
+def test_stacks_without_a_gpu_exclude_other_places(tmp_path, more):
+    with pytest.raises(ConfigError, match="--stacks gives each run services of its own"):
+        sweep.main(["--arms", "vanilla", "--stacks", "2", *more, "--runs", str(tmp_path)])
+
+
+def test_graders_of_all_stacks_have_a_lane_a_core(monkeypatch):
+    planned = SimpleNamespace(graders=2)
+    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda _: set(range(32)))
+    assert sweep.lanes(planned, 4) == {"parallel": 4}, "32 cores, 8 graders"
+    assert sweep.lanes(planned, 28) == {"parallel": 1}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_each_card_has_services_of_its_own(tmp_path):
+@pytest.mark.parametrize(("places", "names"), [(["--cards", "0,1"], ["0-0", "1-0"]), (["--stacks", "2"], ["0", "1"])])
+def test_each_place_has_services_of_its_own(tmp_path, places, names):
     command = [sys.executable, "-m", "experiments", "sweep", "--preset", "smoke", "--arms", "vanilla,random_direction"]
-    command += ["--seeds", "0", "--cards", "0,1", "--isolation", "best_effort", "--runs", str(tmp_path)]
+    command += ["--seeds", "0", *places, "--isolation", "best_effort", "--runs", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     ports = set()
-    for arm, card in (("vanilla", "0"), ("random_direction", "1")):
+    for arm, name in zip(("vanilla", "random_direction"), names, strict=True):
         assert json.loads((tmp_path / f"smoke-{arm}-s0" / "status.json").read_text())["state"] == "finished"
-        ports.add(json.loads((tmp_path / ".stack" / f"sweep-{card}-0" / "ref_server.json").read_text())["redis_url"])
+        ports.add(json.loads((tmp_path / ".stack" / f"sweep-{name}" / "ref_server.json").read_text())["redis_url"])
     assert len(ports) == 2
     again = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert again.returncode == 0 and "2 complete, 0 to do" in again.stdout
