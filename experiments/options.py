@@ -80,7 +80,9 @@ def samples() -> cli.Parser:
     p.add_argument("--problems", type=Path, help="JSON lines of problems (default: the preset's training problems)")
     p.add_argument("--loophole", default="none", help="how prompts are posed: a loophole's name, or none (bare)")
     p.add_argument("--n", type=_positive, default=8, help="completions a problem, at most 1024")
-    p.add_argument("--limit", type=_positive, help="only the first N problems")
+    p.add_argument(
+        "--limit", type=_positive, help="only the first N problems; where a file is sorted, draw N with `tasks split`"
+    )
     p.add_argument("--temperature", type=_temperature, default=1.0)
     p.add_argument("--max-tokens", type=_positive, help="default: the preset's")
     p.add_argument("--seed", type=int, default=0)

@@ -6,9 +6,11 @@ import logging
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from common import cli
+from common.errors import ConfigError
 
 if TYPE_CHECKING:
     import uvicorn
@@ -84,7 +86,15 @@ def _http(settings: RefServerSettings, app: FastAPI) -> uvicorn.Server:
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(app, host=settings.host, port=settings.port, log_level="warning"))
-    threading.Thread(target=server.run, daemon=True).start()
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    # uvicorn ends its thread without a word to us where it cannot listen, and "ready" must not be said before it does
+    while not server.started:
+        if not thread.is_alive():
+            raise ConfigError(
+                f"port {settings.port} of {settings.host} cannot be listened on; give another (--set port=N)"
+            )
+        time.sleep(0.01)
     return server
 
 

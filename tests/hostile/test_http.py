@@ -8,11 +8,13 @@ import contextlib
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import schemathesis
 import uvicorn
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
@@ -30,6 +32,7 @@ from common.queue import Queue
 from common.settings import RefServerSettings, build
 from experiments.design.presets import ORGANISM_MODEL
 from experiments.launch.stack import free_port
+from services.ref_server import __main__ as ref_server_main
 from services.ref_server.app import build_app
 from services.ref_server.reference import Reference
 from services.ref_server.served_policy import ServedPolicy
@@ -156,3 +159,17 @@ def test_a_token_file_without_a_token_is_refused(service, tmp_path):
     chosen = build(RefServerSettings, {"model": ORGANISM_MODEL, "admin_token_file": str(tmp_path / "empty")})
     with pytest.raises(ConfigError, match="admin_token_file"):
         build_app(chosen, service[2], None, Metrics("ref_server"), 10)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # how uvicorn ends where it cannot listen
+def test_ready_is_said_once_the_port_answers_and_a_taken_port_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 cannot be listened on"):
+            ref_server_main._http(SimpleNamespace(host="127.0.0.1", port=port), FastAPI())
+    server = ref_server_main._http(SimpleNamespace(host="127.0.0.1", port=port), FastAPI())
+    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    server.should_exit = True

@@ -17,8 +17,9 @@ from services.sandbox.jail.executor import landlock_present
 ROOT = Path(__file__).resolve().parents[2]
 NAIVE = """
 import subprocess, sys
+# env: nothing of the tests' own measuring in the program, which an honest one that closes descriptors would trip over
 code = open(sys.argv[1]).read() + "\\n" + open(sys.argv[2]).read()
-sys.exit(subprocess.run([sys.executable, "-c", code], capture_output=True).returncode)
+sys.exit(subprocess.run([sys.executable, "-c", code], capture_output=True, env={}).returncode)
 """
 ORACLE = f"""
 import sys
