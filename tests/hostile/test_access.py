@@ -102,6 +102,12 @@ ALLOWED = [
     ("sandbox", "XADD", GRADED, "*", "m", "x"),
     ("sandbox", "XLEN", GRADED),
     ("sandbox", "XADD", keys.DEAD, "*", "m", "x"),
+    ("sandbox", "RPUSH", keys.SIBLINGS, "x"),
+    ("sandbox", "LPOP", keys.SIBLINGS),
+    ("sandbox", "HSETNX", keys.sibling_claims("t"), "0", "g"),
+    ("sandbox", "HSET", keys.sibling_grades("t"), "0", "x"),
+    ("sandbox", "HGET", keys.sibling_grades("t"), "0"),
+    ("sandbox", "EXPIRE", keys.sibling_grades("t"), "600"),
     ("sandbox", "SET", keys.heartbeat("sandbox", "a"), "1", "EX", "5"),
     ("monitor", "XLEN", GRADED),
     ("monitor", "INFO"),
@@ -112,6 +118,9 @@ ALLOWED = [
 FORBIDDEN = [
     # A hijacked grader: no push, no version, no lock, no seal, no proof, no rollouts of its own making, no requests.
     ("sandbox", "SET", DELTA, "x"),
+    ("sandbox", "DEL", keys.SIBLINGS),
+    ("trainer", "RPUSH", keys.SIBLINGS, "x"),
+    ("ref_server", "HSET", keys.sibling_grades("t"), "0", "x"),
     ("sandbox", "SET", VERSION, "9 x"),
     ("sandbox", "GET", DELTA),
     ("sandbox", "DEL", LOCK),
