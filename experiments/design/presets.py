@@ -7,6 +7,7 @@ assignment to a field that the arm fixes is refused, because the run would then 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -172,7 +173,8 @@ def run_id(preset: str, arm: str, seed: int) -> str:
 def direction_path(preset: str, arm: Arm, seed: int, adapter: str = "antipasto", sources: str = "") -> Path:
     """Where the direction file of this run lies: one for all seeds, except that shuffled labels are drawn by seed.
 
-    sources: a mark of model and pairs that are not the preset's, so that runs side by side do not overwrite each other's.
+    sources: a mark of model, pairs, dtype or rendering that are not the preset's, so that runs side by side do not
+    overwrite each other's.
     """
     drawn = f"_s{seed}" if arm.direction in ("shuffled", "warmup") else ""
     suffix = "" if adapter == "antipasto" else f"_{adapter}"
@@ -240,12 +242,22 @@ def _pairs_of(mechanism: Any, free: dict[str, Any], preset: Preset) -> dict[str,
     return {"pairs": str(path)}
 
 
+EXTRACTED_WITH = ("dtype", "chat_template_kwargs", "chat_date")  # also decide what a direction is
+
+
 def _sources(values: dict[str, Any], preset: Preset) -> str:
-    """'' for the preset's own model and pairs; '_' and 8 hex digits of their names for others."""
+    """'' for the preset's own model, pairs, dtype and rendering; '_' and 8 hex digits of them for others.
+
+    Two runs that would make different directions must not share a file: each would make it anew over the other's.
+    """
     named = [str(values.get(field)) for field in ("model", "pairs")]
-    if named == [str(preset.values.get(field)) for field in ("model", "pairs")]:
-        return ""
-    return "_" + hashlib.sha256("\n".join(named).encode()).hexdigest()[:8]
+    own = [str(preset.values.get(field)) for field in ("model", "pairs")]
+    for field_name in EXTRACTED_WITH:
+        default = TrainerSettings.model_fields[field_name].get_default(call_default_factory=True)
+        asked, usual = values.get(field_name, default), preset.values.get(field_name, default)
+        if asked != usual:
+            named.append(f"{field_name}={json.dumps(asked, sort_keys=True, default=str)}")
+    return "" if named == own else "_" + hashlib.sha256("\n".join(named).encode()).hexdigest()[:8]
 
 
 def _check_assignments(free: dict[str, Any], variant: Arm) -> None:

@@ -144,6 +144,20 @@ def test_direction_files():
     assert file("pissa_freeze_a", 0) == "v_hack_pissa_freeze_a.safetensors"
 
 
+def test_runs_that_would_make_different_directions_share_no_file():
+    """Two sweeps beside each other, one in bfloat16, made each other's v_hack anew, and a resumed run was refused."""
+
+    def file(**asked):
+        return presets.resolve("smoke", "projected", 0, asked)["v_hack"]
+
+    others = ({"dtype": "bfloat16"}, {"chat_date": "2020-01-01"}, {"chat_template_kwargs": {"enable_thinking": False}},
+              {"pairs": "mine.jsonl"}, {"pairs": "mine.jsonl", "dtype": "bfloat16"})  # fmt: skip
+    assert len({file(), *(file(**asked) for asked in others)}) == 1 + len(others)
+    assert file() == file(dtype="float32") == file(chat_template_kwargs={}) == file(lr=0.5), (
+        "the preset's own, said aloud"
+    )
+
+
 def test_the_plan_s_presets():
     small, large = (build(TrainerSettings, presets.resolve(p, "vanilla", 0)) for p in ("qwen3.5-2b", "qwen3-4b"))
     assert (small.steps, small.groups_per_step, small.group_size, small.dtype) == (200, 16, 8, "bfloat16")
