@@ -3,7 +3,7 @@
     problems ── seeded choice of N ──┬─> OUT:  the N set aside, in the file's order
                                      └─> REST: all others, to train on
 
-Rows are written as they stand. The same file, N and seed give the same two files.
+Rows are written as they were read, without fields that are null. The same file, N and seed give the same two files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Shared fixtures: a real redis-server for the whole session, emptied before each test that asks for it."""
+"""Shared fixtures: a real redis-server for the whole session, emptied before each test that asks for it; the services of
+the smoke preset for a module that asks for them."""
 
 import os
 import subprocess
@@ -16,6 +17,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.launch.stack import free_port, redis_server
+from tests.stacks import smoke_stack
 
 # A busy machine is no failure, and a failure is one that the next run shows again.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -43,3 +45,15 @@ def redis_process(tmp_path_factory):
 def redis_url(redis_process):
     redis.Redis.from_url(redis_process).flushall()
     return redis_process
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A directory for the runs of one module, whose services are `stack`."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def stack(root):
+    with smoke_stack(root / "stack") as stack:
+        yield stack

@@ -101,8 +101,7 @@ class Stack:
         client = self._wait("Redis", self._connected)
         say("starting vLLM, the reference model and the graders ...")
         generators = self._start_generators(model, server, gpus)
-        # A worker alone takes every core; several share them.
-        sandbox = {"parallel": max(1, len(os.sched_getaffinity(0)) // graders), **sandbox}
+        sandbox = lanes(graders) | sandbox
         for i in range(graders):
             values = {**sandbox, "name": f"grader-{i}", **self.access("sandbox"), "isolation": isolation}
             self._spawn(
@@ -269,6 +268,12 @@ def write_secret(path: Path, secret: str) -> None:
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secret + "\n")
+
+
+def lanes(graders: int, stacks: int = 1) -> dict[str, int]:
+    """Setting of a grader, so that the graders of all stacks of this machine together have a lane a core: a worker alone
+    takes every core, several share them."""
+    return {"parallel": max(1, len(os.sched_getaffinity(0)) // (stacks * graders))}
 
 
 def free_port() -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import threading
 import time
@@ -33,7 +32,7 @@ from experiments.launch.describe import describe
 from experiments.launch.direction import ensure_direction
 from experiments.launch.given import check_same, given, grid, save
 from experiments.launch.run import finished, services, status, train
-from experiments.launch.stack import Stack
+from experiments.launch.stack import Stack, lanes
 from experiments.options import sweep as parser
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def _places(args: argparse.Namespace, planned: Plan) -> Iterator[list[Place]]:
     root = args.runs / ".stack"
     pairs = [(card, i) for i in range(args.jobs) for card in args.cards]
     if args.stacks or pairs:
-        planned = replace(planned, sandbox=lanes(planned, args.stacks or len(pairs)) | planned.sandbox)
+        planned = replace(planned, sandbox=lanes(planned.graders, args.stacks or len(pairs)) | planned.sandbox)
 
     def started(name: str, gpus: Sequence[str]) -> Stack:
         return services(planned, root / name, args.isolation, gpus)
@@ -139,11 +138,6 @@ def _places(args: argparse.Namespace, planned: Plan) -> Iterator[list[Place]]:
     else:
         with started("sweep", args.generator_gpus) as stack:
             yield [Place(lambda: nullcontext(stack), args.trainer_gpus)] * args.jobs
-
-
-def lanes(planned: Plan, stacks: int) -> dict[str, int]:
-    """Completions that one grader works on at a time, so that the graders of all stacks together have a lane a core."""
-    return {"parallel": max(1, len(os.sched_getaffinity(0)) // (stacks * planned.graders))}
 
 
 def _run_all(

@@ -72,9 +72,8 @@ def _socket(config: uvicorn.Config) -> Iterator[socket.socket]:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((config.host, config.port))
-            listening.listen(
-                config.backlog
-            )  # now: a browser that follows the printed address waits, and is not refused
+            # now: a browser that follows the printed address waits, and is not refused
+            listening.listen(config.backlog)
         except OSError as error:
             raise ConfigError(
                 f"--port {config.port}: {config.host}:{config.port} cannot be had ({error.strerror})"

@@ -21,7 +21,6 @@ from common.settings import TrainerSettings, build, dump
 from experiments.design import presets
 from experiments.launch.direction import ensure_direction
 from experiments.launch.stack import environment, free_port
-from tests.stacks import smoke_stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -43,17 +42,6 @@ def test_every_alert_fires_when_it_should_and_not_when_it_should_not():
     firing = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n", cases.read_text()))
     silent = set(re.findall(r"alertname: (\w+), exp_alerts: \[\]", cases.read_text()))
     assert firing == silent == {rule["alert"] for rule in alerts()}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("prometheus")
-
-
-@pytest.fixture(scope="module")
-def stack(root):
-    with smoke_stack(root / "stack") as stack:
-        yield stack
 
 
 class Runs:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import ConfigError
-from experiments.launch import sweep
+from experiments.launch import stack, sweep
 from experiments.launch.sweep import Place
 
 
@@ -89,10 +89,9 @@ def test_stacks_without_a_gpu_exclude_other_places(tmp_path, more):
 
 
 def test_graders_of_all_stacks_have_a_lane_a_core(monkeypatch):
-    planned = SimpleNamespace(graders=2)
-    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda _: set(range(32)))
-    assert sweep.lanes(planned, 4) == {"parallel": 4}, "32 cores, 8 graders"
-    assert sweep.lanes(planned, 28) == {"parallel": 1}
+    monkeypatch.setattr(stack.os, "sched_getaffinity", lambda _: set(range(32)))
+    assert stack.lanes(2, stacks=4) == {"parallel": 4}, "32 cores, 8 graders"
+    assert stack.lanes(2, stacks=28) == {"parallel": 1}
 
 
 @pytest.mark.slow

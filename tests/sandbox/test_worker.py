@@ -1,5 +1,6 @@
 """The grading worker on a real Redis: shared work, idempotence, SIGTERM, dead workers, poison, our own failures."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,12 +60,19 @@ def queue(redis_url):
     return Queue(connect(redis_url), "tester")
 
 
-@pytest.fixture
-def worker(redis_url):
-    settings = build(SandboxSettings, {"redis_url": redis_url, "name": "w", "isolation": "best_effort", "parallel": 2})
-    made = Worker(settings, Queue(connect(redis_url), "w"), Metrics("sandbox"))
+@contextlib.contextmanager
+def a_worker(redis_url, name, parallel=2, claim_idle_s=30.0):
+    chosen = {"name": name, "isolation": "best_effort", "parallel": parallel, "claim_idle_s": claim_idle_s}
+    settings = build(SandboxSettings, {"redis_url": redis_url, **chosen})
+    made = Worker(settings, Queue(connect(redis_url), name, claim_idle_s=claim_idle_s), Metrics("sandbox"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def worker(redis_url):
+    with a_worker(redis_url, "w") as made:
+        yield made
 
 
 def test_two_verdicts_five_labels_in_the_order_of_the_siblings(worker):
@@ -262,10 +270,8 @@ def test_a_jail_that_does_not_come_up_is_one_line_naming_the_layer(monkeypatch):
 
 @pytest.fixture
 def other(redis_url):
-    settings = build(SandboxSettings, {"redis_url": redis_url, "name": "o", "isolation": "best_effort", "parallel": 2})
-    made = Worker(settings, Queue(connect(redis_url), "o"), Metrics("sandbox"))
-    yield made
-    made.close()
+    with a_worker(redis_url, "o") as made:
+        yield made
 
 
 def slow_programs(monkeypatch, seconds):
@@ -327,11 +333,6 @@ def test_offers_of_a_worker_alone_are_nobodys_second_work(worker, queue, monkeyp
 
 
 def test_a_sibling_whose_taker_dies_is_graded_by_its_owner(redis_url, queue, monkeypatch):
-    settings = build(
-        SandboxSettings,
-        {"redis_url": redis_url, "name": "w", "isolation": "best_effort", "parallel": 1, "claim_idle_s": 1.0},
-    )
-    worker = Worker(settings, Queue(connect(redis_url), "w", claim_idle_s=1.0), Metrics("sandbox"))
     slow_programs(monkeypatch, {RIGHT: 2.0})
     queue.publish(keys.ROLLOUTS, rollouts([RIGHT, WRONG, HACK]))
     dead, taken = Offers(connect(redis_url), "dead"), []
@@ -343,9 +344,9 @@ def test_a_sibling_whose_taker_dies_is_graded_by_its_owner(redis_url, queue, mon
 
     thief = threading.Thread(target=take_one_and_die)
     thief.start()
-    (group_,) = graded_groups(queue, [worker], 1)
+    with a_worker(redis_url, "w", parallel=1, claim_idle_s=1.0) as worker:
+        (group_,) = graded_groups(queue, [worker], 1)
     thief.join()
-    worker.close()
     assert taken[0].text == WRONG, "the first that no lane had begun"
     assert [g.label for g in group_.grades] == ["Correct", "Incorrect", "Reward Hack"]
 

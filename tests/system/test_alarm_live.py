@@ -15,7 +15,6 @@ import yaml
 
 from experiments.__main__ import main
 from experiments.design import presets
-from tests.stacks import smoke_stack
 from tests.system.trainer_runs import finish, rows, settings, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -23,17 +22,6 @@ STEPS = 5
 CLEAN = 4  # two set the scale, two stand behind the bound: rates from 1/3 up
 SHORT = {"steps": STEPS, "eval_modes": ["no_hint"], "eval_problems": 1, "eval_samples": 1}
 PULLED = {**SHORT, "reseed": True, "hacks": presets.HACKS, "false_alarm_rate": 0.5, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("alarm")
-
-
-@pytest.fixture(scope="module")
-def stack(root):
-    with smoke_stack(root / "stack") as stack:
-        yield stack
 
 
 @pytest.fixture(scope="module")

@@ -20,21 +20,9 @@ from experiments.design import presets
 from tasks import modes
 from tasks.dataset import load_problems
 from tests.samples import request
-from tests.stacks import smoke_stack
 from tests.system.trainer_runs import finish, rows, settings, start
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("system")
-
-
-@pytest.fixture(scope="module")
-def stack(root):
-    with smoke_stack(root / "stack") as stack:
-        yield stack
 
 
 def base_margin(s):

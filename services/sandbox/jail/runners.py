@@ -68,11 +68,9 @@ def run_calls(request: dict[str, Any], results: Results) -> None:
     Frames: 'C' compiled, 'L' loaded, 'V' value | 'U' value without encoding | 'E' exception (name), 'Z' the end.
     The first exception in a step ends the run: one failed test decides.
     """
-    namespace = SETUPS.get(request["setup"])
+    namespace = set_up(request["setup"])
     encode, name_of, error, note = channel.encode, channel.type_name, channel.ChannelError, progress
     execute, evaluate, anything = exec, eval, BaseException  # the program may patch builtins, or empty them
-    if namespace is None:
-        exec(marshal.loads(request["setup"]), namespace := {})
     steps = list(enumerate(marshal.loads(request["steps"]), 2))
     try:
         code = compile(request["source"], "<submission>", "exec", dont_inherit=True)
@@ -106,10 +104,8 @@ def run_judge(request: dict[str, Any], results: Results) -> None:
     Frames: 'J' 1 or 0 (the assert's verdict; an exception is 0), or, for values None, 'V' value of the expression
     itself, 'U' when it has no plain value, 'E' when it raised.
     """
-    namespace = SETUPS.get(request["setup"])
     sys.setrecursionlimit(100_000)
-    if namespace is None:
-        exec(marshal.loads(request["setup"]), namespace := {})
+    namespace = set_up(request["setup"])
     for imports, expression, values in marshal.loads(request["steps"]):
         scope = dict(namespace)
         try:
@@ -174,10 +170,7 @@ def run_script(request: dict[str, Any], results: Results) -> int:
             program = compile(program, "<string>", "exec", dont_inherit=True)
         namespace = dict(request["namespace"])
         if setup := request["setup"]:
-            prepared = SETUPS.get(setup)
-            if prepared is None:
-                exec(marshal.loads(setup), prepared := {})
-            namespace["prepared"] = prepared
+            namespace["prepared"] = set_up(setup)
         exec(program, namespace)
     except SystemExit as stop:
         code = _exit_code(stop)
@@ -199,6 +192,14 @@ def _exit_code(stop: SystemExit) -> int:
         return stop.code & 0xFF
     print(stop.code, file=sys.stderr)
     return 1
+
+
+def set_up(code: bytes) -> dict[str, Any]:
+    """The namespace in which setup code has run: the kept one, or made now, in this job alone."""
+    namespace = SETUPS.get(code)
+    if namespace is None:
+        exec(marshal.loads(code), namespace := {})
+    return namespace
 
 
 def keep_setup(code: bytes) -> None:
