@@ -29,6 +29,7 @@ from pathlib import Path
 
 from common import cli
 from common.errors import ConfigError
+from common.writable import require_file
 from services.sandbox.attack_programs import BODY, FORGERS, PLAIN, RIGHT, TESTS, WRONG
 
 TIMEOUT_S = 30.0
@@ -88,6 +89,8 @@ def parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
     options = parser().parse_args(argv)
+    if options.out is not None:
+        require_file(options.out, "--out")
     grader = Grader(_words(options.command), _pattern(options.accepts), options.timeout)
     _require_grader(grader)
     paid = {name: grader.pays(WRONG[name]) for name in FORGERS}
@@ -95,6 +98,7 @@ def main(argv: list[str]) -> int:
     if options.out is not None:
         rows = [{"program": n, "right": False, "accepted": v} for n, v in paid.items()]
         rows += [{"program": n, "right": True, "accepted": v} for n, v in honest.items()]
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in (n for n, accepted in paid.items() if accepted):
         print(f"accepts {name:<26} it {FORGERS[name]}")

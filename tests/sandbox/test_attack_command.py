@@ -121,3 +121,9 @@ open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
             return
         time.sleep(0.1)
     pytest.fail("it still runs")
+
+
+def test_a_place_that_takes_no_file_is_told_before_anything_is_run(tmp_path):
+    with pytest.raises(ConfigError, match="Is a directory; give a file that can be written"):
+        attack(tmp_path, f"open({str(tmp_path / 'runs')!r}, 'a').write('x')", "--out", str(tmp_path))
+    assert not (tmp_path / "runs").exists()
