@@ -58,13 +58,15 @@ GRANTS: dict[str, tuple[Grant, ...]] = {
         Grant("get", "R", (f"{keys.PREFIX}:delta:*",)),
         Grant("hset", "W", (f"{keys.PREFIX}:proofs:*",)),
         Grant("sadd expire", "W", (f"{keys.PREFIX}:seals:*",)),
+        Grant("rpush", "W", (keys.SIBLINGS,)),
+        Grant("llen", "R", (keys.SIBLINGS,)),
         Grant(HEARTBEAT, "W", (keys.heartbeats("ref_server"),)),
     ),
     "sandbox": (
         Grant(CONSUME, "RW", (keys.ROLLOUTS,)),
         Grant(APPEND, "W", (keys.graded(_ANY), keys.DEAD)),
         Grant("rpush lpop llen", "RW", (keys.SIBLINGS,)),
-        Grant("hsetnx hset hget expire", "RW", (f"{keys.SIBLINGS}:*",)),
+        Grant("hsetnx hset hget hmget expire", "RW", (f"{keys.SIBLINGS}:*",)),
         Grant(HEARTBEAT, "W", (keys.heartbeats("sandbox"),)),
     ),
     "monitor": (

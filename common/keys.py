@@ -3,7 +3,7 @@
 requests ──> rollouts ──> graded:{run}           work, in flow order
 delta:{run}:tensor:{version} then delta:{run}:version    the adapter: tensors first, version key last
 proofs:{run}:{version}                           hash replica -> its answer to the push
-siblings, siblings:{token}:claims and :grades    completions that a slow group's grader offers to idle ones
+siblings, siblings:{token}:claims and :grades    completions offered to idle graders (common/offers.py)
 seals:{run}:{group}                              set: digests of the rollouts its generator made (common/digests.py)
 dead                                             poison messages with their reason
 heartbeat:{service}:{name}                       expires when the process is gone

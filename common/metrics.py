@@ -110,6 +110,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("rs_stream_pending", "gauge", ("stream",), "messages", "Messages claimed and unfinished", "ref_server"),
     Metric("rs_dead_letters", "gauge", (), "messages", "Messages in the dead-letter stream", "ref_server"),
     Metric("rs_graded_total", "counter", ("worker",), "completions", "Completions graded", "sandbox"),
+    Metric(
+        "rs_graded_early_total",
+        "counter",
+        ("worker",),
+        "completions",
+        "Distinct completions that were graded before their group was sampled",
+        "sandbox",
+    ),
     Metric("rs_graded_groups_total", "counter", ("worker",), "groups", "Groups graded", "sandbox"),
     Metric(
         "rs_labels_total", "counter", ("worker", "label"), "completions", "Completions by published label", "sandbox"

@@ -171,15 +171,18 @@ class Grade(Message):
 
 
 class Sibling(Message):
-    """One completion of a slow group, offered to idle graders. Maker and reader: sandbox, which answers with a Grade.
+    """One completion, offered to idle graders: of a group that is still sampled (maker: ref_server), or of one that is slow
+    to grade (maker: sandbox). Reader: sandbox, which answers with a Grade.
 
-    token: of this round of grading; a group that is graded anew has another, so no late answer is taken for its own.
+    token: of the group's early offers (common/offers.py), or of one round of grading, so that no late answer of a former
+    round is taken for one of the next.
+
+    Example: {"token": "9f86d0...", "problem": {...}, "text": "```python ..."}
     """
 
     max_bytes: ClassVar[int] = 64 << 20
 
     token: str
-    index: int = Field(ge=0)
     problem: Problem
     text: str
 

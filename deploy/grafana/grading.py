@@ -60,8 +60,10 @@ def _verdicts(made: Dashboard) -> Dashboard:
 def _speed(made: Dashboard) -> Dashboard:
     made.with_row(row("Speed"))
     made.with_panel(
-        lines("Completions graded", "suffix: completions/s", "By worker; they share the stream evenly.",
-              (f"sum by (worker) (rate(rs_graded_total{RATE}))", "{{worker}}")).min(0)
+        lines("Completions graded", "suffix: completions/s", "By worker; they share the stream evenly. early: graded, by any "
+              "of them, while the group was still sampled.",
+              (f"sum by (worker) (rate(rs_graded_total{RATE}))", "{{worker}}"),
+              (f"sum(rate(rs_graded_early_total{RATE}))", "early")).min(0)
     ).with_panel(
         lines("Time for one completion", "s", "All its programs and both verdicts: median, 95th and 99th percentile.",
               *[(f"histogram_quantile({q}, {BUCKETS})", f"p{q * 100:.0f}") for q in (0.5, 0.95, 0.99)])

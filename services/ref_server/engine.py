@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ class Sample:
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: str
+
+
+Ended = tuple[int, int, Sample]  # which prompt, which of its continuations, and that one
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Engine:
         prompts: list[list[int]],
         plans: list[SamplingPlan],
         between: Callable[[], None] | None = None,
-        finished: Callable[[int, list[Sample]], None] | None = None,
+        ended: Callable[[list[Ended]], None] | None = None,
     ) -> list[list[Sample]]:
         """`plans[i].n` continuations of `prompts[i]`, in order. Same weights, plan and seed: same tokens.
 
@@ -97,43 +101,48 @@ class Engine:
         `load(delta, keep_running=True)`. Tokens sampled before and after it then come from different versions, each with
         the log-prob it was sampled with.
 
-        `finished(i, samples)` is called once for each prompt, as soon as all its continuations are complete and while
-        others are still sampled. What either of the two raises ends the sampling and is raised.
+        `ended` is called after each step in which continuations were completed, with all of them, while others are still
+        sampled: each continuation once. What either of the two raises ends the sampling and is raised.
         """
         inputs: list[PromptType] = [{"prompt_token_ids": ids} for ids in prompts]
         params = [_sampling(plan, self.eos_ids) for plan in plans]
-        if between is None and finished is None:
+        if between is None and ended is None:
             outputs = self.llm.generate(inputs, params, use_tqdm=False)
             return [[_sample(one) for one in output.outputs] for output in outputs]
-        return self._step_by_step(inputs, params, between, finished)
+        return self._step_by_step(inputs, params, between, ended)
 
     def _step_by_step(
         self,
         inputs: list[PromptType],
         params: list[SamplingParams],
         between: Callable[[], None] | None,
-        finished: Callable[[int, list[Sample]], None] | None,
+        ended: Callable[[list[Ended]], None] | None,
     ) -> list[list[Sample]]:
+        """Each continuation is a request of its own: vLLM tells of a request with n > 1 only when all n are complete."""
         from vllm import RequestOutput
 
-        engine, groups = self.llm.llm_engine, dict[int, list[Sample]]()
+        engine, samples = self.llm.llm_engine, dict[tuple[int, int], Sample]()
+        places = [(i, j) for i, plan in enumerate(params) for j in range(plan.n)]
         try:
-            for number, (prompt, plan) in enumerate(zip(inputs, params, strict=True)):
-                engine.add_request(str(number), prompt, plan)
+            for number, (i, j) in enumerate(places):
+                engine.add_request(str(number), inputs[i], _continuation(params[i], j))
             while engine.has_unfinished_requests():
+                found: list[Ended] = []
                 for out in engine.step():
                     if out.finished:
                         assert isinstance(out, RequestOutput), "no model here pools"
-                        groups[int(out.request_id)] = [_sample(one) for one in out.outputs]
-                        if finished is not None:
-                            finished(int(out.request_id), groups[int(out.request_id)])
+                        place = places[int(out.request_id)]
+                        samples[place] = _sample(out.outputs[0])
+                        found.append((*place, samples[place]))
+                if found and ended is not None:
+                    ended(found)
                 if between is not None:
                     between()
         finally:  # requests left behind by an error would keep every later delta_S from being loaded
-            left = [str(number) for number in range(len(inputs)) if number not in groups]
+            left = [str(number) for number, place in enumerate(places) if place not in samples]
             if left:
                 engine.abort_request(left)
-        return [groups[number] for number in range(len(inputs))]
+        return [[samples[i, j] for j in range(plan.n)] for i, plan in enumerate(params)]
 
     def probe(self, ids: list[int]) -> list[float]:
         """log p(ids[i+1] | ids[:i+1]) under the loaded weights; len(ids) - 1 values."""
@@ -194,6 +203,14 @@ def _sampling(plan: SamplingPlan, eos_ids: list[int]) -> SamplingParams:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _continuation(params: SamplingParams, index: int) -> SamplingParams:
+    """One of the n: as vLLM itself splits a request (ParentRequest), so that its tokens are the same bit for bit."""
+    one = copy(params)
+    one.n = 1
+    one.seed = None if params.seed is None else params.seed + index
+    return one
 
 
 def _of_tokens(rows: Sequence[dict[int, Logprob] | None], ids: list[int]) -> list[float]:

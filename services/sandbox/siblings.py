@@ -1,12 +1,17 @@
-"""Completions of a slow group, offered to idle workers: a group takes as long as its slowest completion, wherever lanes are.
+"""Completions graded by another worker than their group's owner: a group takes as long as its slowest one, wherever lanes are.
 
-    owner:  group in work for a while ── offer ──> rs:siblings (list)      one entry for each completion it has not begun
-    idle:   take ── LPOP, then HSETNX rs:siblings:{token}:claims ──> grade it ── answer ──> rs:siblings:{token}:grades
-    owner:  begin ── HSETNX, for each completion that it offered ──> grades it itself, or waits for the answer
+    generator:  completion done, its group not ─ offer ─┐
+    owner:      group in work for half a second ─ offer ┴─> rs:siblings (list)   what no lane has begun
+    idle:       take ── LPOP, then HSETNX rs:siblings:{token}:claims ──> grade it ──> rs:siblings:{token}:grades
+    owner:      when it begins the group: claims all of it at once, in one transaction, and reads claims and grades
+                    answered ──> that grade        claimed ──> waits for the answer        else ──> grades it itself
+                later, for each completion that it has offered: HSETNX ──> grades it, or waits for the answer
 
 Whoever sets the field of a completion in the claims grades it, so it is graded once, whether its owner or another worker
-comes first. An owner that waits in vain, because the other died, grades it itself; its group is published by itself
-alone, once. When the owner dies its group is delivered anew, under another token; the keys of the former one expire.
+comes first. Early offers of a group share a token that both sides derive; each round of an owner has one of its own. An
+owner that waits in vain, because the other died, grades the completion itself; its group is published by itself alone,
+once. When the owner dies its group is delivered anew: early grades still count, nobody waits for an owner's claim, and the
+keys of its round expire.
 """
 
 from __future__ import annotations
@@ -15,60 +20,86 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
-import redis
-
-from common import keys
+from common import keys, offers
 from common.errors import WireError
 from common.types import Grade, Problem, Sibling
 from common.wire import pack, unpack
 
-MOST_OFFERS = 1024  # in the list: with every worker busy further ones would only fill Redis
 KEPT_S = 600
 ASK_EVERY_S = 0.02
+OWNERS = "0"  # as the time of a claim: so long ago that nobody waits for it
 
 
-class Offers:
-    """What one worker (`name`) offers, takes and answers. Raises redis.RedisError where Redis stays away."""
+@dataclass(frozen=True)
+class Taken:
+    """An offer that this worker has claimed, and its field in the claims and the grades."""
 
-    def __init__(self, client: redis.Redis, name: str):
-        self.client, self.name = client, name
+    sibling: Sibling
+    field: str
 
-    def put(self, siblings: Sequence[Sibling]) -> None:
-        """Offer them, unless the list is full: their owner grades them anyway."""
-        if siblings and int(self.client.llen(keys.SIBLINGS)) < MOST_OFFERS:
-            self.client.rpush(keys.SIBLINGS, *[pack(s) for s in siblings])
 
-    def take(self) -> Sibling | None:
+class Offers(offers.Offers):
+    """What one worker offers, takes, claims and answers. Raises redis.RedisError where Redis stays away."""
+
+    def take(self) -> Taken | None:
         """An offered completion that nobody has begun, claimed for this worker."""
-        while (data := self.client.lpop(keys.SIBLINGS)) is not None:
+        while (data := cast("bytes | None", self.client.lpop(keys.SIBLINGS))) is not None:
             try:
-                sibling = unpack(cast(bytes, data), Sibling)
+                taken = Taken(unpack(data, Sibling), offers.digest(data))
             except WireError:
                 continue  # no message of ours; whoever wrote it waits for nothing
-            if self.claim(sibling.token, sibling.index):
-                return sibling
+            if self.claim(taken.sibling.token, taken.field):
+                return taken
         return None
 
-    def claim(self, token: str, index: int) -> bool:
+    def claim(self, token: str, field: str) -> bool:
         """Whether this worker grades the completion. A reply that was lost counts as no: then its owner waits and grades it."""
         key = keys.sibling_claims(token)
         pipe = self.client.pipeline(transaction=True)
-        pipe.hsetnx(key, str(index), self.name)
+        pipe.hsetnx(key, field, repr(time.time()))
         pipe.expire(key, KEPT_S)
         return bool(pipe.execute()[0])
 
-    def answer(self, sibling: Sibling, grade: Grade) -> None:
-        key = keys.sibling_grades(sibling.token)
+    def claim_rest(self, token: str, fields: Sequence[str]) -> tuple[list[float], list[Grade | None]]:
+        """For an owner: claim what nobody has claimed. When each was claimed (Unix s; 0: by an owner), and its grade."""
+        claims = keys.sibling_claims(token)
         pipe = self.client.pipeline(transaction=True)
-        pipe.hset(key, str(sibling.index), pack(grade))
+        pipe.hmget(keys.sibling_grades(token), list(fields))
+        for field in fields:
+            pipe.hsetnx(claims, field, OWNERS)
+        pipe.hmget(claims, list(fields))
+        pipe.expire(claims, KEPT_S)
+        grades, *_, claimed, _ = pipe.execute()
+        return [_time(value) for value in claimed], [_grade(value) for value in grades]
+
+    def answer(self, taken: Taken, grade: Grade) -> None:
+        key = keys.sibling_grades(taken.sibling.token)
+        pipe = self.client.pipeline(transaction=True)
+        pipe.hset(key, taken.field, pack(grade))
         pipe.expire(key, KEPT_S)
         pipe.execute()
 
-    def answered(self, token: str, index: int) -> Grade | None:
-        data = self.client.hget(keys.sibling_grades(token), str(index))
-        return None if data is None else unpack(cast(bytes, data), Grade)
+    def answered(self, token: str, field: str) -> Grade | None:
+        return _grade(cast("bytes | None", self.client.hget(keys.sibling_grades(token), field)))
+
+
+def _grade(data: bytes | None) -> Grade | None:
+    """None too for what is no grade: another grader wrote it, and a bad one must not end us."""
+    try:
+        return None if data is None else unpack(data, Grade)
+    except WireError:
+        return None
+
+
+def _time(claim: bytes) -> float:
+    """When a claim says that it was made, in Unix s; 0 where it says nothing of the kind."""
+    try:
+        return float(claim)
+    except ValueError:
+        return 0.0
 
 
 class Round:
@@ -77,9 +108,29 @@ class Round:
     def __init__(self, offers: Offers, problem: Problem, texts: Sequence[str]):
         self.offers, self.problem, self.texts = offers, problem, texts
         self.token = uuid.uuid4().hex
+        self.early: dict[int, Grade] = {}  # grades that were there before the round began
+        self._elsewhere: dict[int, tuple[str, str, float]] = {}  # token and field of the answer; when it was claimed
         self._lock = threading.Lock()
         self._begun: set[int] = set()
-        self._offered: set[int] = set()
+        self._offered: dict[int, str] = {}  # with their field
+
+    def claim_early(self, token: str) -> list[int]:
+        """Ask what became of the completions that were offered under `token`, and claim the rest: those are returned.
+
+        An early grade that says that we failed is no grade: its completion is the owner's again.
+        """
+        fields = [offers.digest(pack(self._sibling(token, i))) for i in range(len(self.texts))]
+        rest = []
+        for i, (at, grade) in enumerate(zip(*self.offers.claim_rest(token, fields), strict=True)):
+            if grade is not None and grade.status == "graded":
+                self.early[i] = grade
+            elif grade is None and at > 0:
+                self._elsewhere[i] = (token, fields[i], at)
+            else:
+                rest.append(i)
+        with self._lock:
+            self._begun.update(self.early, self._elsewhere)
+        return rest
 
     def begin(self, index: int) -> bool:
         """Whether a lane of the owner grades this completion; False: another worker does."""
@@ -87,22 +138,28 @@ class Round:
             if index not in self._offered:
                 self._begun.add(index)
                 return True
-        return self.offers.claim(self.token, index)
+        if self.offers.claim(self.token, self._offered[index]):
+            return True
+        self._elsewhere[index] = (self.token, self._offered[index], time.time())
+        return False
 
     def offer(self) -> None:
         """Offer what no lane has begun. From now on `begin` asks first."""
         with self._lock:
-            self._offered = set(range(len(self.texts))) - self._begun
-        self.offers.put(
-            [
-                Sibling(token=self.token, index=i, problem=self.problem, text=self.texts[i])
-                for i in sorted(self._offered)
-            ]
-        )
+            siblings = {i: self._sibling(self.token, i) for i in range(len(self.texts)) if i not in self._begun}
+            self._offered = {i: offers.digest(pack(sibling)) for i, sibling in siblings.items()}
+        self.offers.put(list(siblings.values()))
 
     def answer(self, index: int, patience_s: float) -> Grade | None:
-        """What the worker that took the completion says of it; None when it says nothing for that long."""
-        deadline = time.monotonic() + patience_s
-        while (grade := self.offers.answered(self.token, index)) is None and time.monotonic() < deadline:
+        """What the worker that took the completion says of it; None when that is nothing `patience_s` after its claim.
+
+        The claim's time is another machine's: no clock makes the wait longer than `patience_s` from now.
+        """
+        token, field, at = self._elsewhere[index]
+        deadline = time.monotonic() + min(patience_s, at + patience_s - time.time())
+        while (grade := self.offers.answered(token, field)) is None and time.monotonic() < deadline:
             time.sleep(ASK_EVERY_S)
         return grade
+
+    def _sibling(self, token: str, index: int) -> Sibling:
+        return Sibling(token=token, problem=self.problem, text=self.texts[index])

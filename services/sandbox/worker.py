@@ -2,7 +2,8 @@
 
     rollouts ── consume ──> groups in flight ──> lanes: one completion each ──> programs at the same time (beside.py)
                                  │      ▲           siblings with the same text are graded once
-                                 │      └── a slow group's further siblings: idle workers take some (siblings.py)
+                                 │      ├── what was graded while the group was sampled is not graded again (siblings.py)
+                                 │      └── a slow group's further siblings: idle workers take some
                                  └── when its last sibling is done ── publish ──> graded:{run}
 
 Lanes are shared by all groups in flight, so a lane is idle only when no completion waits, and a group whose sibling loops
@@ -28,13 +29,14 @@ from common import cli, failpoints, keys
 from common.access import open_redis, outages_as_user_errors
 from common.heartbeat import beat
 from common.metrics import INFRA_CAUSES, KILL_CAUSES, Metrics, serve
+from common.offers import early_token
 from common.queue import Delivery, Queue
 from common.settings import SandboxSettings, build, parse_assignments, read_settings_file
-from common.types import DroppedGroup, Grade, GradedGroup, Label, Problem, RolloutGroup, Sibling
+from common.types import DroppedGroup, Grade, GradedGroup, Label, Problem, RolloutGroup
 from services.sandbox.jail.executor import SandboxError
 from services.sandbox.jail.start import jail_starts
 from services.sandbox.options import worker as parser
-from services.sandbox.siblings import Offers, Round
+from services.sandbox.siblings import Offers, Round, Taken
 from services.sandbox.verdicts.beside import Beside
 from services.sandbox.verdicts.grade import infra_error
 from services.sandbox.verdicts.graders import grade_completion
@@ -44,6 +46,7 @@ log = logging.getLogger("sandbox")
 
 PROGRAMS_A_LANE = 2  # beside the oracle's: the ground truth and the hint; the other three need a test function
 PROGRAMS = 5  # at least: five that sleep for as long as they may take no longer than one, however few lanes there are
+LOOK_EVERY_S = 0.1  # an idle worker, for offered completions: a fiftieth of what an endless loop takes
 OFFER_AFTER_S = 0.5  # thirty times what an ordinary completion takes: fast groups never touch Redis for their siblings
 STUCK_S = 600.0  # longer than the longest completion may take
 
@@ -56,13 +59,13 @@ class Worker:
         self.jails: LifoQueue[Oracle] = LifoQueue()  # idle ones; further ones are started when a lane finds none
         self.lanes = lanes = settings.parallel or len(os.sched_getaffinity(0))
         self.waiting, self.running, self._lock = 0, 0, threading.Lock()  # completions in hand: not begun, begun
-        self.helping: set[Future[None]] = set()  # siblings of groups that other workers have in hand
+        self.helping: set[Future[None]] = set()  # completions of groups that nobody or another worker has in hand
         with jail_starts():
             self.jails.put(jail := self._new_jail())
         self.beside = Beside(
             max(PROGRAMS, PROGRAMS_A_LANE * lanes), isolation=settings.isolation, packages=settings.packages
         )
-        self.offers = Offers(queue.client, settings.name)
+        self.offers = Offers(queue.client)
         self.layers = dict(jail.executor.layers)
         for layer, missing in self.layers.items():
             metrics["rs_isolation_layer"].labels(settings.name, layer).set(not missing)
@@ -86,7 +89,7 @@ class Worker:
         quiet_s = round(time.monotonic() - self.active_at, 1)
         return {"ok": quiet_s <= STUCK_S, "worker": self.settings.name, "quiet_s": quiet_s}
 
-    def turn(self, wait_s: float = 0.5) -> int:
+    def turn(self, wait_s: float = LOOK_EVERY_S) -> int:
         """Take a group if there is room for it; returns how many were taken. Raises what a group in flight raised.
 
         There is none while more completions wait than there are lanes: another worker may be idle.
@@ -94,7 +97,7 @@ class Worker:
         self._settle(wait_for=None)
         self.beside.executors.reap()
         self._help()
-        patience_s = min(wait_s, 0.05) if self.in_flight else wait_s
+        patience_s = min(wait_s, 0.05) if self.in_flight or self.helping else wait_s
         if len(self.in_flight) >= self.settings.groups_in_flight or self.waiting >= self.lanes:
             self._settle(wait_for=FIRST_COMPLETED, timeout_s=patience_s)
             return 0
@@ -107,14 +110,15 @@ class Worker:
         return len(new)
 
     def _help(self) -> None:
-        """Take siblings that another worker's slow group offers, as long as a lane is idle."""
+        """Take completions that are offered, as long as a lane is idle."""
         while self.waiting + self.running < self.lanes and (offer := self.offers.take()) is not None:
             self._wait(1)
             self.helping.add(self.threads.submit(self._helped, offer))
 
-    def _helped(self, offer: Sibling) -> None:
+    def _helped(self, taken: Taken) -> None:
         failpoints.reached("sibling_taken")
-        self.offers.answer(offer, self._one(offer.problem, offer.text, offer.token))
+        offer = taken.sibling
+        self.offers.answer(taken, self._one(offer.problem, offer.text, offer.token))
 
     def _group(self, delivery: Delivery) -> None:
         with self.queue.renew_lease(keys.GRADERS, [delivery]):
@@ -148,14 +152,19 @@ class Worker:
 
     def _grade(self, group: RolloutGroup) -> GradedGroup:
         started, texts = time.perf_counter(), _texts(group)
-        round_ = Round(self.offers, group.problem, texts)
-        lanes = [self.threads.submit(self._sibling, round_, group.group_id, i) for i in range(len(texts))]
-        if wait(lanes, timeout=OFFER_AFTER_S).not_done:
+        round_, ours = Round(self.offers, group.problem, texts), list(range(len(texts)))
+        if len(group.completions) > 1:  # a lone one ends with its group, and was not offered
+            ours = round_.claim_early(early_token(group.run_id, group.group_id, group.policy_version))
+            self._wait(len(ours) - len(texts))
+        lanes = {i: self.threads.submit(self._sibling, round_, group.group_id, i) for i in ours}
+        if wait(lanes.values(), timeout=OFFER_AFTER_S).not_done:
             round_.offer()
-        graded = [self._own(round_, group.group_id, i, lane.result()) for i, lane in enumerate(lanes)]
+        own = {i: lane.result() for i, lane in lanes.items()} | round_.early
+        graded = [self._own(round_, group.group_id, i, own.get(i)) for i in range(len(texts))]
         verdicts = dict(zip(texts, graded, strict=True))
         grades = [verdicts[c.text] for c in group.completions]
         self._count(grades)
+        self.metrics["rs_graded_early_total"].labels(self.settings.name).inc(len(round_.early))
         return GradedGroup(group=group, grades=grades, worker=self.settings.name, grade_s=time.perf_counter() - started)
 
     def _sibling(self, round_: Round, group_id: str, index: int) -> Grade | None:
@@ -236,7 +245,7 @@ class Worker:
         ):
             for value in values:
                 self.metrics[metric].labels(name, value)
-        for metric in ("rs_graded_total", "rs_graded_groups_total", "rs_grade_seconds"):
+        for metric in ("rs_graded_total", "rs_graded_early_total", "rs_graded_groups_total", "rs_grade_seconds"):
             self.metrics[metric].labels(name)
 
     def _drop(self, group: RolloutGroup, reason: str) -> None:

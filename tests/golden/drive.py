@@ -30,7 +30,7 @@ from common.queue import Queue, connect
 from common.settings import RefServerSettings, SandboxSettings, TrainerSettings, build
 from common.types import SamplingPlan
 from experiments.design import presets
-from services.ref_server.engine import Engine, Sample
+from services.ref_server.engine import Ended, Engine, Sample
 from services.ref_server.generation import Generator
 from services.ref_server.reference import Reference
 from services.ref_server.rendering import Renderer
@@ -71,7 +71,7 @@ class RecordedEngine:
         self,
         prompts: list[list[int]],
         plans: list[SamplingPlan],
-        finished: Callable[[int, list[Sample]], None],
+        ended: Callable[[list[Ended]], None],
     ) -> list[list[Sample]]:
         out = []
         for i, (plan, new) in enumerate(zip(plans, self.engine.generate(prompts, plans), strict=True)):
@@ -80,7 +80,7 @@ class RecordedEngine:
             self.fresh[key] = new
             out.append(self.recorded.get(key, new))
             self._compare(key, new, out[-1])
-            finished(i, out[-1])
+            ended([(i, j, sample) for j, sample in enumerate(out[-1])])
         return out
 
     def _compare(self, key: str, new: list[Sample], old: list[Sample]) -> None:

@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from common import keys
+from common import offers as offers_module
 from common.errors import ConfigError
 from common.metrics import Metrics
 from common.queue import Queue, connect
 from common.settings import SandboxSettings, build
 from common.types import Completion, DroppedGroup, GradedGroup, Problem
-from services.sandbox import siblings as siblings_module
 from services.sandbox import worker as worker_module
 from services.sandbox.jail.executor import IsolationError, SandboxError
 from services.sandbox.siblings import Offers, Round
@@ -335,7 +335,7 @@ def test_offers_of_a_worker_alone_are_nobodys_second_work(worker, queue, monkeyp
 def test_a_sibling_whose_taker_dies_is_graded_by_its_owner(redis_url, queue, monkeypatch):
     slow_programs(monkeypatch, {RIGHT: 2.0})
     queue.publish(keys.ROLLOUTS, rollouts([RIGHT, WRONG, HACK]))
-    dead, taken = Offers(connect(redis_url), "dead"), []
+    dead, taken = Offers(connect(redis_url)), []
 
     def take_one_and_die():
         while not taken:
@@ -347,25 +347,27 @@ def test_a_sibling_whose_taker_dies_is_graded_by_its_owner(redis_url, queue, mon
     with a_worker(redis_url, "w", parallel=1, claim_idle_s=1.0) as worker:
         (group_,) = graded_groups(queue, [worker], 1)
     thief.join()
-    assert taken[0].text == WRONG, "the first that no lane had begun"
+    assert taken[0].sibling.text == WRONG, "the first that no lane had begun"
     assert [g.label for g in group_.grades] == ["Correct", "Incorrect", "Reward Hack"]
 
 
 def test_a_late_answer_of_a_former_round_is_not_taken(redis_url):
-    offers = Offers(connect(redis_url), "w")
-    former, again = (Round(offers, PROBLEM, [RIGHT, WRONG]) for _ in range(2))
+    offers = Offers(connect(redis_url))
+    former, again = (Round(offers, PROBLEM, [RIGHT]) for _ in range(2))
     former.offer()
-    taken = offers.take()
-    offers.answer(taken, grade(reward=0.5))
+    offers.answer(offers.take(), grade(reward=0.5))
+    again.offer()
+    assert offers.take() is not None
+    assert not former.begin(0) and not again.begin(0)
     assert former.answer(0, 0.1).reward == 0.5
     assert again.answer(0, 0.1) is None
 
 
 def test_a_full_list_of_offers_and_foreign_entries_do_no_harm(redis_url, monkeypatch):
-    offers = Offers(connect(redis_url), "w")
+    offers = Offers(connect(redis_url))
     offers.client.rpush(keys.SIBLINGS, b"not ours")
     assert offers.take() is None
-    monkeypatch.setattr(siblings_module, "MOST_OFFERS", 1)
+    monkeypatch.setattr(offers_module, "MOST_OFFERS", 1)
     rounds = [Round(offers, PROBLEM, [RIGHT, WRONG]) for _ in range(2)]
     for one in rounds:
         one.offer()

@@ -33,13 +33,13 @@ class Stub:
     def probe(self, ids):
         return [-1.0] * (len(ids) - 1)
 
-    def generate(self, prompts, plans, finished=None):
+    def generate(self, prompts, plans, ended=None):
         for i, (prompt, plan) in enumerate(zip(prompts, plans, strict=True)):
             if prompt[0] in self.refuses:
                 raise ValueError(f"token id {prompt[0]} is out of vocabulary\nand more")
             if prompt[0] in self.dies_of:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
-            finished(i, [Sample([7, 2], [-0.5, -0.5], "stop") for _ in range(plan.n)])
+            ended([(i, j, Sample([7, 2], [-0.5, -0.5], "stop")) for j in range(plan.n)])
 
 
 def render(messages):
