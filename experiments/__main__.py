@@ -17,6 +17,8 @@
   report        HTML, Markdown, figures, LaTeX table
   why           dose, time and place: figures and tables of a registration with doses, cosines between directions
   verdict       every preregistered claim: supported, falsified, inconclusive, not evaluable
+  keep          finished runs as small files to be committed, which the commands above read too
+  missing       registered runs that are still to be made, as sweeps
   next-preset   the decision branch: did vanilla learn to hack, and what is next
   completion    the shell function that completes all of these (bash, zsh)
 
@@ -49,6 +51,8 @@ COMMANDS = {
     "report": "experiments.report.build",
     "why": "experiments.report.why",
     "verdict": "experiments.analysis.verdict",
+    "keep": "experiments.analysis.keep",
+    "missing": "experiments.analysis.missing",
     "next-preset": "experiments.analysis.next_preset",
     "completion": "experiments.completion",
 }

@@ -61,6 +61,8 @@ def sweep() -> cli.Parser:
     _isolation(p)
     _gpus(p)
     _runs(p)
+    what = "folders of kept runs (`keep`): a run that is there is complete"
+    p.add_argument("--kept", type=Path, nargs="+", default=[], metavar="DIR", help=what)
     return p
 
 
@@ -190,7 +192,7 @@ def drift() -> cli.Parser:
 
 def alarm() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments alarm", description=cli.docstring("experiments.report.alarm_page"))
-    _runs(p)
+    _run_folders(p)
     p.add_argument("--registration", type=Path, metavar="FILE", help="default: registrations/alarm.yaml")
     p.add_argument("--setting", nargs="+", metavar="NAME", help="which of the registration (default: the first)")
     what = "another rate than the registered one, for clean runs too few for that; no claim is then judged"
@@ -201,7 +203,7 @@ def alarm() -> cli.Parser:
 
 def watch() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments watch", description=cli.docstring("experiments.analysis.watch"))
-    p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, finished or running")
+    p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="runs, finished or running: directories or kept")
     p.add_argument("--clean", type=Path, metavar="FILE", help="what clean runs do, as --calibrate writes it")
     p.add_argument("--false-alarm-rate", type=float, default=0.05, metavar="P", help="default: 0.05")
     p.add_argument(
@@ -210,6 +212,27 @@ def watch() -> cli.Parser:
     what = "with --calibrate: only these signals (default: those of docs/alarm.md)"
     p.add_argument("--signals", nargs="+", type=_names, action=Together, default=[], metavar="NAME", help=what)
     p.add_argument("--json", action="store_true", help="machine-readable")
+    return p
+
+
+def keep() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments keep", description=cli.docstring("experiments.analysis.keep"))
+    _run_folders(p)
+    what = "only runs of this registration's groups, arms and cells (default: all that have finished)"
+    p.add_argument("--registration", type=Path, metavar="FILE", help=what)
+    what = "also failed runs where the registration counts them as collapsed: they will not be made again"
+    p.add_argument("--failed", action="store_true", help=what)
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of kept runs; added to")
+    return p
+
+
+def missing() -> cli.Parser:
+    p = cli.Parser(prog="python -m experiments missing", description=cli.docstring("experiments.analysis.missing"))
+    p.add_argument("--registration", type=Path, required=True, metavar="FILE", help="version 2 with a design, or 3")
+    _run_folders(p)
+    cli.completes(p.add_argument("--preset", help="only the registered runs of this preset"), _presets)
+    what = "added to each command, like '--stacks 28 --set eval_every=50'"
+    p.add_argument("--with", dest="more", default="", metavar="'OPTIONS'", help=what)
     return p
 
 
@@ -227,7 +250,7 @@ PARSERS = {
     "arms": arms, "presets": presets,
     "model": model, "demo": demo, "run": run, "sweep": sweep, "prepare": prepare, "samples": samples, "status": status,
     "report": report, "verdict": verdict, "next-preset": next_preset, "measure-cos": measure_cos,
-    "drift": drift, "why": why, "alarm": alarm, "watch": watch,
+    "drift": drift, "why": why, "alarm": alarm, "watch": watch, "keep": keep, "missing": missing,
 }  # fmt: skip
 
 
@@ -254,6 +277,11 @@ def _dry_run(p: argparse.ArgumentParser) -> None:
 
 def _runs(p: argparse.ArgumentParser) -> None:
     p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="run directories (default: runs)")
+
+
+def _run_folders(p: argparse.ArgumentParser) -> None:
+    what = "folders of run directories and kept runs, read together (default: runs)"
+    p.add_argument("--runs", type=Path, nargs="+", default=[Path("runs")], metavar="DIR", help=what)
 
 
 def _registration(p: argparse.ArgumentParser) -> None:
@@ -332,7 +360,7 @@ def _names(text: str) -> list[str]:
 
 def _selection(p: argparse.ArgumentParser) -> None:
     """Which runs are compared; read by comparable.selection."""
-    _runs(p)
+    _run_folders(p)
     cli.completes(p.add_argument("--preset", help="only runs of this preset; needed when DIR holds several"), _presets)
     cli.completes(
         p.add_argument(

@@ -17,8 +17,10 @@ from typing import Any
 from common import cli
 from common.errors import ConfigError
 from experiments import preparing, status_view
+from experiments.analysis import slim
 from experiments.analysis.measures import summarise
-from experiments.analysis.run_files import Run, age_seconds, find_runs, read_run
+from experiments.analysis.run_files import Run, age_seconds, read_run
+from experiments.analysis.run_folders import find_runs
 from experiments.design import prereg
 from experiments.launch import live_services
 from experiments.launch.run import status as status_of
@@ -128,7 +130,9 @@ def _rows(root: Path, as_json: bool) -> list[dict[str, Any]]:
 
 def _empty(root: Path) -> bool:
     """Whether no run under `root` has been started."""
-    return not any(root.glob("*/provenance.json")) and not (root / "provenance.json").is_file()
+    return (
+        not any(root.glob("*/provenance.json")) and not (root / "provenance.json").is_file() and not slim.kept_in(root)
+    )
 
 
 def _watch(now: Callable[[], Any], seconds: float, as_json: bool) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import RankspaceError
+from .run_source import RunSource, open_source
 
 SLOPE_WINDOW = 10
 
@@ -117,25 +118,31 @@ class Reader:
         return x
 
 
-def read_rows(run_dir: Path | str) -> list[dict[str, Any]]:
-    """The rows of run_dir/metrics.jsonl, each with the `nll_margin` of the evaluation before it where eval.jsonl has one.
+def read_rows(run: Path | str) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl of a run directory or a kept run (run_source), each with the `nll_margin` of the evaluation
+    before it where eval.jsonl has one.
 
     A step that was written again after a resume counts once, as written last; a half-written last line is left out.
     """
-    rows = {row["step"]: readable(row) for row in _lines(Path(run_dir) / "metrics.jsonl")}
-    for row in _lines(Path(run_dir) / "eval.jsonl", optional=True):
+    source = open_source(Path(run))
+    rows = {row["step"]: readable(row) for row in _lines(source, "metrics.jsonl")}
+    for row in _lines(source, "eval.jsonl", optional=True):
         if row.get("nll_margin") is not None and row["step"] in rows:
             rows[row["step"]]["nll_margin"] = row["nll_margin"]
     return [rows[step] for step in sorted(rows)]
 
 
-def _lines(path: Path, optional: bool = False) -> list[dict[str, Any]]:
-    if optional and not path.exists():
-        return []
+def _lines(source: RunSource, name: str, optional: bool = False) -> list[dict[str, Any]]:
+    path = source.path / name
     try:
-        lines = path.read_text().splitlines()
+        data = source.read(name)
     except OSError as error:
         raise RankspaceError(f"{path}: {error.strerror}; give the directory of a run") from None
+    if data is None:
+        if optional:
+            return []
+        raise RankspaceError(f"{path}: No such file or directory; give the directory of a run")
+    lines = data.decode().splitlines()
     rows = []
     for number, line in enumerate(lines, 1):
         try:

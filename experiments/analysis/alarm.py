@@ -23,7 +23,8 @@ from scipy import stats
 
 from common.errors import ConfigError
 from experiments.analysis.exact import clopper_pearson
-from experiments.analysis.run_files import Run, find_runs, read_run
+from experiments.analysis.run_files import Run
+from experiments.analysis.run_folders import Roots, named, read_runs
 from experiments.analysis.stats import onset_step
 from experiments.design import prereg
 from experiments.design.alarm_registration import AlarmRegistration, Group, Setting
@@ -168,21 +169,20 @@ def median_bounds(values: Sequence[float], confidence: float) -> tuple[float, fl
 
 
 def collect(
-    registration: AlarmRegistration, name: str, root: Path, registered: Path
+    registration: AlarmRegistration, name: str, roots: Roots, registered: Path
 ) -> tuple[list[AlarmRun], dict[str, str], list[str]]:
-    """The runs of a setting under `root`, those left out with the reason, and those begun under another registration.
+    """The runs of a setting in the folders, those left out with the reason, and those begun under another registration.
 
     ConfigError when none of its runs is there.
     """
     setting, runs, left_out, other = registration.settings[name], [], {}, []
     digest = prereg.digest(registered)
-    for path in find_runs(root):
-        run = read_run(path)
+    for run in read_runs(roots):
         kind, group = _group(setting, run)
         if kind is None or group is None:
             continue
         fault = _fault(setting, group, run)
-        rows = [] if fault else read_rows(path)
+        rows = [] if fault else read_rows(run.path)
         onset = onset_of(rows, registration.onset_window, registration.onset_pp) if rows else None
         if not fault and kind == "clean" and onset is not None:
             fault = f"meant as clean, hacks from step {onset} on"
@@ -196,19 +196,20 @@ def collect(
             other.append(run.run_id)
     if not runs:
         raise ConfigError(
-            f"--runs {root}: no finished run of setting {name}; {registered.name} says which are registered"
+            f"--runs {named(roots)}: no finished run of setting {name}; {registered.name} says which are registered"
         )
     return runs, left_out, other
 
 
 def _group(setting: Setting, run: Run) -> tuple[Kind | None, Group | None]:
-    name = run.provenance.name or run.run_id.removesuffix(f"-{run.arm}-s{run.seed}")
     kinds: tuple[tuple[Kind, tuple[Group, ...]], ...] = (
         ("clean", setting.clean), ("hacking", setting.hacking), ("blind", setting.blind),
     )  # fmt: skip
     if run.preset != setting.preset:
         return None, None
-    return next(((kind, g) for kind, groups in kinds for g in groups if g.has(name, run.arm, run.seed)), (None, None))
+    return next(
+        ((kind, g) for kind, groups in kinds for g in groups if g.has(run.called, run.arm, run.seed)), (None, None)
+    )
 
 
 def _fault(setting: Setting, group: Group, run: Run) -> str:

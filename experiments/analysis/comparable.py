@@ -15,14 +15,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from common.errors import ConfigError
 from common.scopes import Scope, fields
 from common.settings import TrainerSettings
-from experiments.analysis.run_files import Run, read_rollouts, read_runs
+from experiments.analysis.run_files import Run, read_rollouts
+from experiments.analysis.run_folders import Roots, named, read_runs
 from experiments.design import arms as arm_table
 from experiments.design.registration import Design
 
@@ -36,7 +36,7 @@ OF_PAIRS = {"pairs", "pairs_mechanism"}
 class Selection:
     """What the user asked for on the command line."""
 
-    root: Path
+    root: Roots
     preset: str | None = None
     arms: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -80,10 +80,10 @@ def choose(wanted: Selection) -> Chosen:
     missing = [name for name in wanted.arms if name not in {run.arm for run in runs}]
     if missing or not runs:
         what = f"no run of arm {', '.join(missing)}" if missing else "no run is left after the selection"
-        raise ConfigError(f"--runs {wanted.root}: {what}; `python -m experiments status` lists what is there")
+        raise ConfigError(f"--runs {named(wanted.root)}: {what}; `python -m experiments status` lists what is there")
     kept, left_out = _one_per_arm_and_seed(runs)
     if not kept:
-        raise ConfigError(f"--runs {wanted.root}: no run has finished a step yet; try again in a minute")
+        raise ConfigError(f"--runs {named(wanted.root)}: no run has finished a step yet; try again in a minute")
     by_arm = {name: tuple(run for run in kept if run.arm == name) for name in arm_table.order([r.arm for r in kept])}
     return Chosen(kept[0].preset, by_arm, tuple(left_out), tuple(_checked(by_arm, wanted)))
 
@@ -102,7 +102,7 @@ def choose_registered(wanted: Selection, design: Design) -> Chosen:
             by_name[name] = tuple(kept)
     if not by_name:
         raise ConfigError(
-            f"--runs {wanted.root}: no registered run has finished a step; registered: {', '.join(design.arms)}"
+            f"--runs {named(wanted.root)}: no registered run has finished a step; registered: {', '.join(design.arms)}"
         )
     known = {run.path for own in by_name.values() for run in own}
     arms = {design.arm_of(name) for name in design.arms}
@@ -146,10 +146,10 @@ def _checked(
 def _of_one_preset(runs: list[Run], wanted: Selection) -> list[Run]:
     presets = sorted({run.preset for run in runs})
     if wanted.preset is None and len(presets) > 1:
-        raise ConfigError(f"--runs {wanted.root}: holds presets {', '.join(presets)}; choose one with --preset")
+        raise ConfigError(f"--runs {named(wanted.root)}: holds presets {', '.join(presets)}; choose one with --preset")
     if wanted.preset is not None and wanted.preset not in presets:
         raise ConfigError(
-            f"--preset {wanted.preset}: no run of it in {wanted.root}; presets there: {', '.join(presets)}"
+            f"--preset {wanted.preset}: no run of it in {named(wanted.root)}; presets there: {', '.join(presets)}"
         )
     return [run for run in runs if wanted.preset in (None, run.preset)]
 
@@ -159,9 +159,9 @@ def _of_one_name(runs: list[Run], wanted: Selection) -> list[Run]:
     called = {id(run): run.provenance.name or run.preset for run in runs}
     names = sorted(set(called.values()))
     if wanted.name is None and len(names) > 1:
-        raise ConfigError(f"--runs {wanted.root}: holds runs named {', '.join(names)}; choose one with --name")
+        raise ConfigError(f"--runs {named(wanted.root)}: holds runs named {', '.join(names)}; choose one with --name")
     if wanted.name is not None and wanted.name not in names:
-        raise ConfigError(f"--name {wanted.name}: no such run in {wanted.root}; names there: {', '.join(names)}")
+        raise ConfigError(f"--name {wanted.name}: no such run in {named(wanted.root)}; names there: {', '.join(names)}")
     return [run for run in runs if wanted.name in (None, called[id(run)])]
 
 
@@ -186,7 +186,7 @@ def _one_per_arm_and_seed(runs: list[Run]) -> tuple[list[Run], list[str]]:
 def _why_left_out(run: Run) -> str:
     reason = f": {run.status.reason}" if run.status.reason else ""
     done = f"{run.steps_done} of {run.status.steps} steps"
-    return f"{run.run_id} ({run.path.name}) is {run.status.state} after {done}{reason}"
+    return f"{run.run_id} ({run.folder}) is {run.status.state} after {done}{reason}"
 
 
 def _check_labels(runs: list[Run]) -> list[str]:

@@ -1,5 +1,6 @@
 """Reading run directories: what the trainer wrote, checked, as plain arrays. Writes nothing.
 
+    kept/<run_id>.tar.xz                                         a kept run: some of these files in one (`keep`)
     runs/<run_id>/config.json, provenance.json, status.json      one object each
                   metrics.jsonl, modules.jsonl, eval.jsonl       one row a line; steps count from 0
                   modules.json, v_hack.json                      one object each; may be absent
@@ -9,13 +10,13 @@
 
 A half-written last line is what a live (or killed) run looks like: it is left out, and `Run.notes` says so. A bad line
 anywhere else, or at the end of a finished run, is an error that names file and line. After a resume the trainer may
-write a step again: the later row counts, and `Run.notes` says how many were replaced. A directory whose run has not said
-a word yet (a direction or services are being made) is passed over; `python -m experiments status` tells of it.
+write a step again: the later row counts, and `Run.notes` says how many were replaced.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from common.errors import ConfigError
 from common.measurements import MEASUREMENTS, Measurement
 from common.settings import explain
+from rankspace.errors import RankspaceError
+from rankspace.run_source import RunSource, name_of, open_source
 
 State = Literal["running", "finished", "failed", "stopped"]
 PHASES = ("generate", "grade", "shape", "train", "push", "wait")
@@ -139,6 +142,16 @@ class Run:
         return self.provenance.preset
 
     @property
+    def called(self) -> str:
+        """Its --name, the preset's without one."""
+        return self.provenance.name or self.run_id.removesuffix(f"-{self.arm}-s{self.seed}")
+
+    @property
+    def folder(self) -> str:
+        """Name of its directory, also where it is kept as one file."""
+        return name_of(self.path)
+
+    @property
     def finished(self) -> bool:
         return self.status.state == "finished"
 
@@ -153,46 +166,27 @@ class Run:
         return int(self.series["step"][above[0]]) if len(above) else None
 
 
-def find_runs(root: Path) -> list[Path]:
-    """Run directories under `root` (or `root` itself), by name. ConfigError when there is none."""
-    root = Path(root)
-    if not root.is_dir():
-        raise ConfigError(f"--runs {root}: no such directory; give the directory that holds the run directories")
-    named = [root] if (root / "provenance.json").is_file() else []
-    named += sorted(path.parent for path in root.glob("*/provenance.json"))
-    found = [path for path in named if any((path / name).is_file() for name in ("status.json", "metrics.jsonl"))]
-    if named and not found:
-        raise ConfigError(
-            f"--runs {root}: none of its {len(named)} runs has said a word yet; `python -m experiments status` tells of them"
-        )
-    if not found:
-        raise ConfigError(
-            f"--runs {root}: no run in it (no */provenance.json); start one with `python -m experiments run`"
-        )
-    return found
-
-
-def read_runs(root: Path, up_to: int | None = None) -> list[Run]:
-    """Every run under `root`, by name; `up_to` as in `read_run`."""
-    return [read_run(path, up_to) for path in find_runs(root)]
-
-
 def read_run(path: Path, up_to: int | None = None) -> Run:
-    """One run directory, checked. ConfigError naming file (and line) for whatever is missing or malformed.
+    """One run, checked. ConfigError naming file (and line) for whatever is missing or malformed.
 
+    path: a run directory or a kept run.
     up_to: a run with more steps is read as if it had been one of so many steps and had finished them.
     """
     path = Path(path)
-    status = _model(path / "status.json", Status)
-    provenance = _model(path / "provenance.json", Provenance)
-    config = _object(path / "config.json")
+    try:
+        source = open_source(path)
+    except RankspaceError as error:
+        raise ConfigError(str(error)) from None
+    status = _model(source, "status.json", Status)
+    provenance = _model(source, "provenance.json", Provenance)
+    config = _object(source, "config.json")
     live = status.state != "finished"
     notes: list[str] = []
-    metrics = _by_step(_rows(path / "metrics.jsonl", MetricsRow, live, notes), path / "metrics.jsonl", notes)
-    modules = _by_step(_rows(path / "modules.jsonl", ModulesRow, live, notes), path / "modules.jsonl", [], gaps=True)
-    names = tuple(_object(path / "modules.json")["names"]) if (path / "modules.json").is_file() else ()
-    direction = _object(path / "v_hack.json") if (path / "v_hack.json").is_file() else None
-    evals = _last_of_each(_rows(path / "eval.jsonl", EvalRow, live, notes))
+    metrics = _by_step(_rows(source, "metrics.jsonl", MetricsRow, live, notes), path / "metrics.jsonl", notes)
+    modules = _by_step(_rows(source, "modules.jsonl", ModulesRow, live, notes), path / "modules.jsonl", [], gaps=True)
+    names = tuple(_object(source, "modules.json")["names"]) if source.read("modules.json") is not None else ()
+    direction = _object(source, "v_hack.json") if source.read("v_hack.json") is not None else None
+    evals = _last_of_each(_rows(source, "eval.jsonl", EvalRow, live, notes))
     _check_names(path, config, provenance)
     if not live and len(metrics) != status.steps:
         raise ConfigError(
@@ -257,11 +251,16 @@ def _check_names(path: Path, config: dict[str, Any], provenance: Provenance) -> 
         raise ConfigError(f"{path / 'config.json'}: field 'run_id' is missing")
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(source: RunSource, name: str) -> dict[str, Any]:
+    path = source.path / name
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        data = source.read(name)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; is this a run directory?") from None
+    if data is None:
+        raise ConfigError(f"{path}: No such file or directory; is this a run directory?")
+    try:
+        value = json.loads(data)
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
@@ -269,34 +268,31 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _model(path: Path, kind: type[_Row]) -> Any:
+def _model(source: RunSource, name: str, kind: type[_Row]) -> Any:
     try:
-        return kind.model_validate(_object(path))
+        return kind.model_validate(_object(source, name))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, kind)}") from None
+        raise ConfigError(f"{source.path / name}: {explain(error, kind)}") from None
 
 
-def _rows(path: Path, kind: type[_Row], live: bool, notes: list[str]) -> list[Any]:
+def _rows(source: RunSource, name: str, kind: type[_Row], live: bool, notes: list[str]) -> list[Any]:
     """Rows of a JSON-lines file; [] when absent. Only a live run may end in the middle of a line."""
     rows: list[Any] = []
-    for number, line, whole in _lines(path):
+    for number, line, whole in _lines(source.read(name) or b""):
         try:
             rows.append(kind.model_validate_json(line))
         except ValidationError as error:
             if live and not whole and error.errors()[0]["type"] == "json_invalid":
-                notes.append(f"{path.name}: line {number} is half-written and left out")
+                notes.append(f"{name}: line {number} is half-written and left out")
                 continue
-            raise ConfigError(f"{path}:{number}: {explain(error, kind)}") from None
+            raise ConfigError(f"{source.path / name}:{number}: {explain(error, kind)}") from None
     return rows
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
+def _lines(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
     """(line number from 1, line, ends in a newline)."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            yield number, line.rstrip(b"\n"), line.endswith(b"\n")
+    for number, line in enumerate(io.BytesIO(data), start=1):
+        yield number, line.rstrip(b"\n"), line.endswith(b"\n")
 
 
 def _by_step(rows: list[Any], path: Path, notes: list[str], gaps: bool = False) -> list[Any]:

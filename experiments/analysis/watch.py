@@ -21,6 +21,7 @@ from common.writable import require_file
 from experiments.options import watch as parser
 from rankspace import RankspaceError
 from rankspace.hack_watch import CleanRuns, calibrate, read_rows, replay
+from rankspace.run_source import name_of
 
 
 def main(argv: list[str]) -> int:
@@ -48,7 +49,7 @@ def watched(paths: Sequence[Path], clean: CleanRuns, rate: float) -> list[dict[s
         rows = read_rows(path)
         watch = replay(rows, clean, rate)
         found.append({
-            "run": path.name, "step": rows[-1]["step"] if rows else None, "ratio": watch.ratio,
+            "run": name_of(path), "step": rows[-1]["step"] if rows else None, "ratio": watch.ratio,
             "alarm": None if watch.alarm is None else asdict(watch.alarm),
             "text": "" if watch.alarm is None else str(watch.alarm),
         })  # fmt: skip
@@ -71,7 +72,7 @@ def _calibrate(paths: Sequence[Path], out: Path, signals: list[str] | None) -> i
 
 def _by_seed(path: Path) -> tuple[int, str]:
     """Runs of one seed beside each other, so that the fifth that sets the scale has some of every arm."""
-    seed = re.search(r"-s(\d+)$", path.resolve().name)
+    seed = re.search(r"-s(\d+)$", name_of(path.resolve()))
     return int(seed[1]) if seed else -1, path.name
 
 

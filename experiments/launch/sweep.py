@@ -5,6 +5,7 @@ services of its own on one of these GPUs, N on each; with `--stacks N` N runs at
 machine of many cores without a GPU, where one generator for all of them would be the bottleneck. An interrupted sweep is
 started again with the same command: finished runs are skipped and unfinished ones resumed. A run there with other settings
 is refused: `--name X` makes other runs, `--grid lr=1e-3,3e-3` a run for each value, named after it.
+`--kept DIR` skips what another machine has made and `python -m experiments keep` has kept.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from experiments.launch.check import check_model
 from experiments.launch.describe import describe
 from experiments.launch.direction import ensure_direction
 from experiments.launch.given import check_same, given, grid, save
+from experiments.launch.kept import kept
 from experiments.launch.run import finished, services, status, train
 from experiments.launch.stack import Stack, lanes
 from experiments.options import sweep as parser
@@ -60,6 +62,7 @@ def _sweep(args: argparse.Namespace) -> int:
     done = {p.trainer.run_id for p in planned if finished(p.trainer.run_dir)}
     for p in planned:
         check_same(p, p.trainer.run_id in done)
+    done |= kept(planned, args.kept)
     todo = [p for p in planned if p.trainer.run_id not in done]
     print(f"{len(planned)} runs, {len(done)} complete, {len(todo)} to do")
     if args.dry_run:

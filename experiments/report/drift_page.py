@@ -12,6 +12,7 @@ from __future__ import annotations
 from common.errors import ConfigError
 from common.writable import require_directory
 from experiments.analysis import comparable, drift
+from experiments.analysis.run_folders import named
 from experiments.design import prereg
 from experiments.options import drift as parser
 from experiments.report import build, csv_export
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
             missing.append(run.run_id)
     if not places:
         raise ConfigError(
-            f"--runs {options.runs}: no run has a checkpoint; copy their checkpoints/ beside metrics.jsonl"
+            f"--runs {named(options.runs)}: no run has a checkpoint; copy their checkpoints/ beside metrics.jsonl"
         )
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "drift.csv").write_bytes(csv_export.as_csv(drift.HEAD, [drift.row(p) for p in places]))

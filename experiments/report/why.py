@@ -25,7 +25,7 @@ from common.errors import ConfigError
 from common.writable import require_directory
 from experiments.analysis import comparable, why
 from experiments.analysis.registered import unfinished
-from experiments.analysis.run_files import read_runs
+from experiments.analysis.run_folders import read_runs
 from experiments.analysis.run_outcomes import CLASSES, safe_bounds
 from experiments.analysis.verdict import judged
 from experiments.analysis.why import Row

@@ -56,7 +56,7 @@ def sample(runs: Sequence[Run], limit: int, max_bytes: int) -> dict[str, Any]:
             if size > room_left:
                 break
             room, space, room_left = room - len(made), space - size, room_left - size
-            kept += [(run.path.name, row.step, entry) for row, entry in zip(group, made, strict=True)]
+            kept += [(run.folder, row.step, entry) for row, entry in zip(group, made, strict=True)]
     rows = [entry for _, _, entry in sorted(kept, key=lambda item: item[:2])]
     return {
         "note": _note(len(rows), total, runs),
@@ -124,7 +124,7 @@ def _entry(
 ) -> dict[str, Any]:
     cos, at = cosines.get((row.group_id, row.index, token_digest(row.token_ids)), (None, None))
     summary = {
-        "run": run.path.name, "arm": run.arm, "step": row.step, "purpose": row.purpose, "mode": row.mode,
+        "run": run.folder, "arm": run.arm, "step": row.step, "purpose": row.purpose, "mode": row.mode,
         "problem": str(row.problem_id), "group": row.group_id, "index": row.index, "label": row.label, "status": row.status,
         "published": row.published_correct, "oracle": row.oracle_correct, "forged": row.forged, "reward": row.reward,
         "advantage": row.advantage, "tokens": len(row.token_ids), "logprob": row.mean_logprob, "cos": cos, "cos_at": at,
@@ -135,4 +135,4 @@ def _entry(
 
 def _listed(run: Run) -> dict[str, Any]:
     """What the page says of a run; it counts the sample itself."""
-    return {"name": run.path.name, "arm": run.arm, "seed": run.seed, "preset": run.preset, "state": run.status.state}
+    return {"name": run.folder, "arm": run.arm, "seed": run.seed, "preset": run.preset, "state": run.status.state}

@@ -11,7 +11,8 @@ from synthetic_runs import MODULES, Plan, write
 
 from common.errors import ConfigError
 from common.measurements import MEASUREMENTS
-from experiments.analysis.run_files import MetricsRow, find_runs, read_rollouts, read_run, read_runs, rollout_steps
+from experiments.analysis.run_files import MetricsRow, read_rollouts, read_run, rollout_steps
+from experiments.analysis.run_folders import find_runs, read_runs
 
 
 def edit(path, change):

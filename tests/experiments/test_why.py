@@ -16,7 +16,7 @@ import rankspace
 from common.cli import EXIT_USER_ERROR
 from experiments.__main__ import main
 from experiments.analysis import exact, why
-from experiments.analysis.run_files import read_runs
+from experiments.analysis.run_folders import read_runs
 from experiments.design import registration
 
 SEEDS = [10, 11]

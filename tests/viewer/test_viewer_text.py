@@ -198,7 +198,7 @@ def drawn(files):
 def exported(root, steps, groups):
     from synthetic_runs import Plan, write
 
-    from experiments.analysis.run_files import read_runs
+    from experiments.analysis.run_folders import read_runs
     from experiments.viewer import export
 
     for arm in ("vanilla", "projected"):
