@@ -7,7 +7,6 @@ kept/<run_id>.tar.xz           the same folder without rollouts and checkpoints,
 from __future__ import annotations
 
 import io
-import lzma
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,31 +51,40 @@ def open_source(path: Path) -> RunSource:
     if not is_kept(path):
         return RunSource(path)
     try:
-        packed = path.read_bytes()
+        folders = _folders(_unpacked(path.read_bytes()))
     except OSError as error:
         raise RankspaceError(f"{path}: {error.strerror}; give a run directory or a kept run") from None
-    try:
-        return RunSource(path, _members(_unpacked(packed)))
-    except (lzma.LZMAError, EOFError, tarfile.TarError) as error:
+    except (EOFError, tarfile.TarError) as error:
         raise RankspaceError(
             f"{path}: damaged ({error}); restore the file, or delete it and keep the run anew"
         ) from None
+    if set(folders) != {name_of(path)}:
+        what = ", ".join(folders) or "nothing"
+        raise RankspaceError(f"{path}: holds {what}; a kept run has the name of what it holds")
+    return RunSource(path, folders[name_of(path)])
 
 
 def _unpacked(packed: bytes) -> bytes:
     """Whole, so that a file that was cut short is an error and not fewer rows."""
+    import lzma  # here, because a Python may be built without it
+
     decoder = lzma.LZMADecompressor(memlimit=LARGEST)
-    data = decoder.decompress(packed, max_length=LARGEST)
+    try:
+        data = decoder.decompress(packed, max_length=LARGEST)
+    except lzma.LZMAError as error:
+        raise EOFError(str(error)) from None
     if not decoder.eof or decoder.unused_data:
         raise EOFError("it does not end where it says")
     return data
 
 
-def _members(data: bytes) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+def _folders(data: bytes) -> dict[str, dict[str, bytes]]:
+    """The files of an archive, by folder and name."""
+    found: dict[str, dict[str, bytes]] = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
         for member in archive:
             file = archive.extractfile(member)
             if file is not None:
-                found[PurePosixPath(member.name).name] = file.read()
+                place = PurePosixPath(member.name)
+                found.setdefault(str(place.parent), {})[place.name] = file.read()
     return found

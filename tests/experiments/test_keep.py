@@ -226,6 +226,14 @@ def test_a_damaged_kept_run_is_one_clear_line(tmp_path, damage, capsys):
         read_rows(file)
 
 
+def test_a_kept_run_under_the_name_of_another_is_refused(tmp_path, capsys):
+    write(tmp_path / "runs", Plan())
+    keep("--runs", tmp_path / "runs", "--out", tmp_path / "kept")
+    (tmp_path / "kept/demo-vanilla-s0.tar.xz").rename(tmp_path / "kept/demo-vanilla-s1.tar.xz")
+    match = r"demo-vanilla-s1\.tar\.xz: holds demo-vanilla-s0; a kept run has the name of what it holds"
+    refused(capsys, match, "verdict", "--runs", tmp_path / "kept")
+
+
 def test_kept_runs_of_another_registration_are_no_runs_of_this_one(tmp_path, capsys):
     write(tmp_path / "runs", Plan("projected", 3, hack=LOUD, passed=[0.3] * 6))
     write(tmp_path / "runs", Plan("vanilla", 0))  # registered with six steps, made with four
