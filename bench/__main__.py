@@ -2,6 +2,7 @@
 
 grading          the grader against a fresh interpreter per execution
 grading_layers   cost of one jailed program, layer by layer
+shared_prompt    a forward and backward with each prompt once a group, against once a completion
 bases            starting on a filled SVD cache: a thread a core against one
 viewer           indexing 100,000 rollouts, and the time of a page over them
 loop             seconds a training step by phase: taking turns against one step ahead
@@ -12,7 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("grading", "grading_layers", "loop", "bases", "viewer")
+NAMES = ("grading", "grading_layers", "loop", "shared_prompt", "bases", "viewer")
 
 
 def main(argv: list[str]) -> int:

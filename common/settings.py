@@ -153,6 +153,7 @@ class TrainerSettings(RedisSettings):
     grad_clip: Science[float] = Field(1.0, gt=0)
     zero_stage: Science[Literal[0, 1, 2, 3]] = 2
     micro_batch: Science[int] = Field(128, ge=1)
+    share_prompts: Science[bool] = True
     activation_checkpointing: Science[bool] = False
     compile_layers: Science[bool] = False
 

@@ -93,6 +93,7 @@ MEANINGS: dict[str, str] = {
     "grad_clip": "bound on the gradient's norm, after the projection",
     "zero_stage": "DeepSpeed ZeRO stage",
     "micro_batch": "completions a forward pass",
+    "share_prompts": "a prompt goes through the model once for all its completions, where the model allows it",
     "activation_checkpointing": "recompute activations to save memory",
     "compile_layers": "torch.compile each decoder layer",
     # bookkeeping

@@ -26,9 +26,12 @@ PAD = 0
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows. `input_ids`, `attention_mask`: int64 [B, L]. `token_ids`: int64 [B, T], completions padded on the right.
-    `lengths`: int64 [B]. `rows`, `columns`: int64 [N], where in [B, L] the hidden state of each completion token's
-    predecessor is; `mask`: bool [B, T], True for the N completion tokens (row-major, the order of rows/columns).
+    """B completions in G rows; G = B unless completions share a row (shared_prompt.py).
+
+    `input_ids`, `attention_mask`: int64 [G, L]. `token_ids`: int64 [B, T], completions padded on the right. `lengths`: int64
+    [B]. `mask`: bool [B, T], True for the N completion tokens. `rows`, `columns`: int64 [N], where in [G, L] the hidden state
+    of each completion token's predecessor is (in the row-major order of `mask`). `positions`: int64 [G, L] and `sees`: bool
+    [G, 1, L, L], which positions a position attends to; None where a row is one sequence.
     """
 
     input_ids: Tensor
@@ -38,6 +41,8 @@ class Batch:
     mask: Tensor
     rows: Tensor
     columns: Tensor
+    positions: Tensor | None = None
+    sees: Tensor | None = None
 
 
 def pad_batch(
@@ -83,7 +88,8 @@ def batch_logprobs(
         compiled: as in `logprobs.linear_logprobs`.
     """
     lm = cast(CausalLM, model)
-    hidden = lm.get_decoder()(input_ids=batch.input_ids, use_cache=False)[0]
+    packed = {} if batch.sees is None else {"attention_mask": batch.sees, "position_ids": batch.positions}
+    hidden = lm.get_decoder()(input_ids=batch.input_ids, use_cache=False, **packed)[0]
     head = lm.get_output_embeddings()
     states, ids = hidden[batch.rows, batch.columns], batch.token_ids[batch.mask]
     if _plain_and_frozen(head) and _shaping(model) is None:

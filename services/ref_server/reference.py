@@ -22,8 +22,9 @@ class Reference:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from rankspace.batch import require_own_logits
+        from rankspace.batch import pad_batch, require_own_logits
         from rankspace.progress import stage
+        from rankspace.shared_prompt import share_batch, why_not
 
         self.device = _device(settings.device)
         with stage(f"loading the reference {settings.model}"):
@@ -33,6 +34,8 @@ class Reference:
             self.model = cast("PreTrainedModel", model.to(self.device))
         self.model.requires_grad_(False).eval()
         require_own_logits(self.model)
+        # the completions of a group have one prompt
+        self.lay_out = pad_batch if why_not(self.model) else share_batch
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]], temperature: float) -> list[list[float]]:
         """log p_ref(completion token | what precedes it) at `temperature`, one list per completion, as floats."""
@@ -46,9 +49,9 @@ class Reference:
     def _forward(self, prompts: list[list[int]], completions: list[list[int]], temperature: float) -> list[list[float]]:
         import torch
 
-        from rankspace.batch import batch_logprobs, pad_batch
+        from rankspace.batch import batch_logprobs
 
-        batch = pad_batch(prompts, completions, device=self.device)
+        batch = self.lay_out(prompts, completions, device=self.device)
         with torch.no_grad():
             values, _ = batch_logprobs(self.model, batch, temperature)
         return [row[: len(c)].tolist() for row, c in zip(values.float().cpu(), completions, strict=True)]

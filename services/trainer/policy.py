@@ -64,6 +64,7 @@ class Policy:
             self.model, svd_cache_dir=s.svd_cache, progress=progress, form=s.adapter_form, kind=s.adapter
         )
         require_own_logits(self.model)
+        self.shares = s.share_prompts and self._may_share()
         if s.compile_layers:
             from rankspace.compile import compile_layers
 
@@ -77,6 +78,13 @@ class Policy:
         self.hook = self._hook()
         if s.start_from is not None:
             self._start_from(s.start_from)
+
+    def _may_share(self) -> bool:
+        from rankspace.shared_prompt import why_not
+
+        if reason := why_not(self.model):
+            log.info("each completion has a row with its prompt for itself (share_prompts): %s", reason)
+        return not reason
 
     @property
     def modules(self) -> list[tuple[str, int]]:
@@ -134,7 +142,8 @@ class Policy:
         sequences = sum(not row.masked and bool(row.token_ids) for row in rows)
         if sequences == 0:
             return None
-        parts = micro_batches(rows, self.rank, self.ranks, self.accumulation)
+        most = self.settings.micro_batch if self.shares else 1
+        parts = micro_batches(rows, self.rank, self.ranks, self.accumulation, together=most)
         losses: list[dict[str, Any]] = []
         metrics: dict[str, Any] = {}
         for number, part in enumerate(parts, start=1):
@@ -201,9 +210,11 @@ class Policy:
         from rankspace import RankspaceError
         from rankspace.batch import pad_batch
         from rankspace.loss import policy_loss
+        from rankspace.shared_prompt import share_batch
 
         s = self.settings
-        batch = pad_batch([r.prompt_ids for r in rows], [r.token_ids for r in rows], device=self.device)
+        lay_out = share_batch if self.shares else pad_batch
+        batch = lay_out([r.prompt_ids for r in rows], [r.token_ids for r in rows], device=self.device)
         logprobs, entropy = self.engine(batch, s.temperature)
         masked = torch.tensor([r.masked for r in rows], device=self.device)
         refs = [r.ref_logprobs for r in rows if r.ref_logprobs is not None]

@@ -138,6 +138,27 @@ def test_micro_batches_are_never_more_than_the_accumulation_counts(lengths, rank
     assert sorted(len(r.token_ids) for own in parts for part in own for r in part) == sorted(lengths)
 
 
+def prompted(prompt, tokens):
+    return TrainingSample([prompt] * 50, [2] * tokens, [0.0] * tokens, None, 1.0, False)
+
+
+def test_rows_of_one_prompt_are_dealt_as_one():
+    rows = [prompted(p, n) for p, n in ((1, 10), (1, 20), (1, 30), (2, 5), (2, 5), (3, 40))]
+    parts = micro_batches(rows, 0, 1, 2, together=2)
+    # rows with their prompt once: 1: 50 + 30 and 50 + 30; 3: 90; 2: 60. Largest first, the smallest rectangle for two parts
+    # is 2 x 90
+    assert [[(r.prompt_ids[0], len(r.token_ids)) for r in part] for part in parts] == [
+        [(3, 40), (1, 10), (1, 20)], [(1, 30), (2, 5), (2, 5)],
+    ]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 60)), max_size=40), st.integers(1, 5), st.integers(1, 4))
+def test_no_row_is_lost_whatever_shares_a_prompt(drawn, accumulation, most):
+    parts = micro_batches([prompted(p, n) for p, n in drawn], 0, 1, accumulation, together=most)
+    assert len(parts) == accumulation
+    assert sorted((r.prompt_ids[0], len(r.token_ids)) for part in parts for r in part) == sorted(drawn)
+
+
 def test_service_seconds_count_a_batch_once():
     from services.trainer.rollouts import Collected
 
