@@ -6,19 +6,18 @@ Each function makes the parser of the command of its name; its description is th
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from common import cli
+from experiments.option_values import Together, listed, names, positive, seeds, temperature
 
 
 def demo() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments demo", description=cli.docstring("experiments.demo"))
     p.add_argument("--seed", type=int, help="default: 0")
     what = "by commas or spaces; the first is the baseline (default: vanilla,projected)"
-    p.add_argument("--arms", nargs="+", type=_names, action=Together, default=[], metavar="ARM", help=what)
+    p.add_argument("--arms", nargs="+", type=names, action=Together, default=[], metavar="ARM", help=what)
     _preset(p, None)
     _settings(p)
     _runs(p)
@@ -44,18 +43,18 @@ def run() -> cli.Parser:
 def sweep() -> cli.Parser:
     p = cli.Parser(prog="python -m experiments sweep", description=cli.docstring("experiments.launch.sweep"))
     what = "arm names, by commas or spaces, or 'all'"
-    action = p.add_argument("--arms", nargs="+", type=_names, action=Together, default=[], metavar="ARM", help=what)
+    action = p.add_argument("--arms", nargs="+", type=names, action=Together, default=[], metavar="ARM", help=what)
     cli.completes(action, lambda: [*_arms(), "all"])
     what = "like 0-4 or 0,2,5 (default: 0-4)"
     p.add_argument("--seeds", nargs="+", type=seeds, action=Together, default=[], metavar="N", help=what)
     what = "each value in runs of its own, named after it; several --grid options are crossed"
     p.add_argument("--grid", action="append", default=[], metavar="FIELD=V,V", help=what)
     _preset(p, None)
-    p.add_argument("--jobs", type=_positive, default=1, help="trainers at a time; with --cards, on each card")
+    p.add_argument("--jobs", type=positive, default=1, help="trainers at a time; with --cards, on each card")
     what = "like 0,1: each run with services of its own on one of these GPUs, instead of one set of services for all"
-    p.add_argument("--cards", type=_listed, default=(), metavar="N,N", help=what)
+    p.add_argument("--cards", type=listed, default=(), metavar="N,N", help=what)
     what = "runs at a time, each with services of its own on the CPU"
-    p.add_argument("--stacks", type=_positive, metavar="N", help=what)
+    p.add_argument("--stacks", type=positive, metavar="N", help=what)
     _settings(p)
     _dry_run(p)
     _isolation(p)
@@ -81,12 +80,12 @@ def samples() -> cli.Parser:
     p.add_argument("--model", help="folder, hub name or FILE.gguf (default: the preset's)")
     p.add_argument("--problems", type=Path, help="JSON lines of problems (default: the preset's training problems)")
     p.add_argument("--loophole", default="none", help="how prompts are posed: a loophole's name, or none (bare)")
-    p.add_argument("--n", type=_positive, default=8, help="completions a problem, at most 1024")
+    p.add_argument("--n", type=positive, default=8, help="completions a problem, at most 1024")
     p.add_argument(
-        "--limit", type=_positive, help="only the first N problems; where a file is sorted, draw N with `tasks split`"
+        "--limit", type=positive, help="only the first N problems; where a file is sorted, draw N with `tasks split`"
     )
-    p.add_argument("--temperature", type=_temperature, default=1.0)
-    p.add_argument("--max-tokens", type=_positive, help="default: the preset's")
+    p.add_argument("--temperature", type=temperature, default=1.0)
+    p.add_argument("--max-tokens", type=positive, help="default: the preset's")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the generator")
     p.add_argument("--out", type=Path, required=True, help="JSON lines; .gz when the name ends so")
@@ -125,7 +124,7 @@ def report() -> cli.Parser:
     _selection(p)
     p.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)")
     what = "columns of the headline table after the arm (default: all); the last ones are cut"
-    p.add_argument("--columns", type=_positive, metavar="N", help=what)
+    p.add_argument("--columns", type=positive, metavar="N", help=what)
     _registration(p)
     what = "make the report anew from the CSV files of an earlier one in DIR, without its run directories"
     p.add_argument("--from-csv", type=Path, default=None, metavar="DIR", help=what)
@@ -210,7 +209,7 @@ def watch() -> cli.Parser:
         "--calibrate", type=Path, metavar="FILE", help="write what these runs do, which are clean, into FILE"
     )
     what = "with --calibrate: only these signals (default: those of docs/alarm.md)"
-    p.add_argument("--signals", nargs="+", type=_names, action=Together, default=[], metavar="NAME", help=what)
+    p.add_argument("--signals", nargs="+", type=names, action=Together, default=[], metavar="NAME", help=what)
     p.add_argument("--json", action="store_true", help="machine-readable")
     return p
 
@@ -296,66 +295,9 @@ def _isolation(p: argparse.ArgumentParser) -> None:
 
 def _gpus(p: argparse.ArgumentParser) -> None:
     what = "like 0,1: a trainer rank on each, data-parallel (default: one rank; without GPUs, so many ranks on the CPU)"
-    p.add_argument("--trainer-gpus", type=_listed, default=(), metavar="N,N", help=what)
+    p.add_argument("--trainer-gpus", type=listed, default=(), metavar="N,N", help=what)
     what = "like 2,3: a generator on each, which share the groups of a step (default: one, on the first GPU)"
-    p.add_argument("--generator-gpus", type=_listed, default=(), metavar="N,N", help=what)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    """'0,1' -> ('0', '1')."""
-    found = tuple(text.split(","))
-    if not all(part.isdecimal() for part in found) or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"{text!r}: write different numbers of GPUs, like 0 or 0,1")
-    return found
-
-
-def _positive(text: str) -> int:
-    """A whole number, at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a whole number, at least 1")
-    return int(text)
-
-
-def _temperature(text: str) -> float:
-    """A temperature that log-probs exist for: above 0, at most 10 as messages have it."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not 0 < found <= 10:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a number above 0 and at most 10")
-    return found
-
-
-def seeds(text: str) -> list[int]:
-    """'0-2,7' -> [0, 1, 2, 7]; argparse says what is wrong with anything else."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        try:
-            numbers = range(int(first), int(last) + 1) if dash else [int(first)]
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r}: write numbers and ranges, like 0-4 or 0,2,5") from None
-        if not numbers:
-            raise argparse.ArgumentTypeError(f"{text!r}: {first} is above {last}; write the smaller seed first")
-        found += [number for number in numbers if number not in found]
-    return found
-
-
-class Together(argparse.Action):
-    """Lists given by commas, by spaces or by several options become one list, each value once."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        found = list(getattr(namespace, self.dest) or [])
-        for group in values:
-            found += [value for value in group if value not in found]
-        setattr(namespace, self.dest, found)
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+    p.add_argument("--generator-gpus", type=listed, default=(), metavar="N,N", help=what)
 
 
 def _selection(p: argparse.ArgumentParser) -> None:
@@ -364,7 +306,7 @@ def _selection(p: argparse.ArgumentParser) -> None:
     cli.completes(p.add_argument("--preset", help="only runs of this preset; needed when DIR holds several"), _presets)
     cli.completes(
         p.add_argument(
-            "--arms", nargs="+", type=_names, action=Together, default=[], metavar="ARM", help="only these arms"
+            "--arms", nargs="+", type=names, action=Together, default=[], metavar="ARM", help="only these arms"
         ),
         _arms,
     )
@@ -375,7 +317,7 @@ def _selection(p: argparse.ArgumentParser) -> None:
     p.add_argument("--allow-unequal-seeds", action="store_true", help="compare arms that ran different seeds")
     p.add_argument("--allow-mixed-commits", action="store_true", help="compare runs of different git commits")
     what = "read longer runs as if they had ended after N steps, to compare runs of unequal length"
-    p.add_argument("--up-to", type=_positive, default=None, metavar="N", help=what)
+    p.add_argument("--up-to", type=positive, default=None, metavar="N", help=what)
     p.add_argument("--allow-mixed-settings", action="store_true", help="compare runs whose settings differ")
 
 
