@@ -69,19 +69,24 @@ class TrainerLock:
         return None if value is None else raw(value).decode()
 
     def _change(self, may: Callable[[str | None], bool], act: Callable[[redis.client.Pipeline], object]) -> bool:
-        """`act` if `may(holder)`, as one transaction: nobody takes the lock in between. Whether it was done."""
+        """`act` if `may(holder)`, as one transaction: nobody takes the lock in between. Whether it was done.
+
+        A key that changes under it is asked anew: it may only have expired, which Redis counts as a change, while a process
+        that got no time was renewing it.
+        """
         with self.client.pipeline() as pipe:
-            pipe.watch(self.key)  # type: ignore[no-untyped-call]  # redis-py does not annotate it
-            value = pipe.get(self.key)
-            if not may(None if value is None else raw(value).decode()):
-                return False
-            pipe.multi()
-            act(pipe)
-            try:
-                pipe.execute()
-            except redis.WatchError:
-                return False
-        return True
+            while True:
+                pipe.watch(self.key)  # type: ignore[no-untyped-call]  # redis-py does not annotate it
+                value = pipe.get(self.key)
+                if not may(None if value is None else raw(value).decode()):
+                    return False
+                pipe.multi()
+                act(pipe)
+                try:
+                    pipe.execute()
+                    return True
+                except redis.WatchError:
+                    continue
 
 
 def runs_in_training(client: redis.Redis) -> list[str]:

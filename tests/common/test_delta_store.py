@@ -61,3 +61,27 @@ def test_a_second_trainer_is_refused_and_a_dead_one_replaced(redis_url):
     assert client.get(keys.trainer_lock("r")).decode() == third.me
     third.release()
     assert client.get(keys.trainer_lock("r")) is None
+
+
+def renewed_while(lock, change):
+    """One renewal of the lock, with `change` made between its look at the key and its answer; whether it holds."""
+    made = []
+
+    def act(pipe):
+        if not made:
+            made.append(change())
+        pipe.set(lock.key, lock.me, ex=15)
+
+    held = lock._change(lambda holder: holder in (None, lock.me), act)
+    assert made, "nothing changed under the renewal"
+    return held
+
+
+def test_a_lock_that_expires_while_it_is_renewed_is_not_lost(redis_url):
+    client = connect(redis_url)
+    lock = TrainerLock(client, "starved")
+    assert renewed_while(lock, lambda: connect(redis_url).delete(lock.key)), "nobody else has taken it"
+    assert client.get(lock.key).decode() == lock.me
+    assert not renewed_while(lock, lambda: connect(redis_url).set(lock.key, "another 1 2 3")), "another has"
+    assert client.get(lock.key) == b"another 1 2 3"
+    lock.release()
