@@ -249,7 +249,7 @@ def like_a_run(path):
     """What export reads of an experiments.analysis.run_files.Run."""
     config = json.loads((path / "config.json").read_text())
     more = {"arm": config["arm"], "seed": 0, "preset": "demo", "status": SimpleNamespace(state="finished")}
-    return SimpleNamespace(path=path, config=config, **more)
+    return SimpleNamespace(path=path, folder=path.name, config=config, **more)
 
 
 def test_the_report_holds_the_page_as_files(browser, served, tmp_path):
