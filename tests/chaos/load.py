@@ -31,7 +31,7 @@ from tests import samples
 
 RUN, BATCH, AHEAD, BOUND, WORKERS = "load", 16, 40, 256, 8
 WARM = 0.3  # share of the samples before memory is expected to be level
-GROWTH, SLACK = 1.05, 8 << 20
+GROWTH, SLACK = 1.03, 4 << 20
 
 
 class GradersOnly(Stack):
