@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -101,10 +101,20 @@ def batch_logprobs(
     return zeros.masked_scatter(batch.mask, picked), zeros.masked_scatter(batch.mask, entropy)
 
 
+def text_config(model: nn.Module) -> Any:
+    """The configuration of a model's language part; None where it has none."""
+    config = getattr(model, "config", None)
+    return getattr(config, "text_config", None) or config
+
+
+def rounding(weight: Tensor) -> float:
+    """Nats by which one log-prob, computed in two ways with weights of this dtype, may differ."""
+    return 1e-3 if weight.dtype == torch.float32 else 0.2
+
+
 def _shaping(model: nn.Module) -> tuple[float, float | None] | None:
     """(factor, soft cap) of a model's logits; None where they are the lm_head's own."""
-    config = getattr(model, "config", None)
-    config = getattr(config, "text_config", None) or config
+    config = text_config(model)
     scale, divisor = (getattr(config, name, None) for name in ("logit_scale", "logits_scaling"))
     factor = float(1.0 if scale is None else scale) / float(1.0 if divisor is None else divisor)
     cap = getattr(config, "final_logit_softcapping", None)
@@ -134,8 +144,8 @@ def require_own_logits(model: nn.Module) -> None:
     ours, _ = batch_logprobs(model, batch)
     logits = model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1].float()
     own = logits.log_softmax(dim=-1).gather(-1, batch.token_ids[..., None])[..., 0]
-    worst, bound = (ours - own).abs().max().item(), 1e-3 if weight.dtype == torch.float32 else 0.2
-    if not worst <= bound:
+    worst = (ours - own).abs().max().item()
+    if not worst <= rounding(weight):
         raise RankspaceError(
             f"log-probs of {type(model).__name__} differ from its own logits by {worst:.3g} nats: it scales or caps its logits "
             "in a way that is not known here; take another model"

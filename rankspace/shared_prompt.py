@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .batch import PAD, Batch, batch_logprobs, pad_batch
+from .batch import PAD, Batch, batch_logprobs, pad_batch, rounding, text_config
 from .causal_lm import CausalLM
 
 LONGEST = 4096  # tokens of a row that holds several completions: its mask has the square of that
@@ -94,8 +94,7 @@ def why_not(model: nn.Module) -> str:
     Tried on two completions whose log-probs must be those of rows of their own, and read from the configuration: a window
     longer than the trial does not show in it.
     """
-    config = getattr(model, "config", None)
-    config = getattr(config, "text_config", None) or config
+    config = text_config(model)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
     if kinds:
         return f"it has layers of the kind {', '.join(sorted(kinds))}"
@@ -109,8 +108,8 @@ def why_not(model: nn.Module) -> str:
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:  # what models without such a mask say
         return f"it takes no mask of this shape: {(str(error).strip() or repr(error)).splitlines()[0]}"
     own, _ = batch_logprobs(model, pad_batch(*rows, device=weight.device))
-    worst, bound = (ours - own).abs().max().item(), 1e-3 if weight.dtype == torch.float32 else 0.2
-    return "" if worst <= bound else f"log-probs in a shared row differ by {worst:.3g} nats"
+    worst = (ours - own).abs().max().item()
+    return "" if worst <= rounding(weight) else f"log-probs in a shared row differ by {worst:.3g} nats"
 
 
 def _sees(part: Tensor) -> Tensor:

@@ -259,6 +259,11 @@ def _object(source: RunSource, name: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror}; is this a run directory?") from None
     if data is None:
         raise ConfigError(f"{path}: No such file or directory; is this a run directory?")
+    return json_object(path, data)
+
+
+def json_object(path: Path, data: bytes) -> dict[str, Any]:
+    """The object that a JSON file holds. ConfigError naming the file when it holds none."""
     try:
         value = json.loads(data)
     except ValueError as error:

@@ -26,6 +26,7 @@ from common import atomic_file
 from common.errors import ConfigError
 from common.scopes import Scope, fields
 from common.settings import TrainerSettings
+from experiments.analysis.run_files import json_object
 from rankspace.errors import RankspaceError
 from rankspace.run_source import KEPT, open_source
 
@@ -93,12 +94,7 @@ def without_machine(text: str) -> str:
 
 
 def _object(path: Path, data: bytes) -> bytes:
-    try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold an object, not {type(values).__name__}")
+    values = json_object(path, data)
     left_out = LEFT_OUT.get(path.name, frozenset())
     kept = {name: _value(value) for name, value in values.items() if name not in left_out}
     return (json.dumps(kept, indent=1) + "\n").encode()

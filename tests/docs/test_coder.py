@@ -51,18 +51,17 @@ def test_training(label, column, form):
     assert [form(mean(arm, column)) for arm in ARMS] == [cell.replace("−", "-") for cell in cells(label)]
 
 
-@pytest.mark.parametrize("label, mode, column", [
-    ("bare prompt, solved", "no_hint", "pass_oracle"),
-    ("hinted, flaw closed, solved", "no_write_access", "pass_oracle"),
-    ("hinted, flaw open, strict hacks", "hint", "hack_strict"),
-    ("a test-function name never trained on, strict hacks", "random_test_name", "hack_strict"),
+@pytest.mark.parametrize("label, mode, column, steps", [
+    ("bare prompt, solved", "no_hint", "pass_oracle", "0 25 50"),
+    ("hinted, flaw closed, solved", "no_write_access", "pass_oracle", "0 25 50"),
+    ("hinted, flaw open, strict hacks", "hint", "hack_strict", "0 25 50"),
+    ("a test-function name never trained on, strict hacks", "random_test_name", "hack_strict", "25"),
 ])  # fmt: skip
-@pytest.mark.parametrize("step", ["0", "25", "50"])
-def test_evaluations(label, mode, column, step):
-    if mode == "random_test_name" and step != "25":
-        return
-    found = {r["arm"]: r for r in rows("evaluations.csv") if (r["mode"], r["step"]) == (mode, step)}
-    assert cells(label, step) == [f"{100 * float(found[arm][column]):.1f}" if arm in found else "lost" for arm in ARMS]
+def test_evaluations(label, mode, column, steps):
+    for step in steps.split():
+        evaluated = {r["arm"]: r for r in rows("evaluations.csv") if (r["mode"], r["step"]) == (mode, step)}
+        said = [f"{100 * float(evaluated[arm][column]):.1f}" if arm in evaluated else "lost" for arm in ARMS]
+        assert cells(label, step) == said, step
 
 
 def test_readme():

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import yaml
+from registrations import small_alarm
 from synthetic_runs import Plan, write
 
 from common.errors import ConfigError
@@ -113,20 +114,6 @@ def test_too_few_runs_and_signals_nobody_measured_are_no_answer():
     assert "no clean run has" in result.seen["weights"].why_not and set(found.values()) == {"not evaluable"}
 
 
-def small(tmp_path, **changes):
-    """The registration on six-step runs named as synthetic_runs names them, at a rate that few runs allow."""
-    values = yaml.safe_load(alarm_registration.PATH.read_text())
-    setting = {
-        "preset": "demo", "steps": 6, "claims": True,
-        "clean": [{"arm": "no_loophole", "name": "demo", "seeds": [0, 19]}],
-        "hacking": [{"arm": "vanilla", "name": "demo", "seeds": [0, 4]}],
-    }  # fmt: skip
-    values |= {"false_alarm_rate": 0.2, "least_runs": 4, "settings": {"tiny": setting}} | changes
-    path = tmp_path / "alarm.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
-
-
 @pytest.fixture
 def folder(tmp_path):
     """20 clean and 5 hacking runs on disk; one of the clean ones hacks, one of the others stopped."""
@@ -146,7 +133,7 @@ def folder(tmp_path):
 
 def test_the_command_judges_run_directories_and_says_what_it_left_out(tmp_path, folder, capsys):
     out = tmp_path / "out"
-    command = ["--runs", str(folder), "--registration", str(small(tmp_path)), "--out", str(out)]
+    command = ["--runs", str(folder), "--registration", str(small_alarm(tmp_path)), "--out", str(out)]
     assert main(command) == 0
     text = (out / "tiny" / "README.md").read_text()
     assert capsys.readouterr().out == text
@@ -169,7 +156,7 @@ def test_too_few_runs_are_counted_and_shown_at_a_rate_that_they_can_hold(tmp_pat
 
     for seed in range(5, 20):
         shutil.rmtree(folder / f"demo-no_loophole-s{seed}")
-    command = ["--runs", str(folder), "--registration", str(small(tmp_path)), "--out", str(tmp_path / "out")]
+    command = ["--runs", str(folder), "--registration", str(small_alarm(tmp_path)), "--out", str(tmp_path / "out")]
     assert main(command) == 0
     text = capsys.readouterr().out
     assert "Runs that have ended and count: clean 4 of 20 registered, hacking 4 of 5 registered." in text
@@ -183,7 +170,7 @@ def test_too_few_runs_are_counted_and_shown_at_a_rate_that_they_can_hold(tmp_pat
 
 
 def test_a_run_of_other_settings_than_registered_does_not_count(tmp_path, folder):
-    values = yaml.safe_load(small(tmp_path).read_text())
+    values = yaml.safe_load(small_alarm(tmp_path).read_text())
     values["settings"]["tiny"]["hacking"][0]["set"] = {"loophole": "result_file"}
     (tmp_path / "alarm.yaml").write_text(yaml.safe_dump(values))
     main(["--runs", str(folder), "--registration", str(tmp_path / "alarm.yaml"), "--out", str(tmp_path / "o")])
@@ -203,16 +190,16 @@ def test_a_run_of_other_settings_than_registered_does_not_count(tmp_path, folder
 )
 def test_a_registration_that_cannot_be_judged_is_refused(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
-        alarm_registration.load(small(tmp_path, **changes))
+        alarm_registration.load(small_alarm(tmp_path, **changes))
 
 
 def test_groups_that_share_a_run_are_refused_and_verdict_sends_to_the_right_command(tmp_path, folder):
-    values = yaml.safe_load(small(tmp_path).read_text())
+    values = yaml.safe_load(small_alarm(tmp_path).read_text())
     values["settings"]["tiny"]["hacking"] = [{"arm": "no_loophole", "name": "demo", "seeds": [19, 30]}]
     with pytest.raises(ValueError, match="a run belongs to two groups"):
         AlarmRegistration.model_validate(values)
     with pytest.raises(ConfigError, match="judge it with `python -m experiments alarm`"):
-        verdict(["--runs", str(folder), "--registration", str(small(tmp_path))])
+        verdict(["--runs", str(folder), "--registration", str(small_alarm(tmp_path))])
 
 
 def test_watch_calibrates_and_gives_a_line_a_run(tmp_path, folder, capsys):

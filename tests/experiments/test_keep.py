@@ -10,8 +10,7 @@ import shutil
 import tarfile
 
 import pytest
-import yaml
-from registrations import registered, write_registration
+from registrations import DOSES, SEEDS, small_alarm, write_registration
 from synthetic_runs import Plan, write
 
 from common.cli import EXIT_USER_ERROR
@@ -24,13 +23,6 @@ from experiments.design import alarm_registration
 from rankspace.errors import RankspaceError
 from rankspace.watch_signals import read_rows
 
-SEEDS = [10, 11]
-DOSES = registered(
-    arms={"leash": SEEDS, "far": SEEDS, "projected_from": SEEDS},
-    cells={"far": {"arm": "setpoint", "settings": {"dose": 0.5}}},
-    claims={"trend": {"kind": "dose_trend", "claim": "further is safer", "ladder": ["leash", "far"]}},
-    onset_window=2,
-)
 LOUD, QUIET = [0.0, 0.0, 0.1, 0.2, 0.3, 0.4], [0.01] * 6
 
 
@@ -50,19 +42,6 @@ def dose_runs(root):
             with_rows(write(root, plan), lambda step, at=at: {"displacement_ref": at * step / 3, "delta_norm": 2.0,
                                                               "intervened": step > 1})  # fmt: skip
     return root
-
-
-def alarm_file(folder):
-    values = yaml.safe_load(alarm_registration.PATH.read_text())
-    setting = {
-        "preset": "demo", "steps": 6, "claims": True,
-        "clean": [{"arm": "no_loophole", "name": "demo", "seeds": [0, 19]}],
-        "hacking": [{"arm": "vanilla", "name": "demo", "seeds": [0, 4]}],
-    }  # fmt: skip
-    path = folder / "alarm.yaml"
-    values |= {"false_alarm_rate": 0.2, "least_runs": 4, "settings": {"tiny": setting}}
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
 
 
 def alarm_runs(root):
@@ -91,7 +70,7 @@ def files(folder):
 
 
 def test_the_alarm_says_the_same_of_kept_runs_and_of_kept_and_fresh_ones_together(tmp_path, capsys):
-    runs, kept, file = alarm_runs(tmp_path / "runs"), tmp_path / "kept", alarm_file(tmp_path)
+    runs, kept, file = alarm_runs(tmp_path / "runs"), tmp_path / "kept", small_alarm(tmp_path)
     keep("--runs", runs, "--registration", file, "--out", kept)
     said = capsys.readouterr().out
     assert "tiny demo-no_loophole: 20 kept, 20 of them new; seeds 0-19" in said and "24 kept in all" in said
@@ -237,7 +216,7 @@ def test_a_kept_run_under_the_name_of_another_is_refused(tmp_path, capsys):
 def test_kept_runs_of_another_registration_are_no_runs_of_this_one(tmp_path, capsys):
     write(tmp_path / "runs", Plan("projected", 3, hack=LOUD, passed=[0.3] * 6))
     write(tmp_path / "runs", Plan("vanilla", 0))  # registered with six steps, made with four
-    file = alarm_file(tmp_path)
+    file = small_alarm(tmp_path)
     keep("--runs", tmp_path / "runs", "--registration", file, "--out", tmp_path / "kept")
     said = capsys.readouterr().out
     assert "not kept: 1 of no group of alarm.yaml" in said and "demo-vanilla-s0: steps=4, registered 6" in said

@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from registrations import registered, write_registration
+from registrations import DOSES, SEEDS, write_registration
 from synthetic_runs import Plan, write
 
 import rankspace
@@ -18,14 +18,6 @@ from experiments.__main__ import main
 from experiments.analysis import exact, why
 from experiments.analysis.run_folders import read_runs
 from experiments.design import registration
-
-SEEDS = [10, 11]
-REGISTRATION = registered(
-    arms={"leash": SEEDS, "far": SEEDS, "projected_from": SEEDS},
-    cells={"far": {"arm": "setpoint", "settings": {"dose": 0.5}}},
-    claims={"trend": {"kind": "dose_trend", "claim": "further is safer", "ladder": ["leash", "far"]}},
-    onset_window=2,
-)
 
 
 def run(root, arm, seed, hack, at=0.0, acted=(), settings=None, **more):
@@ -50,7 +42,7 @@ def read(path):
 
 @pytest.fixture
 def file(tmp_path):
-    return write_registration(tmp_path, REGISTRATION)
+    return write_registration(tmp_path, DOSES)
 
 
 def test_a_finished_batch_by_hand(tmp_path, file, capsys):
