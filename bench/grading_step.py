@@ -33,9 +33,10 @@ import psutil
 
 from common import cli, keys
 from common.errors import ConfigError
+from common.ports import free_port
 from common.queue import Queue, connect
 from common.types import Completion, Grade, GradedGroup, Problem, RolloutGroup
-from experiments.launch.stack import free_port, redis_server
+from experiments.launch.stack import redis_server
 from services.sandbox.verdicts import published
 from services.sandbox.verdicts.grade import example_of
 from services.sandbox.verdicts.oracle import Oracle

@@ -10,7 +10,6 @@ import gzip
 import json
 import random
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from urllib.parse import urlencode
 import httpx
 
 from common import cli
+from common.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -115,9 +115,7 @@ def questions(rng: random.Random, total: int) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def serving(root: Path) -> Iterator[httpx.Client]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "experiments", "view", "--runs", str(root), "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:

@@ -16,7 +16,8 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.launch.stack import free_port, redis_server
+from common.ports import free_port
+from experiments.launch.stack import redis_server
 from tests.stacks import smoke_stack
 
 # A busy machine is no failure, and a failure is one that the next run shows again.

@@ -152,8 +152,9 @@ def _kept(
 
 @contextmanager
 def _redis() -> Iterator[Any]:
+    from common.ports import free_port
     from common.queue import connect
-    from experiments.launch.stack import free_port, redis_server
+    from experiments.launch.stack import redis_server
 
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:

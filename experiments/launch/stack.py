@@ -16,7 +16,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from common import acl
 from common.access import Client, open_redis
 from common.errors import ConfigError, QueueError
 from common.heartbeat import alive
+from common.ports import free_port
 from common.settings import RedisSettings, RefServerSettings
 from experiments.launch.dirlock import hold
 
@@ -274,13 +274,6 @@ def lanes(graders: int, stacks: int = 1) -> dict[str, int]:
     """Setting of a grader, so that the graders of all stacks of this machine together have a lane a core: a worker alone
     takes every core, several share them."""
     return {"parallel": max(1, len(os.sched_getaffinity(0)) // (stacks * graders))}
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(gpus: str | None = None) -> dict[str, str]:

@@ -21,9 +21,6 @@ from services.sandbox import row_command, rowfiles
 if TYPE_CHECKING:
     from services.sandbox.jail.executor import Isolation
 
-# Five programs, each ended from outside after its wall limit: nothing honest takes longer.
-ROW_LIMIT_S = 180.0
-
 
 def parser() -> cli.Parser:
     what = __doc__.split("\n")[0]
@@ -40,7 +37,7 @@ def main(argv: list[str]) -> int:
 
 
 def _graded(rows: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for answer, reason in row_command.answers(rows, options, start_worker, grade_line, _failed, ROW_LIMIT_S, "grading"):
+    for answer, reason in row_command.answers(rows, options, start_worker, grade_line, _failed, "grading"):
         if reason:
             print(f"row {answer['uid']!r}: infra_error: {reason}", file=sys.stderr)
         yield answer

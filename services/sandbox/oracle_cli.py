@@ -23,8 +23,6 @@ from services.sandbox import row_command, rowfiles
 if TYPE_CHECKING:
     from services.sandbox.jail.executor import Isolation
 
-ROW_LIMIT_S = 60.0
-
 
 def parser() -> cli.Parser:
     what = __doc__.split("\n")[0]
@@ -35,7 +33,7 @@ def main(argv: list[str]) -> int:
     """Entry point; returns the exit code. Raises UserError for anything the user can put right."""
     options, rows = row_command.opened(parser(), argv)
     weak: Counter[bool] = Counter()
-    answers = row_command.answers(rows, options, start_worker, grade_line, _failed, ROW_LIMIT_S, "judging")
+    answers = row_command.answers(rows, options, start_worker, grade_line, _failed, "judging")
     counts = rowfiles.write_rows(options.output, _counted(answers, weak), "gt_correct")
     print(
         f"{sum(counts.values())} rows: {counts[True]} correct ({weak[True]} of them by weak tests), {counts[False]} not, "

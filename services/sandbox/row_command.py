@@ -14,6 +14,11 @@ from common import cli
 from common.errors import ConfigError
 from services.sandbox import pool, rowfiles
 
+# Only a grading process that is stuck takes so long. A program is ended by limits of its own time, and one that gets no
+# core for STARVED times as long is an infra error with that reason: this limit comes after both, or a verdict would
+# depend on what else the machine does.
+ROW_LIMIT_S = 900.0
+
 
 def parser(command: str, what: str, takes: str, gives: str) -> cli.Parser:
     """The options of `python -m services.sandbox COMMAND`: input, output, workers, isolation."""
@@ -75,12 +80,11 @@ def answers(
     start: Callable[..., Any],
     handle: Callable[[Any, str], Any],
     failed: Callable[[str, str], Any],
-    limit_s: float,
     what: str,
 ) -> Iterator[Any]:
     """Answers in the order of `rows`, from worker processes, with a progress bar; arguments as of `pool.run`."""
     begun = partial(start, options.isolation, tuple(options.packages))
-    found = pool.run(rows, begun, handle, failed, min(options.workers, max(1, len(rows))), limit_s)
+    found = pool.run(rows, begun, handle, failed, min(options.workers, max(1, len(rows))), ROW_LIMIT_S)
     with contextlib.closing(found):
         yield from _progress(found, len(rows), what)
 

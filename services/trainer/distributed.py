@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
+
+from common.ports import free_port
 
 
 def take_device(name: str, memory_fraction: float | None = None) -> str:
@@ -37,15 +38,9 @@ def start_distributed(device: str) -> tuple[int, int]:
             "WORLD_SIZE": "1",
             "LOCAL_RANK": "0",
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
+            "MASTER_PORT": str(free_port()),
         }
     # gloo is enough; DeepSpeed would compile a shared-memory all-reduce first, for minutes on a fresh machine
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if device.startswith("cuda") else "gloo", verbose=False)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -21,10 +21,11 @@ import psutil
 
 from common import digests, keys
 from common.heartbeat import alive
+from common.ports import free_port
 from common.queue import Queue
 from common.types import Completion, GenerationRequest, RolloutGroup, SamplingPlan
 from experiments.design.presets import PRACTICE_TRAIN
-from experiments.launch.stack import Stack, free_port
+from experiments.launch.stack import Stack
 from services.trainer.rollouts import Rollouts
 from tasks.dataset import load_problems
 from tests import samples

@@ -11,7 +11,8 @@ import httpx
 import yaml
 from boards import CONFIG
 
-from experiments.launch.stack import environment, free_port
+from common.ports import free_port
+from experiments.launch.stack import environment
 
 SCRAPE_S = 1
 VARIABLES = {"$run": ".*", "$arm": ".*", "$seed": ".*", "$__rate_interval": "20s"}

@@ -17,8 +17,9 @@ from compose_tool import ROOT, compose_config
 
 from common import acl
 from common.errors import ConfigError
+from common.ports import free_port
 from deploy import compose, processes, secrets, supervise
-from experiments.launch.stack import free_port, redis_server
+from experiments.launch.stack import redis_server
 
 VALUES = {"COMPOSE_PROFILES": "cpu", "PRESET": "demo", "ARM": "projected", "SEED": "0"}
 
@@ -242,9 +243,9 @@ def test_user_errors_are_one_line(short_tmp):
 @pytest.mark.timeout(900)
 def test_up_trains_and_down_leaves_nothing(short_tmp):
     """`make up` with the cpu profile and two generators, a run to its end, `make down`."""
-    base = free_port()
+    base = free_port(60)
     names = ("REDIS_PORT", "REF_SERVER_PORT", "TRAINER_PORT", "SANDBOX_PORT", "PROMETHEUS_PORT", "REDIS_EXPORTER_PORT")
-    ports = {name: str(base - 1000 + 10 * i) for i, name in enumerate(names)}
+    ports = {name: str(base + 10 * i) for i, name in enumerate(names)}
     env = ports | {
         "COMPOSE_PROFILES": "cpu", "STACK_DIR": str(short_tmp / "s"), "SECRETS_DIR": str(short_tmp / "x"),
         "RUNS_DIR": str(short_tmp / "r"), "REF_SERVER_REPLICAS": "2", "OMP_NUM_THREADS": "1",

@@ -17,10 +17,11 @@ from draw import draw
 from real_prometheus import Prometheus, binary
 
 from common.metrics import METRICS
+from common.ports import free_port
 from common.settings import TrainerSettings, build, dump
 from experiments.design import presets
 from experiments.launch.direction import ensure_direction
-from experiments.launch.stack import environment, free_port
+from experiments.launch.stack import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

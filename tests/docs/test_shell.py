@@ -167,7 +167,7 @@ def stack(tmp_path_factory):
     """Redis alone, with its users."""
     found = Stack(tmp_path_factory.mktemp("runs") / ".stack" / "r")
     found.root.mkdir(parents=True)
-    from experiments.launch.stack import free_port
+    from common.ports import free_port
 
     found._start_redis(free_port())
     found._wait("Redis", found._connected)

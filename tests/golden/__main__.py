@@ -80,7 +80,8 @@ def _text(numbers: dict[str, Any]) -> str:
 
 @contextmanager
 def _redis() -> Iterator[str]:
-    from experiments.launch.stack import free_port, redis_server
+    from common.ports import free_port
+    from experiments.launch.stack import redis_server
 
     port = free_port()
     command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]

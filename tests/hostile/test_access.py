@@ -11,8 +11,9 @@ import redis
 from common import acl, keys
 from common.access import connect, open_redis, read_secret
 from common.errors import ConfigError, QueueError
+from common.ports import free_port
 from common.settings import RedisSettings, SandboxSettings, TrainerSettings, build
-from experiments.launch.stack import free_port, redis_server, redis_version
+from experiments.launch.stack import redis_server, redis_version
 
 RUN = "r"
 PASSWORDS = {user: f"{user}-password-0123456789abcdef" for user in acl.USERS}

@@ -28,10 +28,10 @@ from schemathesis.specs.openapi.checks import (
 from common.access import connect
 from common.errors import ConfigError
 from common.metrics import Metrics
+from common.ports import free_port
 from common.queue import Queue
 from common.settings import RefServerSettings, build
 from experiments.design.presets import ORGANISM_MODEL
-from experiments.launch.stack import free_port
 from services.ref_server import __main__ as ref_server_main
 from services.ref_server.app import build_app
 from services.ref_server.reference import Reference

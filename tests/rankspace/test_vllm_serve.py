@@ -55,7 +55,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(merged, tmp_path_factory):
-    from experiments.launch.stack import free_port
+    from common.ports import free_port
 
     pytest.importorskip("vllm")
     folder, port = tmp_path_factory.mktemp("serve"), free_port()

@@ -16,7 +16,9 @@ import pytest
 from common.types import Problem
 from services.sandbox import pool
 from services.sandbox.jail.executor import SandboxError
-from services.sandbox.verdicts import published
+from services.sandbox.jail.watch import STARVED
+from services.sandbox.row_command import ROW_LIMIT_S
+from services.sandbox.verdicts import oracle, published
 from services.sandbox.verdicts.grade import grade_completion
 from services.sandbox.verdicts.oracle import Oracle
 
@@ -244,7 +246,7 @@ def test_pool_of_nothing():
     assert list(pool.run([], State, handle, failed, workers=1, row_limit_s=1)) == []
 
 
-def test_grade_row_limit_is_above_what_five_programs_can_take():
-    from services.sandbox.grade_cli import ROW_LIMIT_S
-
-    assert 5 * published.JOB_LIMITS.wall_s + 6 < ROW_LIMIT_S
+def test_a_row_s_limit_comes_after_those_of_programs_that_get_hardly_a_core():
+    """Five programs one after the other, and the oracle's on two tries."""
+    assert 5 * STARVED * published.JOB_LIMITS.wall_s < ROW_LIMIT_S
+    assert 2 * STARVED * oracle.default_limits(100).wall_s < ROW_LIMIT_S

@@ -2,11 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
+
+from common.ports import free_port
 
 SCRIPT = """
 import json, sys, torch
@@ -44,9 +45,7 @@ print("RESULT", json.dumps([[m[name] for name in names], error, scored]))
 
 
 def results(tmp_path, ranks):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(

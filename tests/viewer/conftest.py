@@ -113,7 +113,7 @@ def served(tmp_path_factory):
     """Two runs of 130 rollouts over HTTP; `.root`, `.url`."""
     import uvicorn
 
-    from experiments.launch.stack import free_port
+    from common.ports import free_port
     from experiments.viewer.app import build_app
     from experiments.viewer.index import Indexer
     from experiments.viewer.serve import scanning

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from viewer_runs import GOOD, HACK, HOSTILE, hack, member, row, step_file, write_run
 
-from experiments.launch.stack import free_port
+from common.ports import free_port
 from experiments.viewer import query, store
 from experiments.viewer.app import build_app
 from experiments.viewer.index import Indexer
