@@ -9,7 +9,7 @@ import argparse
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,12 +111,7 @@ def check_same(planned: Plan, finished: bool) -> None:
     if old is None:
         return
     difference = changed(old, json.loads(s.model_dump_json()), finished)
-    if difference is None:
-        before = (_yaml(s.run_dir / FILE) or {}).get("generator", {})
-        for field in DECIDING:
-            if field in before and before[field] != planned.server.get(field):
-                difference = f"generator.{field}", before[field], planned.server.get(field)
-                break
+    difference = difference or generator_changed(_yaml(s.run_dir / FILE) or {}, planned)
     if difference is not None:
         field, was, now = difference
         more = " (it is finished: to go on is another run)" if finished and field in OF_RESULTS else ""
@@ -124,6 +119,15 @@ def check_same(planned: Plan, finished: bool) -> None:
             f"{s.run_dir} holds a run with {field}={was!r}, now {now!r}{more}; give the same settings (run.yaml in it), or "
             "another --name for another run"
         )
+
+
+def generator_changed(file: Mapping[str, Any], planned: Plan) -> tuple[str, Any, Any] | None:
+    """Field, value then and now of the first deciding setting of the generator that differs. `file`: what a run.yaml says."""
+    before = file.get("generator", {})
+    for field in DECIDING:
+        if field in before and before[field] != planned.server.get(field):
+            return f"generator.{field}", before[field], planned.server.get(field)
+    return None
 
 
 def save(planned: Plan) -> None:

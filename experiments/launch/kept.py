@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from common.errors import ConfigError
 from common.scopes import Scope, fields
 from common.settings import TrainerSettings, changed
 from experiments.analysis import slim
 from experiments.design.plan import Plan
+from experiments.launch.given import generator_changed
 from rankspace.run_source import name_of
 
 _ELSEWHERE = fields(TrainerSettings, Scope.INPUT)  # paths of files whose content decides: each machine has its own
@@ -31,17 +34,23 @@ def kept(planned: Sequence[Plan], folders: Sequence[Path]) -> set[str]:
 
 
 def _check_same(planned: Plan, path: Path) -> None:
-    held = slim.contents(path).get("config.json")
+    files = slim.contents(path)
+    held = files.get("config.json")
     if held is None:
         raise ConfigError(f"{path}: has no config.json; restore the file, or delete it and keep the run anew")
     old, new = _compared(json.loads(held)), _compared(slim.config(json.loads(planned.trainer.model_dump_json())))
-    difference = changed(old, new, finished=True)
+    difference = changed(old, new, finished=True) or generator_changed(_run_file(files), planned)
     if difference is not None:
         field, was, now = difference
         raise ConfigError(
             f"{path} is a kept run with {field}={was!r}, now {now!r}; give the same settings, or another --name for "
             "another run"
         )
+
+
+def _run_file(files: dict[str, bytes]) -> dict[str, Any]:
+    found = yaml.safe_load(files.get(slim.TEXT, b""))
+    return found if isinstance(found, dict) else {}
 
 
 def _compared(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,14 +6,14 @@
 Uses the services of a run without a trainer. Two uses: the base rates of a model (how often it solves a problem, how often
 it hacks before RL), and the model's own right and wrong solutions for contrastive pairs (`python -m tasks pairs`). Under
 --loophole none the prompt is bare. A row: {id, sample, loophole, completion, finish_reason, tokens, reward, label,
-oracle_correct}; a group that was dropped has no rows and is counted.
+oracle_correct}, in the order of the problems; a group that was dropped has no rows and is counted. Interrupted, the same
+command goes on (samples_file.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,6 +30,8 @@ from common.writable import require_file
 from experiments.design import presets
 from experiments.design.plan import Plan, plan
 from experiments.launch.bring import bring
+from experiments.launch.given import DECIDING
+from experiments.launch.samples_file import Draft
 from experiments.launch.stack import Stack
 from experiments.options import samples as parser
 from tasks import dataset, loopholes
@@ -54,22 +56,41 @@ def main(argv: list[str]) -> int:
     requests = [request(p, i, law, args.seed) for i, p in enumerate(problems)]
     zero = nothing_learned(model)
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Draft(args.out, asked(args, settings, problems, law))
+    todo = [one for i, one in enumerate(requests) if i not in draft.groups]
+    if draft.groups:
+        print(f"going on: {len(draft.groups)} of {len(requests)} problems are in {draft.path}", flush=True)
+    root = args.out.parent / ".stack" / RUN_ID
+    if todo:
+        with (
+            cli.Resumable(),
+            Stack.start(root, model, settings.server, preset.graders, args.isolation) as stack,
+            draft.open(),
+        ):
+            for group in collect(stack, todo, zero):
+                draft.add(int(group.group.group_id.rpartition("/")[2]), list(rows(group, name)))
+                if len(draft.groups) % AT_ONCE == 0:
+                    print(f"{len(draft.groups)} of {len(requests)} problems", flush=True)
+    draft.finish()
     counts: Counter[str] = Counter()
-    with (
-        cli.Resumable(),
-        Stack.start(
-            args.out.parent / ".stack" / RUN_ID, model, settings.server, preset.graders, args.isolation
-        ) as stack,
-        gzip.open(args.out, "wt") if args.out.suffix == ".gz" else open(args.out, "w") as out,
-    ):
-        for done, group in enumerate(collect(stack, requests, zero), 1):
-            if done % AT_ONCE == 0:
-                print(f"{done} of {len(requests)} problems", flush=True)
-            for row in rows(group, name):
-                out.write(json.dumps(row) + "\n")
-                _count(counts, row)
+    for row in draft.rows():
+        _count(counts, row)
     print(summary(counts, len(problems), name, args.out))
     return 0 if counts["all"] else cli.EXIT_FAILED
+
+
+def asked(args: argparse.Namespace, settings: Plan, problems: Sequence[Problem], law: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the rows depend on, but for what lies in the model's folder."""
+    posed = "\n".join(problem.model_dump_json() for problem in problems)
+    return {
+        "preset": args.preset,
+        "model": str(args.model or settings.trainer.model),
+        "problems": f"{len(problems)}, sha256 {hashlib.sha256(posed.encode()).hexdigest()[:16]}",
+        "loophole": args.loophole,
+        "seed": args.seed,
+        **law,
+        **{f"generator.{name}": settings.server.get(name) for name in DECIDING},
+    }
 
 
 def planned(args: argparse.Namespace, model: str) -> Plan:

@@ -319,7 +319,8 @@ def test_the_runs_of_the_other_registrations_are_known(tmp_path, capsys):
 
 
 def test_a_sweep_skips_what_is_kept_and_refuses_other_settings(tmp_path, capsys):
-    write(tmp_path / "elsewhere", Plan(seed=1, preset="smoke", hack=[0.1] * 3, passed=[0.1] * 3))
+    made = write(tmp_path / "elsewhere", Plan(seed=1, preset="smoke", hack=[0.1] * 3, passed=[0.1] * 3))
+    (made / "run.yaml").write_text("preset: smoke\ngenerator:\n  max_model_len: 256\n")
     keep("--runs", tmp_path / "elsewhere", "--out", tmp_path / "kept")
     command = ["sweep", "--preset", "smoke", "--arms", "vanilla", "--seeds", "0-1", "--runs", str(tmp_path / "runs"),
                "--dry-run", "--kept", str(tmp_path / "kept")]  # fmt: skip
@@ -328,4 +329,6 @@ def test_a_sweep_skips_what_is_kept_and_refuses_other_settings(tmp_path, capsys)
     said = capsys.readouterr().out
     assert "2 runs, 1 complete, 1 to do" in said and "smoke-vanilla-s0" in said and "smoke-vanilla-s1" not in said
     refused(capsys, r"smoke-vanilla-s1\.tar\.xz is a kept run with lr=0\.02, now 0\.5", *command, "--set", "lr=0.5")
+    generator = r"kept run with generator\.max_model_len=256, now 300"
+    refused(capsys, generator, *command, "--set", "generator.max_model_len=300")
     refused(capsys, "no such directory; give a folder of kept runs", *command, tmp_path / "nowhere")
