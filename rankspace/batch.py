@@ -53,28 +53,37 @@ def pad_batch(
     Raises:
         RankspaceError: no rows, an empty prompt (its first completion token has no predecessor), unequal lengths.
     """
-    if not prompts or len(prompts) != len(completions) or any(len(p) == 0 for p in prompts):
-        raise RankspaceError(
-            f"a batch needs as many non-empty prompts ({len(prompts)}) as completions ({len(completions)})"
-        )
+    asked = asked_of(prompts, completions)
     sequences = [list(p) + list(c) for p, c in zip(prompts, completions, strict=True)]
-    width, span = max(map(len, sequences)), max(1, max(map(len, completions)))
-    input_ids = torch.tensor([s + [PAD] * (width - len(s)) for s in sequences])
-    token_ids = torch.tensor([list(c) + [PAD] * (span - len(c)) for c in completions])
-    lengths = torch.tensor([len(c) for c in completions])
+    width = max(map(len, sequences))
     starts = torch.tensor([len(p) for p in prompts])
-    mask = torch.arange(span) < lengths[:, None]
-    rows, offsets = mask.nonzero(as_tuple=True)
-    fields = {
-        "input_ids": input_ids,
-        "attention_mask": (torch.arange(width) < (starts + lengths)[:, None]).long(),
-        "token_ids": token_ids,
-        "lengths": lengths,
-        "mask": mask,
+    rows, offsets = asked["mask"].nonzero(as_tuple=True)
+    fields = asked | {
+        "input_ids": torch.tensor([s + [PAD] * (width - len(s)) for s in sequences]),
+        "attention_mask": (torch.arange(width) < (starts + asked["lengths"])[:, None]).long(),
         "rows": rows,
         "columns": starts[rows] + offsets - 1,
     }
     return Batch(**{name: tensor.to(device) for name, tensor in fields.items()})
+
+
+def asked_of(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """The fields of a Batch that say which tokens are asked about, however the rows are laid out: token_ids, lengths, mask.
+
+    Raises:
+        RankspaceError: as `pad_batch`.
+    """
+    if not prompts or len(prompts) != len(completions) or any(len(p) == 0 for p in prompts):
+        raise RankspaceError(
+            f"a batch needs as many non-empty prompts ({len(prompts)}) as completions ({len(completions)})"
+        )
+    span = max(1, max(map(len, completions)))
+    lengths = torch.tensor([len(c) for c in completions])
+    return {
+        "token_ids": torch.tensor([list(c) + [PAD] * (span - len(c)) for c in completions]),
+        "lengths": lengths,
+        "mask": torch.arange(span) < lengths[:, None],
+    }
 
 
 def batch_logprobs(

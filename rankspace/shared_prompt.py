@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .batch import PAD, Batch, batch_logprobs, pad_batch, rounding, text_config
+from .batch import PAD, Batch, asked_of, batch_logprobs, pad_batch, rounding, text_config
 from .causal_lm import CausalLM
 
 LONGEST = 4096  # tokens of a row that holds several completions: its mask has the square of that
@@ -33,7 +33,7 @@ def share_batch(
     Raises:
         RankspaceError: as `pad_batch`.
     """
-    plain = pad_batch(prompts, completions)
+    asked = asked_of(prompts, completions)
     groups = together(prompts, [len(c) for c in completions])
     rows = [[*prompts[group[0]], *(i for c in group for i in completions[c])] for group in groups]
     width = max(map(len, rows))
@@ -52,15 +52,12 @@ def share_batch(
             row_of[c], start_of[c] = row, at
             at = end
     starts = torch.tensor([len(p) for p in prompts])
-    which, offsets = plain.mask.nonzero(as_tuple=True)
+    which, offsets = asked["mask"].nonzero(as_tuple=True)
     # the first token of a completion is predicted where its prompt ends, the others where their predecessor stands
     columns = torch.where(offsets == 0, starts[which] - 1, start_of[which] + offsets - 1)
-    fields = {
+    fields = asked | {
         "input_ids": torch.tensor([row + [PAD] * (width - len(row)) for row in rows]),
         "attention_mask": (part >= 0).long(),
-        "token_ids": plain.token_ids,
-        "lengths": plain.lengths,
-        "mask": plain.mask,
         "rows": row_of[which],
         "columns": columns,
         "positions": positions,
