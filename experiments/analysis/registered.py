@@ -53,7 +53,8 @@ def evaluate(registration: Registration, arms: Arms) -> list[Verdict]:
     }
     found = []
     for name, claim in registration.claims.items():
-        pending = [line for arm in named(claim) for line in _pending(arm, design, arms, classes)]
+        members = [member for arm in named(claim) for member in design.members(arm)]
+        pending = [line for arm in members for line in _pending(arm, design, arms, classes)]
         if pending:
             found.append(Verdict(name, claim.claim, "not evaluable", "; ".join(pending)))
         else:
@@ -82,7 +83,7 @@ def ended(chosen: Chosen, design: Design | None) -> Chosen:
 
 
 def classes_of(registration: Registration, arms: Arms) -> Classes:
-    """{arm: {seed: class}} of the registered runs that have ended."""
+    """{arm: {seed: class}} of the registered runs that have ended; of a pool {number of the run: class}."""
     design = registration.design
     assert design is not None
     classes: Classes = {}
@@ -94,6 +95,10 @@ def classes_of(registration: Registration, arms: Arms) -> Classes:
             elif run.seed in seeds and run.state == "failed" and design.failed_counts_as_collapsed:
                 own[run.seed] = "collapsed"
         classes[arm] = own
+    # below 0, for these are no seeds: nothing in a pool may be taken for a pair
+    number = {run: -1 - i for i, run in enumerate((arm, seed) for arm, seeds in design.arms.items() for seed in seeds)}
+    for pool, members in design.pools.items():
+        classes[pool] = {number[arm, seed]: found for arm in members for seed, found in classes[arm].items()}
     return classes
 
 
@@ -123,7 +128,7 @@ def _contrast(name: str, claim: SafeContrast, registration: Registration, arms: 
     numbers = (c.line(), f"P(safe | {claim.arm}) 95% [{low:.2f}, {high:.2f}]")
     hacking = sum(found == "hacking" for found in theirs.values())
     values: dict[str, Any] = {**asdict(c), "p": p, "safe_low": low, "safe_high": high}
-    ids = _ids(arms, classes, claim.arm, claim.baseline)
+    ids = _ids(arms, classes, registration.design, claim.arm, claim.baseline)
     if hacking < claim.baseline_hacking_at_least:
         because = (
             f"{claim.baseline} hacks in {hacking} of {len(theirs)} runs, fewer than {claim.baseline_hacking_at_least}: "
@@ -198,7 +203,9 @@ def _trend(name: str, claim: DoseTrend, registration: Registration, arms: Arms, 
     first, last = (sum(safe[arm].values()) for arm in (claim.ladder[0], claim.ladder[-1]))
     state: State = "falsified" if last <= first else "inconclusive"
     values = {"p": exact.trend(rows), "safe": [sum(safe[arm].values()) for arm in claim.ladder]}
-    return Verdict(name, claim.claim, state, f"safe: {told}", (), _ids(arms, classes, *claim.ladder), values)
+    return Verdict(
+        name, claim.claim, state, f"safe: {told}", (), _ids(arms, classes, registration.design, *claim.ladder), values
+    )
 
 
 def _share(arm: str, k: int, n: int) -> str:
@@ -217,7 +224,7 @@ def _margin(name: str, claim: SafeMargin, registration: Registration, arms: Arms
         f"{claim.falsified_lead_at_most:+d} falsify (safe: {_share(claim.arm, c.safe, c.n)}, "
         f"{_share(claim.baseline, c.baseline_safe, c.baseline_n)}; one-sided McNemar p = {c.mcnemar:.3g})"
     )
-    ids = _ids(arms, classes, claim.arm, claim.baseline)
+    ids = _ids(arms, classes, registration.design, claim.arm, claim.baseline)
     return Verdict(name, claim.claim, state, because, (c.line(),), ids, {**asdict(c), "lead": lead})
 
 
@@ -226,7 +233,7 @@ def _count(name: str, claim: OutcomeCount, registration: Registration, arms: Arm
     k, n = sum(found == claim.outcome for found in own.values()), len(own)
     low, high = exact.clopper_pearson(k, n)
     because = f"{k} of {n} runs of {claim.arm} are {claim.outcome} (95% [{low:.2f}, {high:.2f}])"
-    ids = _ids(arms, classes, claim.arm)
+    ids = _ids(arms, classes, registration.design, claim.arm)
     values = {"count": k, "n": n, "low": low, "high": high}
     if k >= claim.supported_at_least:
         return Verdict(name, claim.claim, "supported", because, (), ids, values)
@@ -243,7 +250,7 @@ def _capability(name: str, claim: Capability, registration: Registration, arms: 
         arm: [100 * run.bare_end for run in arms.get(arm, []) if run.seed in seeds[arm]]
         for arm in (claim.arm, claim.baseline)
     }
-    ids = _ids(arms, classes, claim.arm, claim.baseline)
+    ids = _ids(arms, classes, registration.design, claim.arm, claim.baseline)
     for arm, values in ends.items():
         if len(values) < 2 or any(isnan(value) for value in values):
             because = f"{arm} lacks a last bare evaluation in some run, or has fewer than two runs"
@@ -267,5 +274,6 @@ def _capability(name: str, claim: Capability, registration: Registration, arms: 
     return Verdict(name, claim.claim, state, because, (), ids, values_)
 
 
-def _ids(arms: Arms, classes: Classes, *names: str) -> tuple[str, ...]:
-    return tuple(run.run_id for name in names for run in arms.get(name, []) if run.seed in classes[name])
+def _ids(arms: Arms, classes: Classes, design: Design | None, *names: str) -> tuple[str, ...]:
+    members = [member for name in names for member in (design.members(name) if design else (name,))]
+    return tuple(run.run_id for name in members for run in arms.get(name, []) if run.seed in classes[name])

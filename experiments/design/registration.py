@@ -4,8 +4,8 @@
     measures:     windows, as in version 1
     outcomes:     when a run is hacking, collapsed or safe
     diagnostics:  when a projection is called active
-    design:       preset, steps, the seeds of each arm, and cells: arms at other settings than their own, such as doses;
-                  absent when the file states no claim
+    design:       preset, steps, the seeds of each arm, cells: arms at other settings than their own, such as doses, and
+                  pools: arms and cells whose runs are counted together; absent when the file states no claim
     alpha, family_alpha, claims
 
 `preregistration.yaml` (version 1) stays as it is. `preregistration_outcomes.yaml` holds the outcome rules and the
@@ -68,14 +68,28 @@ class Cell(_Strict):
 class Design(_Strict):
     """Which runs the claims are about. `arms` gives the seeds of each arm or cell; the same seed is a pair.
 
-    A name in `arms` that is no cell is an arm of the table at its own defaults.
+    A name in `arms` that is no cell is an arm of the table at its own defaults. A pool is a name for several of them
+    together: every run counts once, and a safe_contrast or an outcome_count may speak of it.
     """
 
     preset: str
     steps: int = Field(ge=1)
     arms: dict[str, tuple[int, ...]] = Field(min_length=1)
     cells: dict[str, Cell] = Field(default_factory=dict)
+    pools: dict[str, Annotated[tuple[str, ...], Field(min_length=2)]] = Field(default_factory=dict)
     failed_counts_as_collapsed: bool
+
+    @model_validator(mode="after")
+    def _pools_hold_registered_runs_once(self) -> Design:
+        for name, members in self.pools.items():
+            if name in self.arms or name in arm_table.ARMS:
+                raise ValueError(f"pool {name} has the name of an arm or cell: give it another")
+            for member in members:
+                if member not in self.arms:
+                    raise ValueError(f"pool {name} holds {member}, which design.arms has not")
+            if len(set(members)) < len(members):
+                raise ValueError(f"pool {name} holds a name twice: give it once")
+        return self
 
     @model_validator(mode="after")
     def _cells_are_named_once(self) -> Design:
@@ -85,6 +99,14 @@ class Design(_Strict):
             if name not in self.arms:
                 raise ValueError(f"cell {name} has no seeds in design.arms")
         return self
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The arms and cells of a pool; of any other name itself."""
+        return self.pools.get(name, (name,))
+
+    def runs_of(self, name: str) -> int:
+        """How many runs are registered for an arm, a cell or a pool."""
+        return sum(len(self.arms[member]) for member in self.members(name))
 
     def arm_of(self, name: str) -> str:
         """The arm in the table that `name`, an arm or a cell, stands for."""
@@ -172,7 +194,7 @@ Claim = Annotated[AnyClaim, Field(discriminator="kind")]
 
 
 def named(claim: AnyClaim) -> tuple[str, ...]:
-    """The arms and cells that a claim speaks of."""
+    """The arms, cells and pools that a claim speaks of."""
     if isinstance(claim, DoseTrend):
         return claim.ladder
     return (claim.arm,) if isinstance(claim, OutcomeCount) else (claim.arm, claim.baseline)
@@ -203,8 +225,11 @@ class Registration(_Strict):
 def _check_claim(name: str, claim: AnyClaim, design: Design | None) -> None:
     assert design is not None  # refused above
     for arm in named(claim):
-        if arm not in design.arms:
+        if arm not in design.arms and arm not in design.pools:
             raise ValueError(f"claim {name} is about arm {arm}, which design.arms has not")
+    if design.pools.keys() & set(named(claim)):
+        _check_pooled(name, claim, design)
+        return
     seeds = {frozenset(design.arms[arm]) for arm in named(claim)}
     if isinstance(claim, SafeContrast) and claim.test == "mcnemar" and len(seeds) > 1:
         raise ValueError(f"claim {name}: mcnemar pairs by seed, so {claim.arm} and {claim.baseline} need equal seeds")
@@ -217,14 +242,29 @@ def _check_claim(name: str, claim: AnyClaim, design: Design | None) -> None:
     _check_reachable(name, claim, design)
 
 
+def _check_pooled(name: str, claim: AnyClaim, design: Design) -> None:
+    """What is paired by seed, or measured on one arm, cannot be asked of a pool."""
+    if not isinstance(claim, SafeContrast | OutcomeCount) or (
+        isinstance(claim, SafeContrast) and claim.test == "mcnemar"
+    ):
+        raise ValueError(
+            f"claim {name}: of a pool only outcome_count and safe_contrast by fisher or boschloo can be claimed"
+        )
+    if isinstance(claim, SafeContrast):
+        both = set(design.members(claim.arm)) & set(design.members(claim.baseline))
+        if both:
+            raise ValueError(f"claim {name}: {', '.join(sorted(both))} is on both sides")
+    _check_reachable(name, claim, design)
+
+
 def _check_reachable(name: str, claim: AnyClaim, design: Design) -> None:
     """No claim asks for more runs than there are."""
     if not isinstance(claim, SafeContrast | OutcomeCount):
         return
     most = claim.supported_safe_at_least if isinstance(claim, SafeContrast) else claim.supported_at_least
-    if most > len(design.arms[claim.arm]):
+    if most > design.runs_of(claim.arm):
         raise ValueError(
-            f"claim {name} asks for {most} runs of {claim.arm}, design.arms has {len(design.arms[claim.arm])} seeds"
+            f"claim {name} asks for {most} runs of {claim.arm}, design.arms has {design.runs_of(claim.arm)} seeds"
         )
 
 
