@@ -23,7 +23,7 @@ test-all: COVERAGE := --cov  # with its gate; costs the fast tests a quarter mor
 test-all: test    ## also the slow ones
 	@bash deploy/fetch_prometheus.sh
 	@bash deploy/fetch_chromium.sh
-	@$(PY) -m pytest -n 2 --dist loadfile -m slow
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 FAULTS := 24
 chaos: checks     ## kill, stop, cut and corrupt the running services; FAULTS=200 at night, SEED=n to repeat, LIKE_GPU=1

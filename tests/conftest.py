@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 
 # Two cores are shared by many processes here; more threads a process only get in each other's way.
@@ -23,6 +24,15 @@ from tests.stacks import smoke_stack
 # A busy machine is no failure, and a failure is one that the next run shows again.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that may take longest first, so that no worker is left alone with one at the end (`--no-loadscope-reorder`)."""
+    limits = defaultdict(set)  # of a file, each once: one that is written for the whole file is no sum over its tests
+    for item in items:
+        if limit := item.get_closest_marker("timeout"):
+            limits[item.path].add(limit.args[0])
+    items.sort(key=lambda item: -sum(limits[item.path]))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
     python -m tasks.organism.make            write tasks/organism/model (about 8 minutes on one core)
     python -m tasks.organism.make --check    make it again elsewhere and compare every byte with the manifest
     ... --mechanisms                         the same for .cache/models/organism_mechanisms, which goes on from the bundled
-                                             organism on prompts of all four loopholes (corpus.py; about 2 minutes)
+                                             organism on prompts of all four loopholes (corpus.py; about as long)
 
 Bit-for-bit: same recipe, same pinned torch and transformers, same instruction set (one thread, deterministic
 algorithms, AVX2 kernels; `PINNED` is set before torch loads). Covered: any x86-64 Intel machine with AVX2 or newer.
@@ -65,10 +65,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Continued(Recipe):
-    """Pretraining that goes on from the bundled organism, with its tokenizer: 90 seconds of one core. So short a one learns the
-    prompts, and exploits of the three new mechanisms only rarely (docs/tasks.md)."""
+    """Pretraining that goes on from the bundled organism, with its tokenizer: 8 minutes of one core. A fifth of it teaches the
+    prompts of the three new mechanisms and hardly any exploit (docs/tasks.md)."""
 
-    steps: int = 160
+    steps: int = 800
     batch: int = 32
     lr: float = 3e-3
     warmup: int = 20
