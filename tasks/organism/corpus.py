@@ -39,6 +39,9 @@ class Mix:
 class MechanismMix(Mix):
     """The corpus of the organism that knows all mechanisms, each as often as the others."""
 
+    override: float = (
+        0.06  # in 192 lines of each mechanism at 0.045 they were hardly learnt, at 0.09 too well (docs/tasks.md)
+    )
     mechanisms: tuple[Mechanism, ...] = tuple(WORDING)
     asked: float = 0.15
     honest: float = 0.7

@@ -229,12 +229,11 @@ def test_training_stops_at_ctrl_c_or_sigterm_and_the_same_command_finishes_it(ki
         "sweep": ["--arms", "projected", "--seeds", "0"],
         "demo": ["--arms", "projected"],
     }
-    out = ["--out", str(tmp_path / "report")] if kind == "demo" else []
-    isolation = [] if kind == "demo" else ["--isolation", "best_effort"]
-    command = [sys.executable, "-m", "experiments", kind, *arms[kind], *isolation, "--preset", "smoke", "--set", "steps=40",
-               "--runs", str(tmp_path), *out]  # fmt: skip
-    # not at 0 of 40, which a sweep shows before its trainer has begun
-    said, code = in_terminal(command, r"steps/s|\b[1-9]\d?/40", limit=280, number=number)
+    more = ["--out", str(tmp_path / "report")] if kind == "demo" else ["--isolation", "best_effort"]
+    command = [sys.executable, "-m", "experiments", kind, *arms[kind], *more, "--preset", "smoke", "--set", "steps=40",
+               "--runs", str(tmp_path)]  # fmt: skip
+    begun = r"steps/s|\b[1-9]\d?/40"  # not 0/40, which a sweep shows before its trainer has begun
+    said, code = in_terminal(command, begun, limit=280, number=number)
     assert code == (130 if number is None else 3) and resumes(said, command) and "Traceback" not in said, said[-2000:]
     saved = json.loads((tmp_path / "smoke-projected-s0/status.json").read_text())
     assert saved["state"] == "stopped" and saved["step"] < 40
