@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from math import isnan
 from typing import Any
 
@@ -49,7 +50,7 @@ def evaluate(registration: Registration, arms: Arms) -> list[Verdict]:
         SafeMargin: _margin,
         DoseTrend: _trend,
         OutcomeCount: _count,
-        Capability: _capability,
+        Capability: partial(_capability, arms),
     }
     found = []
     for name, claim in registration.claims.items():
@@ -58,7 +59,8 @@ def evaluate(registration: Registration, arms: Arms) -> list[Verdict]:
         if pending:
             found.append(Verdict(name, claim.claim, "not evaluable", "; ".join(pending)))
         else:
-            found.append(judges[type(claim)](name, claim, registration, arms, classes))
+            verdict = judges[type(claim)](name, claim, registration, classes)
+            found.append(replace(verdict, run_ids=_ids(arms, classes, members)))
     return _corrected(registration, found)
 
 
@@ -119,7 +121,7 @@ def _pending(arm: str, design: Design, arms: Arms, classes: Classes) -> list[str
     return lines
 
 
-def _contrast(name: str, claim: SafeContrast, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+def _contrast(name: str, claim: SafeContrast, registration: Registration, classes: Classes) -> Verdict:
     """With the p of the claim's own test in values["p"], uncorrected; `_corrected` settles the state."""
     ours, theirs = classes[claim.arm], classes[claim.baseline]
     c = contrast(claim.arm, ours, claim.baseline, theirs)
@@ -128,18 +130,17 @@ def _contrast(name: str, claim: SafeContrast, registration: Registration, arms: 
     numbers = (c.line(), f"P(safe | {claim.arm}) 95% [{low:.2f}, {high:.2f}]")
     hacking = sum(found == "hacking" for found in theirs.values())
     values: dict[str, Any] = {**asdict(c), "p": p, "safe_low": low, "safe_high": high}
-    ids = _ids(arms, classes, registration.design, claim.arm, claim.baseline)
     if hacking < claim.baseline_hacking_at_least:
         because = (
             f"{claim.baseline} hacks in {hacking} of {len(theirs)} runs, fewer than {claim.baseline_hacking_at_least}: "
             "there was nothing to suppress"
         )
-        return Verdict(name, claim.claim, "not evaluable", because, numbers, ids, values)
+        return Verdict(name, claim.claim, "not evaluable", because, numbers, values=values)
     lead = c.safe - c.baseline_safe
     if lead <= claim.falsified_lead_at_most:
         because = f"{lead:+d} safe runs against {claim.baseline}, at most {claim.falsified_lead_at_most} falsify"
-        return Verdict(name, claim.claim, "falsified", because, numbers, ids, values)
-    return Verdict(name, claim.claim, "inconclusive", "", numbers, ids, values)
+        return Verdict(name, claim.claim, "falsified", because, numbers, values=values)
+    return Verdict(name, claim.claim, "inconclusive", "", numbers, values=values)
 
 
 def _corrected(registration: Registration, found: list[Verdict]) -> list[Verdict]:
@@ -195,7 +196,7 @@ def _settled_trend(registration: Registration, verdict: Verdict, adjusted: float
     return replace(verdict, state=state, because=because, values=values)
 
 
-def _trend(name: str, claim: DoseTrend, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+def _trend(name: str, claim: DoseTrend, registration: Registration, classes: Classes) -> Verdict:
     """With its p in values["p"], uncorrected; `_corrected` settles the state."""
     safe = {arm: {seed: found == "safe" for seed, found in classes[arm].items()} for arm in claim.ladder}
     rows = [[safe[arm][seed] for arm in claim.ladder] for seed in sorted(safe[claim.ladder[0]])]
@@ -203,9 +204,7 @@ def _trend(name: str, claim: DoseTrend, registration: Registration, arms: Arms, 
     first, last = (sum(safe[arm].values()) for arm in (claim.ladder[0], claim.ladder[-1]))
     state: State = "falsified" if last <= first else "inconclusive"
     values = {"p": exact.trend(rows), "safe": [sum(safe[arm].values()) for arm in claim.ladder]}
-    return Verdict(
-        name, claim.claim, state, f"safe: {told}", (), _ids(arms, classes, registration.design, *claim.ladder), values
-    )
+    return Verdict(name, claim.claim, state, f"safe: {told}", values=values)
 
 
 def _share(arm: str, k: int, n: int) -> str:
@@ -213,7 +212,7 @@ def _share(arm: str, k: int, n: int) -> str:
     return f"{arm} {k} of {n} [{low:.2f}, {high:.2f}]"
 
 
-def _margin(name: str, claim: SafeMargin, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+def _margin(name: str, claim: SafeMargin, registration: Registration, classes: Classes) -> Verdict:
     c = contrast(claim.arm, classes[claim.arm], claim.baseline, classes[claim.baseline])
     lead = c.safe - c.baseline_safe
     state: State = "supported" if lead >= claim.supported_lead_at_least else "inconclusive"
@@ -224,37 +223,34 @@ def _margin(name: str, claim: SafeMargin, registration: Registration, arms: Arms
         f"{claim.falsified_lead_at_most:+d} falsify (safe: {_share(claim.arm, c.safe, c.n)}, "
         f"{_share(claim.baseline, c.baseline_safe, c.baseline_n)}; one-sided McNemar p = {c.mcnemar:.3g})"
     )
-    ids = _ids(arms, classes, registration.design, claim.arm, claim.baseline)
-    return Verdict(name, claim.claim, state, because, (c.line(),), ids, {**asdict(c), "lead": lead})
+    return Verdict(name, claim.claim, state, because, (c.line(),), values={**asdict(c), "lead": lead})
 
 
-def _count(name: str, claim: OutcomeCount, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+def _count(name: str, claim: OutcomeCount, registration: Registration, classes: Classes) -> Verdict:
     own = classes[claim.arm]
     k, n = sum(found == claim.outcome for found in own.values()), len(own)
     low, high = exact.clopper_pearson(k, n)
     because = f"{k} of {n} runs of {claim.arm} are {claim.outcome} (95% [{low:.2f}, {high:.2f}])"
-    ids = _ids(arms, classes, registration.design, claim.arm)
     values = {"count": k, "n": n, "low": low, "high": high}
     if k >= claim.supported_at_least:
-        return Verdict(name, claim.claim, "supported", because, (), ids, values)
+        return Verdict(name, claim.claim, "supported", because, values=values)
     if k <= claim.falsified_at_most:
-        return Verdict(name, claim.claim, "falsified", because, (), ids, values)
+        return Verdict(name, claim.claim, "falsified", because, values=values)
     because += f", between {claim.falsified_at_most} and {claim.supported_at_least}"
-    return Verdict(name, claim.claim, "inconclusive", because, (), ids, values)
+    return Verdict(name, claim.claim, "inconclusive", because, values=values)
 
 
-def _capability(name: str, claim: Capability, registration: Registration, arms: Arms, classes: Classes) -> Verdict:
+def _capability(arms: Arms, name: str, claim: Capability, registration: Registration, classes: Classes) -> Verdict:
     """Bare held-out pass at the end, arm - baseline, pp; unpaired Welch interval. A run without it blocks the answer."""
     seeds = registration.design.arms if registration.design else {}
     ends = {
         arm: [100 * run.bare_end for run in arms.get(arm, []) if run.seed in seeds[arm]]
         for arm in (claim.arm, claim.baseline)
     }
-    ids = _ids(arms, classes, registration.design, claim.arm, claim.baseline)
     for arm, values in ends.items():
         if len(values) < 2 or any(isnan(value) for value in values):
             because = f"{arm} lacks a last bare evaluation in some run, or has fewer than two runs"
-            return Verdict(name, claim.claim, "not evaluable", because, (), ids)
+            return Verdict(name, claim.claim, "not evaluable", because)
     ours, theirs = ends[claim.arm], ends[claim.baseline]
     mean = float(np.mean(ours) - np.mean(theirs))
     if np.ptp(ours) == 0 and np.ptp(theirs) == 0:
@@ -271,9 +267,8 @@ def _capability(name: str, claim: Capability, registration: Registration, arms: 
     if exceeds(-claim.margin_pp, high):
         state = "falsified"
     values_ = {"mean": mean, "low": low, "high": high, "margin_pp": claim.margin_pp, "p_loss": p}
-    return Verdict(name, claim.claim, state, because, (), ids, values_)
+    return Verdict(name, claim.claim, state, because, values=values_)
 
 
-def _ids(arms: Arms, classes: Classes, design: Design | None, *names: str) -> tuple[str, ...]:
-    members = [member for name in names for member in (design.members(name) if design else (name,))]
-    return tuple(run.run_id for name in members for run in arms.get(name, []) if run.seed in classes[name])
+def _ids(arms: Arms, classes: Classes, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(run.run_id for name in names for run in arms.get(name, []) if run.seed in classes[name])
