@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 15
 
 
-def fuzz(target):
-    command = [sys.executable, "-m", "tests.hostile.fuzz", target, "--seconds", str(SECONDS)]
+def fuzz(target, *options):
+    command = [sys.executable, "-m", "tests.hostile.fuzz", target, "--seconds", str(SECONDS), *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=SECONDS + 120)
 
 
@@ -31,3 +31,11 @@ def test_no_input_breaks_a_door(target):
 def test_a_fault_is_found():
     done = fuzz("trap")
     assert done.returncode != 0 and b"sprung" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_big_parents_memory_is_not_the_fuzzers():
+    held = b"x" * (300 << 20)
+    done = fuzz("trap", "--memory-mb", "250")
+    assert done.returncode != 0 and len(held) == 300 << 20
+    assert b"sprung" in done.stdout + done.stderr and b"out-of-memory" not in done.stderr

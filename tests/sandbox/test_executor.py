@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import os
 import signal
+import time
 
 import pytest
 
@@ -106,6 +107,36 @@ def test_quiet_limit_counts_from_the_last_answer(executor):
         "import time", [("eval", compile("time.sleep(5)", "", "eval"))], limits=Limits(wall_s=9, quiet_s=0.3)
     )
     assert outcome.ended == "timeout" and outcome.wall_s < 3
+
+
+@pytest.mark.parametrize("seconds", [0.25, 0.3, 0.37])
+def test_a_job_that_computed_past_the_sleepers_limit_and_ended_is_no_sleeper(executor, seconds):
+    """Its clock is gone with it: what the clock then says is not that it slept."""
+    source = f"import time\nwhile time.process_time() < {seconds}: pass"
+    for _ in range(5):
+        assert executor.run_script(source, Limits(wall_s=5, asleep_s=0.2)).ended == "exit"
+    assert executor.run_script("import time; time.sleep(9)", Limits(wall_s=5, asleep_s=0.2)).ended == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("sleeps", "late_s", "limits"),
+    [
+        ([0.2], 0.9, Limits(wall_s=0.6)),  # ended long ago
+        ([0.2], 0.9, Limits(wall_s=5, asleep_s=0.6)),
+        ([0.2], 0.9, Limits(wall_s=5, quiet_s=0.6)),
+        ([0.2, 0.2, 0.2, 0.4], 0.7, Limits(wall_s=5, quiet_s=0.6)),  # still runs, and its answers wait in the pipe
+    ],
+)
+def test_a_job_is_not_late_because_its_supervisor_was(executor, sleeps, late_s, limits):
+    steps = [("eval", compile(f"time.sleep({s})", "", "eval")) for s in sleeps]
+    held = []
+
+    def on_frame(tag, body):
+        if not held:  # no core for the supervisor from here on
+            held.append(time.sleep(late_s))
+
+    outcome = executor.run_calls("import time", steps, limits=limits, on_frame=on_frame)
+    assert outcome.complete, outcome
 
 
 def test_disk_without_the_outer_tmpfs():

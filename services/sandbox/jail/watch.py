@@ -117,6 +117,12 @@ class Pipes:
         self.over = self.over or len(chunk) > room
         return True
 
+    def read_results(self) -> None:
+        """Take what is in the result pipe."""
+        for fd, name in self.fds.items():
+            if name == "results":
+                self.read(fd)
+
     def drain(self) -> None:
         """What is left after the job's end: at most a pipe's buffer each, nobody writes any more."""
         for fd in list(self.fds):
@@ -165,6 +171,7 @@ class Watch:
         self.gave_way = not limits.nice
         self.quiet = limits.wall_s if limits.quiet_s is None else limits.quiet_s
         self.ended: Ended | None = None
+        self.over = False  # it was seen to have ended
         self.frames: list[tuple[str, bytes]] = []
         self.taken, self.needed = 0, 5  # bytes of results taken; how many more make a frame
         self.status: tuple[int, float, int] | None = None
@@ -178,9 +185,9 @@ class Watch:
         while self.status is None and self.ended != "server":
             if self.ended is None:
                 self._time()
-            if self.ended is not None:
+            if self.ended is not None or self.over:
                 killed_at = killed_at or time.monotonic()
-                if time.monotonic() - killed_at > _GRACE_S:  # killed, and still not gone
+                if time.monotonic() - killed_at > _GRACE_S:  # killed or gone, and the fork server does not say so
                     self.ended = "server"
                     break
             events = poller.poll(max(1.0, min(_UNHEARD_S if unheard else _WATCH_S, self._left()) * 1000))
@@ -213,10 +220,29 @@ class Watch:
             self.own = wall
         else:
             self.own = self.clock.own_s()
-            if self.own >= limits.wall_s or self.own - self.heard >= self.quiet or self._asleep():
-                self._kill("timeout")
-            elif wall >= STARVED * limits.wall_s:
-                self._kill("starved")
+            why = self._overdue(wall)
+            # Looked at last: of a process that is gone the clock knows nothing, and one that has ended of itself while we
+            # waited for a core was in time for all we know. Its status is on the way.
+            self.over = self.over or self._has_ended()
+            if why is not None and not self.over:
+                self._kill(why)
+
+    def _overdue(self, wall: float) -> Ended | None:
+        """The limit of time that is used up, if any."""
+        if self.own >= self.limits.wall_s or self._asleep():
+            return "timeout"
+        if self.own - self.heard >= self.quiet:
+            self.pipes.read_results()  # it may have answered while there was no core for us
+            self._take_frames()
+            if self.own - self.heard >= self.quiet:
+                return "timeout"
+        return "starved" if wall >= STARVED * self.limits.wall_s else None
+
+    def _has_ended(self) -> bool:
+        """Whether all its threads have ended, of themselves or killed; the fork server may not have said so yet."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return bool(poller.poll(0))
 
     def _asleep(self) -> bool:
         bound = self.limits.asleep_s
