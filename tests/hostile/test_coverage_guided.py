@@ -36,6 +36,5 @@ def test_a_fault_is_found():
 @pytest.mark.slow
 def test_a_big_parents_memory_is_not_the_fuzzers():
     held = b"x" * (300 << 20)
-    done = fuzz("trap", "--memory-mb", "250")
-    assert done.returncode != 0 and len(held) == 300 << 20
-    assert b"sprung" in done.stdout + done.stderr and b"out-of-memory" not in done.stderr
+    done = fuzz("settings", "--memory-mb", "250", "--seconds", "3")
+    assert done.returncode == 0 and len(held) == 300 << 20, done.stderr.decode(errors="replace")[-2000:]
