@@ -13,6 +13,7 @@ import sys
 import pytest
 from published_rows import GT, SETUP, said
 
+from services.sandbox.jail.watch import STARVED
 from services.sandbox.verdicts import published
 from services.sandbox.verdicts.published import Program, run_program
 from services.sandbox.verdicts.published_input import for_job, whole_text
@@ -182,8 +183,9 @@ def test_the_clock_is_fair_on_a_busy_machine():
     exec(published.job_text().partition("\nbegan, clock")[0], names)
     acted: list[float] = []
 
-    def live(share: float, until: float = 99.0) -> float:
-        """Wall time at which a program is ended that gets `share` of a core `until` then and sleeps afterwards."""
+    def live(share: float, until: float = 99.0, late: float = 0.0, late_until: float = 999.0) -> float:
+        """Wall time at which a program is ended that gets `share` of a core `until` then and sleeps afterwards; its alarms
+        come `late` seconds after they were due."""
         clock, timers = {"wall": 0.0, "cpu": 0.0}, []
         acted.clear()
         names["deadline"](
@@ -191,21 +193,26 @@ def test_the_clock_is_fair_on_a_busy_machine():
             lambda which, seconds: timers.append(seconds),
         )  # fmt: skip
         while not acted:
-            clock["wall"] += timers.pop()
+            clock["wall"] += timers.pop() + (late if clock["wall"] < late_until else 0.0)
             clock["cpu"] = share * min(clock["wall"], until)
             signal.getsignal(signal.SIGALRM)(None, None)
         return acted[0]
 
     before = signal.getsignal(signal.SIGALRM)
     try:
-        assert live(0.0) == 3.0  # asleep: wall time
-        assert live(0.02) == 3.0  # hardly anything
+        assert live(0.0) == pytest.approx(3.15)  # asleep: wall time, and the looks that make sure
+        assert live(0.02) == pytest.approx(3.15)  # hardly anything
+        assert live(0.0, late=0.3) >= 150  # it gets no core at all: starved, not asleep
+        assert live(0.02, late=0.15) >= 150
+        assert 10 < live(0.0, late=0.3, late_until=10) < 11  # it was asleep, as is seen once there are cores again
         assert 4.9 <= live(1.0) <= 5.2  # alone on its core: CPU time
         assert 9.8 < live(0.5) < 10.5  # half a core: the same CPU time
         assert 19 < live(0.25) <= 20.5  # a quarter
         assert 98 < live(0.05) <= 102  # a twentieth
-        assert 100 <= live(0.04) < 105  # and not for ever
+        assert 150 <= live(0.032, until=999) < 156  # and not for ever
         assert live(0.9, until=2.0) < 6.5  # computed, then slept
+        outside = STARVED * published.JOB_LIMITS.wall_s  # no verdict, and before the job's own patience ends
+        assert outside < published.LIMITS["stretch"] * published.LIMITS["cpu"]
     finally:
         signal.signal(signal.SIGALRM, before)
 
@@ -263,3 +270,30 @@ def test_setup_code_that_is_run_once_is_each_programs_own(runner, program):
         first = run(runner, program + "\npassed = 1", ["passed"], setup)
         assert first.can_compile, first
         assert said(run(runner, program.partition("\n")[0], ["pass"], setup)) == (True, 1)
+
+
+STARVED_JOB = """
+import os, subprocess, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from services.sandbox.jail.executor import Executor
+from services.sandbox.jail.watch import STARVED
+from services.sandbox.verdicts import published
+loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+os.nice(13)  # some 2% of the core
+programs = (("for i in range(2 * 10 ** 6): pass", "pass"), ("import time", "time.sleep(60)"))
+try:
+    with Executor() as executor:
+        for source, test in programs:
+            found = published.run_program(published.jailed(executor), published.Program(source, ("pass", test)), "")
+            print(found.rate, found.cpu_s < 0.1 * found.wall_s)
+finally:
+    for loop in loops:
+        loop.kill()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_program_that_hardly_gets_a_core_is_not_asleep():
+    done = subprocess.run([sys.executable, "-c", STARVED_JOB], capture_output=True, text=True, timeout=180)
+    assert done.stdout.splitlines() == ["1.0 True", "0.5 True"], done.stdout + done.stderr[-2000:]

@@ -171,7 +171,7 @@ class Watch:
         self.gave_way = not limits.nice
         self.quiet = limits.wall_s if limits.quiet_s is None else limits.quiet_s
         self.ended: Ended | None = None
-        self.over = False  # it was seen to have ended
+        self.gone = False  # it was seen to have ended
         self.frames: list[tuple[str, bytes]] = []
         self.taken, self.needed = 0, 5  # bytes of results taken; how many more make a frame
         self.status: tuple[int, float, int] | None = None
@@ -185,7 +185,7 @@ class Watch:
         while self.status is None and self.ended != "server":
             if self.ended is None:
                 self._time()
-            if self.ended is not None or self.over:
+            if self.ended is not None or self.gone:
                 killed_at = killed_at or time.monotonic()
                 if time.monotonic() - killed_at > _GRACE_S:  # killed or gone, and the fork server does not say so
                     self.ended = "server"
@@ -223,8 +223,8 @@ class Watch:
             why = self._overdue(wall)
             # Looked at last: of a process that is gone the clock knows nothing, and one that has ended of itself while we
             # waited for a core was in time for all we know. Its status is on the way.
-            self.over = self.over or self._has_ended()
-            if why is not None and not self.over:
+            self.gone = self.gone or self._has_ended()
+            if why is not None and not self.gone:
                 self._kill(why)
 
     def _overdue(self, wall: float) -> Ended | None:

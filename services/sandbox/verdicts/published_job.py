@@ -41,6 +41,7 @@ BASE_DEPTH = 2  # recursion depth at which a fresh `python -c` executes its prog
 KEPT = ("tests_evaluated", "tests_passed", "tests_total", "test_errors")
 CLIP = 300
 SPAN = 2.0  # seconds: where cores are short, a program that computes may well get nothing for a shorter time
+LATE, LOOK, CALM = 0.1, 0.05, 4  # seconds: a later alarm came late; between alarms. How many say that it is asleep
 LOADING, LOADED, TESTED = b"\1", b"\2", b"\3"
 alarms: list[float] = []  # when the alarm rang: where a test swallows it, the tests end like any others
 
@@ -53,25 +54,41 @@ def deadline(
     set_timer: Callable[[int, float], object] = signal.setitimer,
 ) -> None:
     """Call `act` after `limit` seconds of wall time, unless the program has been computing without pause and merely
-    did not get the processor: then after `limits[1]` seconds of CPU time, or `stretch` times that of wall time."""
+    did not get the processor: then after `limits[1]` seconds of CPU time, or `stretch` times that of wall time.
+
+    One that used next to nothing is asleep only if the alarm then finds it at once, CALM times in a row: to a program that
+    gets no core at all the alarm comes late, as everything does.
+    """
     wall_limit, cpu_limit = limit
     start_wall, start_cpu = now(), cpu()
-    last = [start_wall, start_cpu]
+    last = [start_wall, start_cpu]  # where the span began over which its use of the processor is looked at
+    rung = [
+        start_wall,
+        start_cpu,
+        0.0,
+        0,
+    ]  # wall and CPU seconds at the last alarm, when the next is due, calm ones so far
+
+    def arm(seconds: float) -> None:
+        rung[2] = now() + seconds
+        set_timer(signal.ITIMER_REAL, seconds)
 
     def ring(signum: int, frame: object) -> None:
         wall, used = now(), cpu()
         span = wall - last[0]
-        busy = span < SPAN or used - last[1] > limits["idle"] * span
-        if span >= SPAN:
+        idle = span >= SPAN and used - last[1] <= limits["idle"] * span
+        calm = idle and wall - rung[2] < LATE and used - rung[1] <= limits["idle"] * (wall - rung[0])
+        rung[:] = wall, used, 0.0, rung[3] + 1 if calm else 0
+        if span >= SPAN and not idle:
             last[:] = wall, used
         left = cpu_limit - (used - start_cpu)
-        if busy and left > 0.02 * cpu_limit and wall - start_wall < limits["stretch"] * cpu_limit:
-            set_timer(signal.ITIMER_REAL, max(0.2, left))
-        else:
+        if rung[3] >= CALM or left <= 0.02 * cpu_limit or wall - start_wall >= limits["stretch"] * cpu_limit:
             act()
+        else:
+            arm(LOOK if idle else max(0.2, left))
 
     signal.signal(signal.SIGALRM, ring)
-    set_timer(signal.ITIMER_REAL, wall_limit)
+    arm(wall_limit)
 
 
 def time_out() -> NoReturn:
