@@ -2,6 +2,7 @@
 
     python -m tasks.organism.make            write tasks/organism/model (about 8 minutes on one core)
     python -m tasks.organism.make --check    make it again elsewhere and compare every byte with the manifest
+    ... --check --early                      only the first steps, with the weights that the manifest notes for them
     ... --mechanisms                         the same for .cache/models/organism_mechanisms, which goes on from the bundled
                                              organism on prompts of all four loopholes (corpus.py; about as long)
 
@@ -36,6 +37,7 @@ HERE = Path(__file__).parent
 MODEL_DIR = HERE / "model"
 MECHANISMS_DIR = Path(".cache/models/organism_mechanisms")
 MANIFEST = "MANIFEST.json"
+EARLY = 100  # steps after which the manifest notes the weights, for a check that takes an eighth of the time
 PINNED = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -146,16 +148,21 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def pretrain(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, log: Callable[[str], None] = print
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerFast,
+    log: Callable[[str], None] = print,
+    steps: int | None = None,
+    after: Callable[[int, Qwen3ForCausalLM], None] = lambda done, model: None,
 ) -> Qwen3ForCausalLM:
-    """Train on the corpus and return the model, in eval mode."""
+    """Train on the corpus, all of the recipe's steps or the first `steps`, and return the model, in eval mode.
+    `after(steps done, model)` is called after each."""
     import torch
 
     model = build_model(recipe, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, foreach=False)
     corpus = stream(recipe.mix, recipe.seed + 1)
     started = time.monotonic()
-    for step in range(recipe.steps):
+    for step in range(recipe.steps if steps is None else steps):
         ids, mask, labels = collate(tokenizer, [next(corpus) for _ in range(recipe.batch)])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
@@ -166,8 +173,17 @@ def pretrain(
         optimizer.zero_grad(set_to_none=True)
         if step % 50 == 0 or step + 1 == recipe.steps:
             log(f"step {step + 1:4d}/{recipe.steps}  loss {loss.item():.4f}  {time.monotonic() - started:6.1f} s")
+        after(step + 1, model)
     model.eval()
     return model
+
+
+def weights_digest(model: Qwen3ForCausalLM) -> str:
+    """sha256 over the bytes of every parameter, in the order of their names."""
+    total = hashlib.sha256()
+    for _, tensor in sorted(model.state_dict().items()):
+        total.update(tensor.contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def make(recipe: Recipe, out: Path, log: Callable[[str], None] = print) -> dict[str, Any]:
@@ -183,14 +199,27 @@ def make(recipe: Recipe, out: Path, log: Callable[[str], None] = print) -> dict[
     out.mkdir(parents=True, exist_ok=True)
     continued = isinstance(recipe, Continued)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(MODEL_DIR)) if continued else train_tokenizer(recipe.seed)
-    model = pretrain(recipe, tokenizer, log)
+    early: dict[str, Any] = {}
+
+    def note(done: int, model: Qwen3ForCausalLM) -> None:
+        if done == EARLY:
+            early["early"] = {"steps": EARLY, "sha256": weights_digest(model)}
+
+    model = pretrain(recipe, tokenizer, log, after=note)
     model.save_pretrained(str(out))
     save_tokenizer(tokenizer, out)
     for path in out.iterdir():
         path.chmod(0o644)
     versions = {m.__name__: m.__version__.split("+")[0] for m in (torch, transformers, tokenizers)}
     start = {"start": hashes(MODEL_DIR)["model.safetensors"]} if continued else {}
-    manifest = {"recipe": asdict(recipe), **start, "versions": versions, "pinned": PINNED, "sha256": hashes(out)}
+    manifest = {
+        "recipe": asdict(recipe),
+        **start,
+        "versions": versions,
+        "pinned": PINNED,
+        **early,
+        "sha256": hashes(out),
+    }
     (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -215,8 +244,11 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
     return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
 
-def check(directory: Path, log: Callable[[str], None] = print, recipe: Recipe | None = None) -> list[str]:
-    """Names of the files of `directory` that differ from its manifest, or from a fresh make with its recipe.
+def check(
+    directory: Path, log: Callable[[str], None] = print, recipe: Recipe | None = None, early: bool = False
+) -> list[str]:
+    """Names of the files of `directory` that differ from its manifest, or from a fresh make with its recipe. early: no
+    whole make, but its first steps, whose weights the manifest has noted.
 
     Raises ConfigError when the manifest's recipe is not the one given: then equality would mean nothing."""
     manifest, recipe = read_manifest(directory), recipe or Recipe()
@@ -225,8 +257,23 @@ def check(directory: Path, log: Callable[[str], None] = print, recipe: Recipe | 
     stale = differences(manifest["sha256"], hashes(directory))
     if stale:
         return stale
+    if early:
+        return _early_difference(directory, manifest.get("early"), recipe, log)
     with tempfile.TemporaryDirectory() as scratch:
         return differences(manifest["sha256"], make(recipe, Path(scratch), log)["sha256"])
+
+
+def _early_difference(
+    directory: Path, noted: dict[str, Any] | None, recipe: Recipe, log: Callable[[str], None]
+) -> list[str]:
+    from transformers import PreTrainedTokenizerFast
+
+    if noted is None:
+        raise ConfigError(f"{directory / MANIFEST}: notes no early weights; check the whole, without --early")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(directory))
+    model = pretrain(recipe, tokenizer, log, steps=noted["steps"])
+    same = weights_digest(model) == noted["sha256"]
+    return [] if same else [f"weights after {noted['steps']} steps"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -235,7 +282,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="model directory (default: the bundled one, or that of --mechanisms)")
     parser.add_argument("--mechanisms", action="store_true", help="the organism that knows all four loopholes")
     parser.add_argument("--check", action="store_true", help="make it again and compare with the manifest")
+    parser.add_argument(
+        "--early", action="store_true", help=f"with --check: the first {EARLY} steps only (a minute or two)"
+    )
     args = parser.parse_args(argv)
+    if args.early and not args.check:
+        raise ConfigError("--early goes with --check; without it the whole is made")
     recipe = Continued() if args.mechanisms else Recipe()
     out = args.out or (MECHANISMS_DIR if args.mechanisms else MODEL_DIR)
     pin_arithmetic()
@@ -243,11 +295,12 @@ def main(argv: list[str] | None = None) -> int:
         manifest = make(recipe, out)
         print(f"{out}: model.safetensors {manifest['sha256']['model.safetensors']}")
         return 0
-    stale = check(out, recipe=recipe)
+    stale = check(out, recipe=recipe, early=args.early)
     if stale:
         print(f"differs: {', '.join(stale)} (another processor family or library version may round differently)")
         return 1
-    print(f"{out}: every file is bit-for-bit what the recipe makes")
+    said = "its first steps are" if args.early else "every file is"
+    print(f"{out}: {said} bit-for-bit what the recipe makes")
     return 0
 
 
