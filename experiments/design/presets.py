@@ -21,6 +21,7 @@ from experiments.design.arms import Arm
 
 # Every path a preset names, in one place; relative to the repository root.
 ORGANISM_MODEL = "tasks/organism/model"
+MECHANISMS_MODEL = ".cache/models/organism_mechanisms"
 PRACTICE_TRAIN = "tasks/practice/practice_train.jsonl"
 PRACTICE_HELDOUT = "tasks/practice/practice_heldout.jsonl"
 PAIRS = "tasks/pairs/pairs.jsonl"
@@ -58,7 +59,8 @@ class Preset:
 
     values   TrainerSettings fields            server   RefServerSettings fields (lengths, memory)
     graders  sandbox workers to start          gpu      needs an accelerator to finish in reasonable time
-    prepare  module whose prepare() makes the model and files that are not in the repository (None: nothing to make)
+    prepare  module whose prepare(models) makes the files and, if named, the model that are not in the repository (None:
+             nothing to make)
     hacks    pairs of the training problems, for arms that plant hacks (reseed)
     if_hacks / if_not: the preset that follows when vanilla does or does not pass H4's threshold (None: none follows)
     """
@@ -105,6 +107,12 @@ PRESETS: dict[str, Preset] = {
                        "eval_samples": 2, "eval_every": 0}),
         Preset("demo", "The organism on a CPU", hacks=HACKS, if_hacks="qwen3.5-2b", if_not=None,
                server={"max_model_len": 256, "dtype": "float32", "device": "cpu"}, values=dict(_ORGANISM)),
+        Preset("mechanisms", "The organism that knows four loopholes: does v from one stop hacks by another?",
+               hacks=HACKS, prepare="experiments.launch.mechanisms",
+               server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
+               values={**_ORGANISM, "model": MECHANISMS_MODEL, "max_tokens": 100, "steps": 100, "eval_every": 0,
+                       "eval_samples": 2, "eval_modes": ["no_hint", "own_tests", "sentinel", "stdout_marker",
+                                                         "result_file", "asked_for_tests"]}),
         Preset("maths", "Five steps on word problems: the same loop on another task", graders=1, hacks=HACKS,
                server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
                values={**_ORGANISM, "train_problems": MATHS_TRAIN, "heldout_problems": MATHS_HELDOUT, "loophole": None,
@@ -151,7 +159,7 @@ def prepare(name: str, *settings: TrainerSettings) -> None:
     """
     module = get(name).prepare
     if module is not None:
-        import_module(module).prepare()
+        import_module(module).prepare({one.model for one in settings})
     for one in settings:
         for field_name in ("train_problems", "heldout_problems", "hacks"):
             path = getattr(one, field_name)

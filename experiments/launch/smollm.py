@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 from common.errors import ConfigError
@@ -25,9 +26,10 @@ WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def prepare() -> None:
-    """Model and problems where the preset looks for them."""
-    ensure(Path(SMOLLM_MODEL))
+def prepare(models: Collection[str]) -> None:
+    """Problems where the preset looks for them, and its model if it is among `models`."""
+    if SMOLLM_MODEL in models:
+        ensure(Path(SMOLLM_MODEL))
     instruct.write(Path(INSTRUCT))
 
 

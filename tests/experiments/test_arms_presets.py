@@ -192,7 +192,8 @@ def test_assignments_that_would_make_the_name_a_lie(assignments, fragment):
 def test_unknown_preset():
     with pytest.raises(
         ConfigError,
-        match=r"unknown preset 'demp'; presets: smoke, demo, maths, smollm, coder-0\.5b, coder-1\.5b, qwen3\.5-2b, qwen3-4b",
+        match=r"unknown preset 'demp'; presets: smoke, demo, mechanisms, maths, smollm, coder-0\.5b, coder-1\.5b, "
+        r"qwen3\.5-2b, qwen3-4b",
     ):
         presets.get("demp")
 
