@@ -83,6 +83,7 @@ _INSTRUCT = {
     "pairs": f"{INSTRUCT}/pairs.jsonl",
 }  # fmt: skip
 _ORGANISM = {"model": ORGANISM_MODEL, **_PRACTICE, "dtype": "float32", "device": "cpu"}
+_ORGANISM_SERVER = {"max_model_len": 256, "dtype": "float32", "device": "cpu"}
 _LEETCODE = {
     "train_problems": LEETCODE_TRAIN, "heldout_problems": LEETCODE_HELDOUT, "pairs": PAIRS,
     "dtype": "bfloat16", "device": "cuda", "steps": 200, "groups_per_step": 16, "max_tokens": 1536,
@@ -102,19 +103,19 @@ PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset("smoke", "Three steps on the organism: does everything talk to everything?", graders=1, hacks=HACKS,
-               if_hacks="demo", if_not="demo", server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
+               if_hacks="demo", if_not="demo", server=_ORGANISM_SERVER,
                values={**_ORGANISM, "steps": 3, "groups_per_step": 4, "group_size": 4, "eval_problems": 4,
                        "eval_samples": 2, "eval_every": 0}),
         Preset("demo", "The organism on a CPU", hacks=HACKS, if_hacks="qwen3.5-2b", if_not=None,
-               server={"max_model_len": 256, "dtype": "float32", "device": "cpu"}, values=dict(_ORGANISM)),
+               server=_ORGANISM_SERVER, values=dict(_ORGANISM)),
         Preset("mechanisms", "The organism that knows four loopholes: does v from one stop hacks by another?",
                hacks=HACKS, prepare="experiments.launch.mechanisms",
-               server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
+               server=_ORGANISM_SERVER,
                values={**_ORGANISM, "model": MECHANISMS_MODEL, "max_tokens": 100, "steps": 100, "eval_every": 0,
                        "eval_samples": 2, "eval_modes": ["no_hint", "own_tests", "sentinel", "stdout_marker",
                                                          "result_file", "asked_for_tests"]}),
         Preset("maths", "Five steps on word problems: the same loop on another task", graders=1, hacks=HACKS,
-               server={"max_model_len": 256, "dtype": "float32", "device": "cpu"},
+               server=_ORGANISM_SERVER,
                values={**_ORGANISM, "train_problems": MATHS_TRAIN, "heldout_problems": MATHS_HELDOUT, "loophole": None,
                        "steps": 5, "groups_per_step": 8, "group_size": 8, "lr": 2e-3, "temperature": 1.3,
                        "eval_problems": 9, "eval_samples": 2, "eval_every": 0}),

@@ -180,10 +180,9 @@ def pretrain(
 
 def weights_digest(model: Qwen3ForCausalLM) -> str:
     """sha256 over the bytes of every parameter, in the order of their names."""
-    total = hashlib.sha256()
-    for _, tensor in sorted(model.state_dict().items()):
-        total.update(tensor.contiguous().numpy().tobytes())
-    return total.hexdigest()
+    from rankspace.svd_cache import tensor_sha256
+
+    return tensor_sha256(*(tensor for _, tensor in sorted(model.state_dict().items())))
 
 
 def make(recipe: Recipe, out: Path, log: Callable[[str], None] = print) -> dict[str, Any]:

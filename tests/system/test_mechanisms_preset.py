@@ -25,19 +25,8 @@ SETTINGS = {
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_by_its_name(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "experiments",
-        "run",
-        "--preset",
-        "mechanisms",
-        "--arm",
-        "projected",
-        "--name",
-        "m",
-    ]
-    command += ["--isolation", "best_effort", "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "experiments", "run", "--preset", "mechanisms", "--arm", "projected"]
+    command += ["--name", "m", "--isolation", "best_effort", "--runs", str(tmp_path)]
     for name, value in SETTINGS.items():
         command += ["--set", f"{name}={value}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=550)

@@ -58,8 +58,7 @@ from tasks.loopholes import HELD_OUT
 # one: the same work was measured to take 1.5 times the CPU time); `grace`: what a program that swallows the alarm has
 # left; `idle`: a program that uses less of its wall time than this is asleep, if the alarm finds it at once, and starved if
 # not; `stretch`: how many times its CPU seconds a computing program may take of wall time (from outside it is ended before,
-# as starved, without a verdict); `killed`: exit code of a job that ended itself; `note`: where it
-# notes how far it is.
+# as starved, without a verdict); `killed`: exit code of a job that ended itself; `note`: where it notes how far it is.
 LIMITS = {"wall": 3.0, "cpu": 5.0, "grace": 1.0, "idle": 0.03, "stretch": 30.0, "killed": 113, "note": PROGRAM_FD}
 # From outside, for programs that took the alarm away, and for one long C call that no alarm can interrupt: a sleeper has
 # the alarm's wall time and its grace, whatever computes or does both has the CPU time, its grace and half a second.

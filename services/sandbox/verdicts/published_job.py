@@ -41,7 +41,8 @@ BASE_DEPTH = 2  # recursion depth at which a fresh `python -c` executes its prog
 KEPT = ("tests_evaluated", "tests_passed", "tests_total", "test_errors")
 CLIP = 300
 SPAN = 2.0  # seconds: where cores are short, a program that computes may well get nothing for a shorter time
-LATE, LOOK, CALM = 0.1, 0.05, 4  # seconds: a later alarm came late; between alarms. How many say that it is asleep
+LATE, LOOK = 0.1, 0.05  # seconds: how late an alarm may come to a program asleep; from one such alarm to the next
+CALM = 4  # alarms in a row that have to find it asleep
 LOADING, LOADED, TESTED = b"\1", b"\2", b"\3"
 alarms: list[float] = []  # when the alarm rang: where a test swallows it, the tests end like any others
 
@@ -62,27 +63,26 @@ def deadline(
     wall_limit, cpu_limit = limit
     start_wall, start_cpu = now(), cpu()
     last = [start_wall, start_cpu]  # where the span began over which its use of the processor is looked at
-    rung = [
-        start_wall,
-        start_cpu,
-        0.0,
-        0,
-    ]  # wall and CPU seconds at the last alarm, when the next is due, calm ones so far
+    rung = [start_wall, start_cpu]  # the same at the last alarm
+    due, calm = start_wall, 0  # when the next alarm is due; how many in a row found it asleep
 
     def arm(seconds: float) -> None:
-        rung[2] = now() + seconds
+        nonlocal due
+        due = now() + seconds
         set_timer(signal.ITIMER_REAL, seconds)
 
     def ring(signum: int, frame: object) -> None:
+        nonlocal calm
         wall, used = now(), cpu()
         span = wall - last[0]
         idle = span >= SPAN and used - last[1] <= limits["idle"] * span
-        calm = idle and wall - rung[2] < LATE and used - rung[1] <= limits["idle"] * (wall - rung[0])
-        rung[:] = wall, used, 0.0, rung[3] + 1 if calm else 0
+        still = idle and wall - due < LATE and used - rung[1] <= limits["idle"] * (wall - rung[0])
+        calm = calm + 1 if still else 0
+        rung[:] = wall, used
         if span >= SPAN and not idle:
             last[:] = wall, used
         left = cpu_limit - (used - start_cpu)
-        if rung[3] >= CALM or left <= 0.02 * cpu_limit or wall - start_wall >= limits["stretch"] * cpu_limit:
+        if calm >= CALM or left <= 0.02 * cpu_limit or wall - start_wall >= limits["stretch"] * cpu_limit:
             act()
         else:
             arm(LOOK if idle else max(0.2, left))
